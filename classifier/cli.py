@@ -1,0 +1,41 @@
+"""How a script talks to the person at the keyboard: settings in, one clear message out.
+
+A settings dataclass makes the command line (tyro): its fields are the flags, the docstring under each
+field is its help. `--help`, a suggestion for a misspelt flag and the choices for a wrong value come with it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Settings = TypeVar("Settings")
+
+
+class UserError(Exception):
+    """Something the person can mend. The message says what was found, what was expected and what to do."""
+
+
+def parse(settings: type[Settings], description: str, args: Sequence[str] | None = None, **options) -> Settings:
+    """The command line (or `args`) as an instance of the dataclass `settings`.
+
+    `options` go to `tyro.cli`; `default=` takes an instance whose values replace the field defaults.
+    A wrong command line prints what is wrong and exits with status 2.
+    """
+    import tyro  # here, so that worker processes that import a script do not pay for it
+
+    return tyro.cli(settings, description=description, args=args, **options)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a `UserError` becomes one message and exit status 2, Ctrl-C status 130."""
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a file name
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
