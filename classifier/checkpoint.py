@@ -1,0 +1,227 @@
+"""The .pth: save, load, resume. The only place that reads or writes one.
+
+A file holds one dictionary of tensors and plain values, which `torch.load(..., weights_only=True)` reads:
+
+    format      1
+    model       "resnet18", a name in zoo.MODELS
+    classes     ["cat", "dog"], in the order of the logits
+    preprocess  size, resize, mean, std, interpolation: see preprocess.py
+    state_dict  the weights of the plain network
+    scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
+    data        folder, kind ("drawings" or "photographs"), pictures per part
+    settings    the run's settings, as train.py had them
+    versions    of python, torch, torchvision, pillow
+    created     when, ISO 8601
+    resume      only in <run>.last.pth: what train.py needs to go on exactly
+
+A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
+"""
+
+import dataclasses
+import difflib
+import os
+import pickle
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import PIL
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from classifier.cli import UserError
+from classifier.preprocess import Preprocess
+from zoo import MODELS
+
+FORMAT = 1
+LAST = ".last.pth"  # ends the name of the file to resume from
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
+
+
+class CheckpointError(UserError):
+    """A .pth that is missing, damaged, foreign or hostile; the message names the file and what to do."""
+
+
+@dataclass
+class Checkpoint:
+    """What a .pth says. `state_dict` lies on the CPU."""
+
+    model: str
+    classes: list[str]
+    preprocess: Preprocess
+    state_dict: dict[str, Tensor]
+    scores: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=dict)
+    created: str = ""
+    resume: dict = field(default_factory=dict)
+    path: Path | None = None
+    assumed: str = ""  # what a plain state_dict did not say and was taken for granted
+
+    def network(self) -> nn.Module:
+        """The network with these weights, on the CPU, in evaluation mode."""
+        network = MODELS[self.model](num_classes=len(self.classes))
+        network.load_state_dict(self.state_dict)
+        return network.eval()
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a .pth, whole or not at all: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        CheckpointError: the folder cannot be written to or the disk is full; an older file is still there.
+    """
+    content = {"format": FORMAT, "created": datetime.now().astimezone().isoformat(timespec="seconds")}
+    content |= {"versions": versions()}
+    for key, value in vars(checkpoint).items():
+        if value and key not in ("path", "assumed"):
+            content[key] = value
+    content["preprocess"] = checkpoint.preprocess.to_dict()
+    content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise CheckpointError(
+            f"{path} could not be written: {error}. Free some space or choose another place."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def add_scores(path: Path, part: str, scores: dict) -> None:
+    """Put `scores` of one part ("test") into an existing .pth of ours; its date stays, so that it is not the newest."""
+    checkpoint = load(path)
+    checkpoint.scores[part] = scores
+    before = path.stat()
+    save(checkpoint, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide about pixels and numbers."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "pillow": str(PIL.__version__),
+    }
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a .pth of ours, or a plain state_dict of a network in MODELS.
+
+    Raises:
+        CheckpointError: no such file, not a .pth, truncated, damaged, carries pickled code, unknown network, weights
+            that do not fit it.
+    """
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, but a .pth of train.py or a state_dict is needed."
+        )
+    checkpoint = _own(path, content) if "format" in content else _plain(path, content)
+    checkpoint.path = path
+    return checkpoint
+
+
+def newest(folder: Path) -> Path:
+    """The .pth written last, those to resume from aside. Raises CheckpointError where there is none."""
+    files = [file for file in folder.glob("*.pth") if not file.name.endswith(LAST)]
+    if not files:
+        raise CheckpointError(f"{folder} holds no .pth yet. Train a network first: python train.py")
+    return max(files, key=lambda file: file.stat().st_mtime)
+
+
+def _read(path: Path) -> object:
+    if not path.is_file():
+        names = [str(file) for file in sorted(path.parent.glob("*.pth"))]
+        near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+        found = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names) or 'no .pth files'}."
+        raise CheckpointError(f"{path} does not exist. {found}")
+    damaged = f"{path} is damaged or was not copied whole. Copy or train it again."
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
+                if archive.testzip() is not None:
+                    raise CheckpointError(damaged)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
+                "load it where it comes from and save model.state_dict() instead of the whole model."
+            ) from None
+        raise CheckpointError(f"{path} is not a .pth of PyTorch (its content is something else).") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, BadZipFile, KeyError, ...
+        raise CheckpointError(damaged) from error
+
+
+def _own(path: Path, content: Mapping) -> Checkpoint:
+    if content["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {content['format']!r}; this version reads format {FORMAT}. Update the project."
+        )
+    if content.get("model") not in MODELS:
+        raise CheckpointError(f"{path} is for {content.get('model')!r}; known here are {', '.join(MODELS)}.")
+    names = {entry.name for entry in dataclasses.fields(Checkpoint)} - {"path", "assumed"}
+    try:
+        values = {name: content[name] for name in names if name in content}
+        values["preprocess"] = Preprocess.from_dict(content["preprocess"])
+        checkpoint = Checkpoint(**values)
+        if not all(isinstance(name, str) for name in checkpoint.classes):
+            raise TypeError("class names are not text")
+        fits = _shapes(checkpoint.state_dict) == _shapes_of(checkpoint.model, len(checkpoint.classes))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error
+    if not fits:
+        raise CheckpointError(
+            f"{path} says {checkpoint.model} with {len(checkpoint.classes)} classes, but its weights differ."
+        )
+    return checkpoint
+
+
+def _plain(path: Path, content: Mapping) -> Checkpoint:
+    """A state_dict says neither classes nor preprocessing; only its shapes tell which network it belongs to."""
+    weights = {}
+    for name, value in content.items():
+        for prefix in WRAPPERS:
+            name = str(name).removeprefix(prefix)
+        weights[name] = value
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path} is neither a .pth of train.py nor a plain state_dict.")
+    classes = list(weights.values())[-1].shape[:1].numel()  # the last one is the bias of the last layer
+    for model in MODELS:
+        if _shapes(weights) == _shapes_of(model, classes):
+            break
+    else:
+        raise CheckpointError(f"{path} holds a state_dict that fits none of {', '.join(MODELS)}.")
+    # 1000 classes are ImageNet's, with torchvision's preprocessing; older scripts squash to 224 and use mean and std 0.5
+    half = (0.5, 0.5, 0.5)
+    preprocess = Preprocess() if classes == 1000 else Preprocess(resize="squash", mean=half, std=half)
+    assumed = f"a plain state_dict; assumed: {preprocess.resize} to {preprocess.size}, mean {preprocess.mean}, std {preprocess.std}"
+    return Checkpoint(model, [f"class {i}" for i in range(classes)], preprocess, weights, assumed=assumed)
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
+    return {name: tuple(value.shape) for name, value in state_dict.items()}
+
+
+def _shapes_of(model: str, classes: int) -> dict[str, tuple]:
+    with torch.device("meta"):  # shapes only, no memory and no time
+        return _shapes(MODELS[model](num_classes=classes).state_dict())
