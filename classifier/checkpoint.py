@@ -61,7 +61,7 @@ class Checkpoint:
     created: str = ""
     resume: dict = field(default_factory=dict)
     path: Path | None = None
-    assumed: str = ""  # what a plain state_dict did not say and was taken for granted
+    assumed: str = ""  # the preprocessing taken for granted where a plain state_dict does not say
 
     def network(self) -> nn.Module:
         """The network with these weights, on the CPU, in evaluation mode."""
@@ -87,11 +87,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f"{path} could not be written: {error}. Free some space or choose another place."
@@ -211,10 +211,10 @@ def _plain(path: Path, content: Mapping) -> Checkpoint:
             break
     else:
         raise CheckpointError(f"{path} holds a state_dict that fits none of {', '.join(MODELS)}.")
-    # 1000 classes are ImageNet's, with torchvision's preprocessing; older scripts squash to 224 and use mean and std 0.5
+    # 1000 classes are ImageNet's, with torchvision's preprocessing; older scripts squash and use mean and std 0.5
     half = (0.5, 0.5, 0.5)
     preprocess = Preprocess() if classes == 1000 else Preprocess(resize="squash", mean=half, std=half)
-    assumed = f"a plain state_dict; assumed: {preprocess.resize} to {preprocess.size}, mean {preprocess.mean}, std {preprocess.std}"
+    assumed = f"{preprocess.resize} to {preprocess.size}, mean {preprocess.mean}, std {preprocess.std}"
     return Checkpoint(model, [f"class {i}" for i in range(classes)], preprocess, weights, assumed=assumed)
 
 

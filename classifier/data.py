@@ -45,11 +45,16 @@ class Folder:
         return replace(self, paths=[self.paths[i] for i in indices], labels=[self.labels[i] for i in indices])
 
 
+def class_names(root: Path) -> list[str]:
+    """The sub-folders of `root`, sorted; hidden ones (.ipynb_checkpoints) are no classes."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 class _Index(ImageFolder):
-    """`ImageFolder` that does not take hidden folders (.ipynb_checkpoints, .git) for classes."""
+    """`ImageFolder` without hidden folders."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and entry.name[0] != ".")
+        names = class_names(Path(directory))
         return names, {name: label for label, name in enumerate(names)}
 
 
@@ -64,14 +69,11 @@ def read_folder(root: Path) -> Folder:
     Raises:
         UserError: no such folder, no pictures in it, one class only, or a class without pictures.
     """
+    expected = f"{root}/<class>/<pictures>; python prepare.py FILE_OR_FOLDER makes that of what you have."
     if not root.is_dir():
-        raise UserError(
-            f"{root} does not exist. Expected {root}/<class>/<pictures>; python prepare.py --help shows how to make it."
-        )
+        raise UserError(f"{root} does not exist. Expected {expected}")
     if not has_pictures(root):
-        raise UserError(
-            f"{root} holds no pictures. Expected {root}/<class>/<pictures>; python prepare.py --help shows how to make it."
-        )
+        raise UserError(f"{root} holds no pictures. Expected {expected}")
     index = _Index(str(root), is_valid_file=is_candidate, allow_empty=True)
     folder = Folder(root, index.classes, [path for path, _ in index.samples], index.targets)
     empty = [name for name, count in folder.counts().items() if not count]
@@ -104,8 +106,8 @@ def split_validation(folder: Folder, share: float) -> tuple[Folder, Folder]:
         aside = [i for digest, i in members if digest <= last]
         if len(aside) == len(members):
             raise UserError(
-                f"{folder.root / name} has {len(members)} different pictures, too few to set {share:.0%} aside for validation "
-                "and train with the others. Add pictures."
+                f"{folder.root / name} has {len(members)} pictures, too few to train with some and set "
+                f"{share:.0%} aside for validation. Add pictures."
             )
         validation += aside
         training += [i for digest, i in members if digest > last]
@@ -167,7 +169,7 @@ def loader(
         num_workers=workers,
         drop_last=drop_last,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         persistent_workers=workers > 0 and order is not None,
         pin_memory=torch.cuda.is_available(),
     )
@@ -181,8 +183,9 @@ def _collate(items: list) -> tuple[Tensor, Tensor] | PictureError:
     return torch.stack(pixels), torch.tensor(labels)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers itself
+def _ignore_signals(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # are for the main process, which ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
 
 
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

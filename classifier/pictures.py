@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from classifier.cli import UserError
 
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; a phone's largest photograph has about this many
 
 # File name endings that are looked at at all; what is inside decides (a PNG named .jpg is read as a PNG).
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .gif .bmp .dib .webp .avif .tif .tiff .ppm .pgm .pbm .pnm .heic .heif".split()
-)
+EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"}
+EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"}
 
 # Decoders that may run on a stranger's file. Pillow knows forty more, some of which start other programs (EPS).
-FORMATS = ["JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM"]
-if features.check("avif"):
-    FORMATS.append("AVIF")
+# Those that this Pillow was built without are not asked for.
+Image.init()
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
+FORMATS = [name for name in FORMATS if name in Image.OPEN]
 
 # EXIF tag 0x0112: how the camera was held -> what turns the picture upright.
 ORIENTATION = 0x0112
@@ -41,6 +41,7 @@ UPRIGHT = {
 
 # Pictures that are too large are refused below, by their header; Pillow's own warning would only add noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # remarks on damaged EXIF
 
 
 class PictureError(UserError):
@@ -67,7 +68,7 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
         PictureError: for anything else, whatever the file contains.
     """
     try:
-        stream = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+        stream = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise PictureError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     with stream:
@@ -82,7 +83,9 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
             raise PictureError(_what_it_is_instead(stream)) from None
         except Image.DecompressionBombError:
             raise PictureError(f"has more than {MAX_PIXELS // 10**6} million pixels") from None
-        except Exception as error:  # damaged files make decoders raise OSError, SyntaxError, struct.error, IndexError, ...
+        except (
+            Exception
+        ) as error:  # damaged files make decoders raise OSError, SyntaxError, struct.error, IndexError, ...
             raise PictureError(f"is damaged: {str(error) or type(error).__name__}") from error
 
 

@@ -45,12 +45,20 @@ class Preprocess:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(..., 3, H, W), uint8 or float in 0..255 -> float32 of the same shape, on the same device."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) * 255 for v in (self.mean, self.std))
-        return (pixels.float() - mean) / std
+        mean, std = self._mean_std(pixels)
+        return (pixels.float() / 255 - mean) / std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """The other way round: (..., 3, H, W) as the network sees it -> 0..1, for showing."""
+        mean, std = self._mean_std(x)
+        return (x * std + mean).clamp(0, 1)
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """RGB picture -> (3, size, size) float32, what the network takes."""
         return self.normalize(self.pixels(picture))
+
+    def _mean_std(self, like: Tensor) -> list[Tensor]:
+        return [torch.tensor(values, device=like.device).view(3, 1, 1) for values in (self.mean, self.std)]
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of the picture that is kept: left, top, right, bottom."""

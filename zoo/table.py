@@ -77,7 +77,7 @@ def _side(value: int | tuple[int, int]) -> int:
 
 
 def _multiply_adds(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """A convolution has H * W * C_out * (C_in / groups) * k * k, a linear layer in * out; the rest is next to nothing."""
+    """A convolution has H * W * C_out * (C_in / groups) * k * k, a linear layer in * out, the rest next to none."""
     if isinstance(layer, nn.Conv2d):
         return shape[1] * shape[2] * layer.weight.numel()
     return layer.weight.numel() if isinstance(layer, nn.Linear) else 0

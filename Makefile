@@ -1,0 +1,37 @@
+# Every target sets up what it needs, once. Without make: see README.md, "Without make".
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train evaluate app test lint clean
+
+train: $(VENV)/run
+	$(BIN)/python train.py
+
+evaluate: $(VENV)/run
+	$(BIN)/python evaluate.py
+
+app: $(VENV)/run
+	$(BIN)/python app.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# marks of finished installations; an interrupted one leaves none and is repeated
+$(VENV)/run: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/run
+
+clean:
+	rm -rf $(VENV)

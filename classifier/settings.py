@@ -1,0 +1,120 @@
+"""What a training run depends on: the command line of train.py, and two recipes of values for it."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from classifier import checkpoint, cli
+from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
+from classifier.device import Precision
+from zoo import MODELS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on; the default recipe's values."""
+
+    recipe: Literal["default", "classic"] = "default"
+    """default: what follows here. classic: the published baseline (224 squashed, mean and std 0.5, Adam 1e-4, batch 32,
+    10 epochs, no augmentation, float32)."""
+    model: Literal[tuple(MODELS)] = "resnet18"
+    """The network."""
+    data: str = "dataset"
+    """Folder that holds train/<class>/*."""
+    name: str = ""
+    """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
+    resume: str = ""
+    """Go on from this module/NAME.last.pth, with its settings; epochs, workers, device and precision may change."""
+
+    epochs: int = 10
+    """How often every picture is shown."""
+    batch_size: int = 32
+    """Pictures per step."""
+    lr: float = 1e-3
+    """Largest learning rate (Adam)."""
+    weight_decay: float = 0.05
+    """Decoupled from the gradient, as in AdamW; 0 is plain Adam. Not on biases and batch norm."""
+    warmup: float = 0.1
+    """Share of the run in which the learning rate rises; it then falls along a cosine. 0: it stays constant."""
+    label_smoothing: float = 0.1
+    """Share of the truth that is spread over all classes."""
+    ema: float = 0.998
+    """Decay per step of the average of the weights, which is what is scored and saved. 0: no average."""
+
+    size: int = 128
+    """Side of the square that the network sees, in pixels."""
+    resize: Literal["crop", "squash"] = "crop"
+    """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
+    normalize: Literal["imagenet", "half"] = "imagenet"
+    """Mean and std that are subtracted and divided by: ImageNet's, or 0.5."""
+    augment: Literal["on", "off"] = "on"
+    """Random crops, flips, brightness and contrast in training."""
+
+    val: float = 0.1
+    """Share of the training pictures that is set aside to choose the best epoch."""
+    seed: int = 0
+    """Decides first weights, order and augmentation."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Processes that open pictures."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Precision = "auto"
+    """auto: bf16 where the hardware computes it, fp32 elsewhere."""
+
+
+RECIPES = {
+    "default": Settings(),
+    "classic": Settings(
+        recipe="classic", epochs=10, batch_size=32, lr=1e-4, weight_decay=0.0, warmup=0.0, label_smoothing=0.0, ema=0.0,
+        size=224, resize="squash", normalize="half", augment="off", precision="fp32",
+    ),
+}  # fmt: skip
+
+# setting -> smallest and largest value that makes sense
+RANGES = {
+    "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
+    "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "val": (0.001, 0.9), "seed": (0, 2**31),
+    "workers": (0, 256),
+}  # fmt: skip
+
+MAY_CHANGE_ON_RESUME = {"resume", "epochs", "workers", "device", "precision"}
+
+
+def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
+    """The command line, laid over the recipe's values or over those of the run to resume.
+
+    Returns:
+        The settings, and the .pth to resume from or None.
+
+    Raises:
+        UserError: a value out of range, or one that a resumed run cannot change.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--recipe", default="default")
+    first.add_argument("--resume", default="")
+    chosen = first.parse_known_args()[0]
+    saved = None
+    defaults = RECIPES.get(chosen.recipe, Settings())
+    if chosen.resume:
+        saved = checkpoint.load(Path(chosen.resume))
+        if not saved.resume:
+            raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
+        defaults = Settings(**{**saved.settings, "resume": chosen.resume})
+    settings = cli.parse(Settings, description, default=defaults)
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(settings, name) <= high:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; allowed is {low} to {high}.")
+    if Path(settings.name).name != settings.name:
+        raise UserError(f"--name {settings.name} is a path; a plain name is needed. Weights go to module/NAME.pth.")
+    if saved:
+        other = [key for key in vars(settings) if getattr(settings, key) != getattr(defaults, key)]
+        refused = sorted(set(other) - MAY_CHANGE_ON_RESUME)
+        if refused:
+            listed = ", ".join(f"{key} {getattr(defaults, key)} -> {getattr(settings, key)}" for key in refused)
+            raise UserError(
+                f"A resumed run keeps its settings; these differ: {listed}. Start a new run to change them."
+            )
+    return settings, saved

@@ -1,0 +1,121 @@
+"""One place opens pictures: whatever the file, upright RGB or a clear error."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier.pictures import ORIENTATION, UPRIGHT, PictureError, is_candidate, open_picture
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def photograph(width: int = 60, height: int = 40) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 4, y * 6, 255 - x * 4], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF"])
+def test_opens_the_usual_formats(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = open_picture(encode(photograph(), kind, **options))
+    assert (picture.mode, picture.size) == ("RGB", (60, 40))
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(photograph())).mean() < 12  # JPEG and GIF lose a little
+
+
+def test_bytes_and_path_give_the_same_pixels(tmp_path):
+    path = tmp_path / "猫 1.jpg"
+    path.write_bytes(encode(photograph(), "JPEG"))
+    assert open_picture(path).tobytes() == open_picture(path.read_bytes()).tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turns_the_picture_upright(orientation):
+    upright = photograph()
+    back = {3: 3, 6: 8, 8: 6}.get(orientation, orientation)  # what undoes the turn
+    stored = upright.transpose(UPRIGHT[back]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    assert open_picture(encode(stored, "PNG", exif=exif)).tobytes() == upright.tobytes()
+
+
+def test_damaged_exif_is_no_reason_to_refuse():
+    data = encode(photograph(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert open_picture(data).size == (60, 40)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    grey = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    for kind in ("PNG", "TIFF"):
+        picture = open_picture(encode(Image.fromarray(grey), kind))
+        assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_lies_on_white():
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 0))
+    assert list(open_picture(encode(image, "PNG")).getdata()) == [(10, 20, 30), (255, 255, 255)]
+    grey = Image.new("LA", (1, 1), (0, 0))
+    assert open_picture(encode(grey, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([200, 0, 0])
+    assert open_picture(encode(palette, "PNG", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert open_picture(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_cmyk_and_grey_become_rgb():
+    assert open_picture(encode(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF")).getpixel((0, 0)) == (255, 0, 0)
+    assert open_picture(encode(Image.new("1", (2, 2), 1), "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A few bytes that claim to be a picture of that size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"no picture at all", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (encode(photograph(), "JPEG")[:-200], "damaged"),
+        (encode(photograph(), "PNG")[:-60], "damaged"),
+        (png_of_size(10_000, 5_001), "10000 x 5001, more than 50 million"),
+        (png_of_size(30_000, 30_000), "more than 50 million"),
+        (encode(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "floating-point"),
+    ],
+    ids=["empty", "text", "postscript", "heic", "cut jpeg", "cut png", "large", "bomb", "float"],
+)
+def test_refuses_with_a_reason(data, reason):
+    with pytest.raises(PictureError, match=reason):
+        open_picture(data)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    for path in (tmp_path / "none.jpg", tmp_path):
+        with pytest.raises(PictureError, match="cannot be read"):
+            open_picture(path)
+
+
+def test_candidates_by_name():
+    assert all(map(is_candidate, ["a.jpg", "B.JPEG", "猫.webp", "dir/c.Tiff"]))
+    assert not any(map(is_candidate, ["._a.jpg", "Thumbs.db", "a.txt", "jpg", ".jpg"]))
