@@ -17,6 +17,7 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
 A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -97,7 +98,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             f"{path} could not be written: {error}. Free some space or choose another place."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is none, for instance
+            temporary.unlink()
 
 
 def add_scores(path: Path, part: str, scores: dict) -> None:
@@ -150,7 +152,12 @@ def _read(path: Path) -> object:
         near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
         found = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names) or 'no .pth files'}."
         raise CheckpointError(f"{path} does not exist. {found}")
-    damaged = f"{path} is damaged or was not copied whole. Copy or train it again."
+    damaged = f"{path} is damaged, was not copied whole, or is no .pth. Copy or train it again."
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
@@ -164,11 +171,9 @@ def _read(path: Path) -> object:
                 "load it where it comes from and save model.state_dict() instead of the whole model."
             ) from None
         raise CheckpointError(f"{path} is not a .pth of PyTorch (its content is something else).") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except CheckpointError:
         raise
-    except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, BadZipFile, KeyError, ...
+    except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         raise CheckpointError(damaged) from error
 
 
@@ -186,6 +191,9 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
         checkpoint = Checkpoint(**values)
         if not all(isinstance(name, str) for name in checkpoint.classes):
             raise TypeError("class names are not text")
+        for name in ("scores", "data", "settings", "versions", "resume"):
+            if not isinstance(getattr(checkpoint, name), dict):
+                raise TypeError(f"{name} is not a dictionary")
         fits = _shapes(checkpoint.state_dict) == _shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error
@@ -200,8 +208,9 @@ def _plain(path: Path, content: Mapping) -> Checkpoint:
     """A state_dict says neither classes nor preprocessing; only its shapes tell which network it belongs to."""
     weights = {}
     for name, value in content.items():
-        for prefix in WRAPPERS:
-            name = str(name).removeprefix(prefix)
+        name = str(name)
+        while name.startswith(WRAPPERS):  # in either order
+            name = name.split(".", 1)[1]
         weights[name] = value
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} is neither a .pth of train.py nor a plain state_dict.")

@@ -1,6 +1,8 @@
 """Run a network over pictures once; everything else is a pure function of its logits and the labels."""
 
+import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +19,23 @@ def infer(
     """Logits (N, classes) float32 and labels (N,) of all pictures, on the CPU, in the order they came.
 
     Args:
-        network: on the device of `compute`; put into evaluation mode, and back as it was.
-        batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.on_device`.
+        network: on the device of `compute`; put into evaluation mode, and every layer back as it was.
+        batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.on_device`; at least one.
         preprocess: normalises the pixels.
         compute: device and precision.
     """
-    training = network.training
+    training = [(module, module.training) for module in network.modules()]
     network.eval()
     logits, labels = [], []
-    for pixels, target in batches:
-        x = preprocess.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        with compute.autocast():
-            logits.append(network(x).float().cpu())
-        labels.append(target.cpu())
-    network.train(training)
+    try:
+        for pixels, target in batches:
+            x = preprocess.normalize(pixels).contiguous(memory_format=torch.channels_last)
+            with compute.autocast():
+                logits.append(network(x).float().cpu())
+            labels.append(target.cpu())
+    finally:
+        for module, mode in training:
+            module.training = mode
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -42,3 +47,48 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 def loss(logits: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats, without label smoothing."""
     return F.cross_entropy(logits, labels).item()
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Where the true accuracy plausibly lies when `correct` of `total` pictures were right: (low, high) in 0..1.
+
+    The score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927. Unlike
+    the textbook's p +- z sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%, and it is good for small n.
+
+    Args:
+        correct, total: counts of pictures; of none nothing is known, (0, 1).
+        z: standard deviations of the normal distribution; 1.96 makes a 95% interval.
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} correct of {total}")
+    if not total:
+        return 0.0, 1.0
+    share, shrink = correct / total, 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """(classes, classes) int64: how many pictures of the row's class were taken for the column's class."""
+    classes = logits.shape[1]
+    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+
+
+class PerClass(NamedTuple):
+    """One value per class, each (classes,)."""
+
+    precision: Tensor  # of the pictures taken for this class, the share that is of it
+    recall: Tensor  # of the pictures of this class, the share taken for it
+    f1: Tensor  # their harmonic mean, 2 TP / (2 TP + FP + FN)
+    count: Tensor  # pictures of this class, int64
+
+
+def per_class(matrix: Tensor) -> PerClass:
+    """Precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix.
+
+    A share of nothing is unknown, so NaN and not 0: the precision of a class that was never predicted, the recall of
+    one without pictures, the F1 of one that is both. A class with pictures that was never predicted has F1 = 0.
+    """
+    right, predicted, count = matrix.diagonal().double(), matrix.sum(0), matrix.sum(1)
+    return PerClass(right / predicted, right / count, 2 * right / (predicted + count), count)

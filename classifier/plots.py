@@ -1,0 +1,192 @@
+"""Numbers and pictures to figures.
+
+Figures are made without pyplot, which would keep every one of them alive and ask for a window: `figure.savefig(path)`
+works anywhere, and a figure nobody holds is gone.
+"""
+
+import functools
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+# Fonts with Chinese characters, of Linux, Windows and macOS; the first that is installed helps out where the usual one
+# lacks a character.
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC",
+    "Hiragino Sans GB", "Heiti SC", "STHeiti", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Sans CJK JP",
+    "Arial Unicode MS",
+)  # fmt: skip
+INK, FAINT, RED = "#222222", "#999999", "#c1272d"
+# distinct for colour-blind eyes too: Okabe and Ito, "Color Universal Design", 2008
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+# Without such a font a box is drawn in place of the character, which says it all.
+MISSING_GLYPH = r"Glyph \d+ .* missing from"
+warnings.filterwarnings("ignore", message=MISSING_GLYPH)
+
+
+@functools.cache
+def fonts() -> tuple[str, ...]:
+    """The font families that figures use: matplotlib's own, then one with Chinese characters if there is any."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1]
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in this file's style and leave the caller's as it is. Names are text even where they hold a $."""
+    style = {"text.parse_math": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
+    style |= {"xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.titlesize": 11, "axes.grid": False}
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context({**style, "font.family": list(fonts())}):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def text_width(text: str) -> int:
+    """Columns of a text; a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """The text if it has at most `width` columns, otherwise its start and an ellipsis."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) >= width:
+        text = text[:-1]
+    return text + "…"
+
+
+@_styled
+def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    """Counts of pictures, truth downwards and prediction to the right; right answers blue, wrong ones red.
+
+    The depth of the colour is the share of the row, so rare classes are as easy to read as frequent ones.
+
+    Args:
+        matrix: (classes, classes) int, as `metrics.confusion_matrix` gives it.
+        classes: their names.
+    """
+    n = len(classes)
+    shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
+    colors = matplotlib.colormaps["Reds"](0.75 * np.sqrt(shares))[..., :3]  # the root, so that few mistakes show too
+    diagonal = np.arange(n)
+    colors[diagonal, diagonal] = matplotlib.colormaps["Blues"](0.85 * shares[diagonal, diagonal])[..., :3]
+    colors[matrix.numpy() == 0] = 1
+
+    cell = 1.25 if n <= 4 else 0.8 if n <= 8 else 0.48 if n <= 40 else 9 / n  # inches
+    names = [shorten(name, 28) for name in classes] if n <= 40 else [""]
+    if n <= 4:  # there is room for names of several lines
+        names = ["\n".join(textwrap.wrap(name.replace("_", "_ "), 14)).replace("_ ", "_") for name in names]
+    longest = 0.085 * max(text_width(line) for name in names for line in name.split("\n"))  # inches
+    slanted = longest > cell
+    below = 0.75 * longest if slanted else 0.3
+    figure = Figure(figsize=(cell * n + longest + 0.8, cell * n + below + 0.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(colors, interpolation="nearest")
+    axes.set(xlabel="predicted", ylabel="true")
+    right, total = int(matrix.trace()), int(matrix.sum())
+    axes.set_title(f"{right:,} of {total:,} pictures right ({right / max(total, 1):.2%})", loc="left")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if n > 40:  # neither names nor numbers would be legible
+        axes.spines[:].set_visible(True)
+        axes.set(xlabel="predicted class, by number", ylabel="true class, by number")
+        return figure
+
+    axes.set_xticks(diagonal, names, **({"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}))
+    axes.set_yticks(diagonal, names)
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.8, clip_on=False)
+    axes.tick_params(which="minor", length=0)
+    digits = len(str(int(matrix.max())))
+    size = min(14 if n <= 4 else 10, cell * 72 / (0.7 * digits + 0.8))
+    for row in range(n):
+        for column in range(n):
+            count = int(matrix[row, column])
+            text = f"{count}\n{shares[row, column]:.1%}" if n <= 4 and count else str(count) if n <= 4 or count else ""
+            dark = colors[row, column] @ (0.299, 0.587, 0.114) < 0.55
+            color = "white" if dark else INK if count else FAINT
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.4)
+    return figure
+
+
+@_styled
+def contact_sheet(
+    pixels: Tensor, titles: Sequence[str], columns: int = 8, wrong: Sequence[bool] | None = None
+) -> Figure:
+    """Pictures in a grid, each under its title.
+
+    Args:
+        pixels: (N, 3, H, W) uint8.
+        titles: N texts of one or more lines; a line too long for its picture is cut.
+        columns: pictures per row.
+        wrong: N values; where True the title is red.
+    """
+    n, _, height, width = pixels.shape
+    columns = max(1, min(columns, n))
+    rows = -(-n // columns)
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    side, gap, line, size = 1.5, 0.08, 0.16, 8  # inches: a picture's width, between pictures, a line of a title; points
+    tall = side * height / max(width, 1)
+    step_x, step_y = side + gap, tall + gap + line * lines + 0.04
+    figure = Figure(figsize=(columns * step_x + gap, max(rows, 1) * step_y + gap))
+    axes = figure.add_axes((0, 0, 1, 1))  # in inches, y downwards
+    axes.set(xlim=(0, columns * step_x + gap), ylim=(max(rows, 1) * step_y + gap, 0))
+    axes.axis("off")
+    for i, picture in enumerate(pixels.cpu().permute(0, 2, 3, 1).numpy()):
+        left, bottom = gap + i % columns * step_x, (i // columns + 1) * step_y
+        axes.imshow(picture, extent=(left, left + side, bottom, bottom - tall), aspect="auto")
+        text = "\n".join(shorten(text, int(side * 72 / (0.56 * size))) for text in titles[i].split("\n"))
+        color = RED if wrong is not None and wrong[i] else INK
+        axes.text(left, bottom - tall - 0.05, text, fontsize=size, va="bottom", color=color, linespacing=1.15)
+    axes.set(xlim=(0, columns * step_x + gap), ylim=(max(rows, 1) * step_y + gap, 0))  # imshow has set its own
+    return figure
+
+
+@_styled
+def curves(histories: Mapping[str, list[dict]]) -> Figure:
+    """Loss and accuracy over the epochs of one or several runs: training dashed, validation solid, its best marked.
+
+    Args:
+        histories: name of a run -> its epochs, each
+            {"epoch": 1, "minutes": 0.4, "train": {"loss": 0.6, "accuracy": 0.7}, "val": {"loss": ..., "accuracy": ...}}
+    """
+    figure = Figure(figsize=(9, 3.6 + 0.22 * len(histories)), layout="constrained")
+    panels = figure.subplots(1, 2)
+    runs = []
+    for number, (name, history) in enumerate(histories.items()):
+        color = COLORS[number % len(COLORS)]
+        epochs = [entry["epoch"] for entry in history]
+        marker = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
+        for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
+            for part, look in (("train", {"linestyle": "--", "lw": 1.1, "alpha": 0.8}), ("val", {"lw": 1.8})):
+                axes.plot(epochs, [entry[part][key] for entry in history], color=color, **look, **marker)
+        best = max(history, key=lambda entry: entry["val"]["accuracy"])
+        panels[1].plot(best["epoch"], best["val"]["accuracy"], "o", markersize=9, color=color, markerfacecolor="none")
+        label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
+        runs.append(Line2D([], [], color=color, lw=1.8, label=label))
+    for axes, title in zip(panels, ("loss (cross-entropy)", "accuracy"), strict=True):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e5e5e5")
+        axes.set_axisbelow(True)
+    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    parts = [Line2D([], [], color=INK, lw=1.2, linestyle=style) for style in ("--", "-")]
+    panels[0].legend(parts, ["training", "validation"], loc="upper right", frameon=False)
+    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
+    return figure

@@ -1,0 +1,54 @@
+"""What several tests need: the scripts as processes, and small folders of pictures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}  # one thread: the machine may be busy
+
+
+def run_script(name: str, *arguments: object, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """Run a script of the project in the folder `cwd`, as a person would."""
+    command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=300, **options
+    )
+
+
+def make_pictures(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+    """`root/<class>/<i>.png`: noise with a bright bar whose direction tells the class, so that it can be learned."""
+    random = np.random.default_rng(seed)
+    for label, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = random.integers(0, 90, (size, size, 3), dtype=np.uint8)
+            at = random.integers(size // 4, 3 * size // 4)
+            bar = [slice(None), slice(None)]
+            bar[label % 2] = slice(at - 3, at + 3)
+            pixels[tuple(bar)] += 150 - 30 * (label // 2)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory) -> Path:
+    """dataset/train and dataset/test with two classes of 40 and 12 small pictures."""
+    root = tmp_path_factory.mktemp("bars") / "dataset"
+    make_pictures(root / "train", {"across": 40, "down": 40})
+    make_pictures(root / "test", {"across": 12, "down": 12}, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A page that runs; starting it takes longer than most tests that ask it."""
+    from tests.running_page import running_page
+
+    with running_page(tmp_path_factory.mktemp("app")) as running:
+        yield running

@@ -1,0 +1,315 @@
+"""The .pth: what goes in comes out, and what is not one is refused without harm."""
+
+import errno
+import os
+import pickle
+import random
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from classifier import checkpoint as checkpoints
+from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.preprocess import Preprocess
+from zoo import MODELS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A network small enough to be saved a hundred times."""
+
+    def build(num_classes=1000):
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, num_classes)))
+
+    monkeypatch.setitem(MODELS, "tiny", build)
+    torch.manual_seed(0)
+    return build(num_classes=3)
+
+
+@pytest.fixture
+def original(tiny):
+    return Checkpoint(
+        "tiny",
+        ["猫", "dog", "a bird"],
+        Preprocess(size=96, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3), interpolation="bicubic"),
+        tiny.state_dict(),
+        scores={"val": {"accuracy": 0.9, "count": 10}, "history": [{"epoch": 1, "val": {"loss": 0.5}}]},
+        data={"root": "dataset", "kind": "photographs"},
+        settings={"lr": 1e-3, "name": "", "augment": True},
+    )
+
+
+@pytest.fixture
+def saved(original, tmp_path):
+    path = tmp_path / "module" / "run.pth"
+    checkpoints.save(original, path)
+    return path
+
+
+def refused(path, *words):
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(path)
+    message = str(caught.value)
+    assert all(word in message for word in (str(path), *words)), message
+    return message
+
+
+# ------------------------------------------------------------------------------------------------- what goes in
+
+
+def test_round_trip(original, saved):
+    loaded = checkpoints.load(saved)
+    assert loaded.path == saved and loaded.created and loaded.versions == checkpoints.versions()
+    for name in ("model", "classes", "preprocess", "scores", "data", "settings", "resume", "assumed"):
+        assert getattr(loaded, name) == getattr(original, name), name
+    assert list(loaded.state_dict) == list(original.state_dict)
+    assert all(torch.equal(loaded.state_dict[name], value) for name, value in original.state_dict.items())
+    network = loaded.network()
+    assert not network.training and not network.norm.training
+
+
+def test_a_file_is_read_without_pickled_code(saved):
+    content = torch.load(saved, weights_only=True)
+    assert content["format"] == 1 and content["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    plain = (dict, list, str, int, float, bool, torch.Tensor)
+
+    def check(value):
+        assert type(value) in (*plain, OrderedDict), type(value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(inner)
+
+    check(content)
+
+
+def test_what_is_needed_to_resume_comes_back(original, saved):
+    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    original.resume = {"step": 3, "totals": [0.5, 1, 2], "optimizer": optimizer}
+    checkpoints.save(original, saved)
+    loaded = checkpoints.load(saved).resume
+    assert loaded["step"] == 3 and loaded["totals"] == [0.5, 1, 2]
+    assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], torch.ones(2))
+
+
+def test_add_scores_keeps_everything_else_and_the_date(original, saved):
+    os.utime(saved, (1_000_000_000, 1_000_000_001))
+    created = checkpoints.load(saved).created
+    checkpoints.add_scores(saved, "test", {"accuracy": 0.75, "interval": [0.5, 0.9]})
+    loaded = checkpoints.load(saved)
+    assert loaded.scores == original.scores | {"test": {"accuracy": 0.75, "interval": [0.5, 0.9]}}
+    assert loaded.created == created and saved.stat().st_mtime == 1_000_000_001
+    assert all(torch.equal(loaded.state_dict[name], value) for name, value in original.state_dict.items())
+
+
+def test_newest(saved, original):
+    folder = saved.parent
+    for age, name in enumerate(("last.pth", "old.pth", "run.pth", "run.last.pth")):
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (age, age))
+    (folder / ".half.pth.1.tmp").write_bytes(b"x")
+    assert checkpoints.newest(folder).name == "run.pth"
+    for file in folder.glob("*.pth"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"train\.py"):
+        checkpoints.newest(folder)
+    with pytest.raises(CheckpointError, match=r"train\.py"):
+        checkpoints.newest(folder / "nowhere")
+
+
+# ---------------------------------------------------------------------------------------- whole or not at all
+
+
+def fails_halfway(content, file):
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", ["save", "interrupt", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(original, saved, monkeypatch, error):
+    before = saved.read_bytes()
+
+    def interrupted(content, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    def no_replace(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    if error == "replace":  # as on Windows, where another program may hold the file
+        monkeypatch.setattr(Path, "replace", no_replace)
+        monkeypatch.setattr(os, "replace", no_replace)
+    else:
+        monkeypatch.setattr(torch, "save", fails_halfway if error == "save" else interrupted)
+    with pytest.raises(KeyboardInterrupt if error == "interrupt" else CheckpointError):
+        checkpoints.save(original, saved)
+    assert [file.name for file in saved.parent.iterdir()] == ["run.pth"]
+    assert saved.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(original, tmp_path):
+    (tmp_path / "module").write_text("a file")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        checkpoints.save(original, tmp_path / "module" / "run.pth")
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_missing_files_get_a_suggestion(saved):
+    refused(saved.with_name("rnu.pth"), "does not exist", f"Did you mean {saved}?")
+    refused(saved.parent / "nowhere" / "x.pth", "does not exist", "no .pth files")
+    refused(saved.parent, "does not exist")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"P", b"PK", b"PK\x03\x04", b"hello, I am text\n" * 9, b"\x80\x02", b"\x89PNG\r\n\x1a\n", b"\0" * 99],
+)
+def test_other_content(tmp_path, content):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_truncated_files(saved):
+    whole = saved.read_bytes()
+    for share in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99):
+        saved.write_bytes(whole[: int(share * len(whole))])
+        refused(saved, "damaged")
+    saved.write_bytes(whole[:-1])
+    refused(saved, "damaged")
+
+
+def test_a_flipped_bit_is_noticed_or_harmless(saved, original):
+    whole = saved.read_bytes()
+    weights = whole.index(original.state_dict["conv.weight"].numpy().tobytes())
+    saved.write_bytes(whole[: weights + 5] + bytes([whole[weights + 5] ^ 1]) + whole[weights + 6 :])
+    refused(saved, "damaged")
+    places = random.Random(0)
+    for _ in range(60):
+        place = places.randrange(len(whole))
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << places.randrange(8)]) + whole[place + 1 :])
+        try:
+            loaded = checkpoints.load(saved)
+        except CheckpointError:
+            continue
+        assert loaded.classes == original.classes and loaded.scores == original.scores
+        assert all(torch.equal(loaded.state_dict[name], value) for name, value in original.state_dict.items())
+
+
+class Hostile:
+    """Unpickling this runs a command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("way", ["zip", "old", "pickle", "nested"])
+def test_pickled_code_is_not_run(tmp_path, saved, way):
+    path, trace = tmp_path / "x.pth", tmp_path / "trace"
+    hostile = Hostile(f"echo > {trace}")
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(hostile))
+    elif way == "nested":
+        torch.save(torch.load(saved, weights_only=True) | {"settings": {"a": [hostile]}}, path)
+    else:
+        torch.save({"weights": hostile}, path, _use_new_zipfile_serialization=way == "zip")
+    message = refused(path)
+    assert not trace.exists()
+    assert "pickled Python code" in message or way == "pickle"
+
+
+def test_a_whole_pickled_model(tmp_path, tiny):
+    torch.save(tiny, tmp_path / "x.pth")
+    refused(tmp_path / "x.pth", "pickled Python code", "state_dict")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, ["format 2", "Update"]),
+        ({"model": "resnet19"}, ["resnet19", "resnet18"]),
+        ({"model": None}, ["None"]),
+        ({"classes": ["cat", "dog"]}, ["2 classes", "weights differ"]),
+        ({"classes": [1, 2, 3]}, ["text"]),
+        ({"classes": None}, ["complete"]),
+        ({"model": "resnet18"}, ["resnet18", "weights differ"]),
+        ({"state_dict": {}}, ["weights differ"]),
+        ({"state_dict": [1]}, ["complete"]),
+        ({"preprocess": {"size": 0}}, ["preprocessing"]),
+        ({"preprocess": {"colour": 1}}, ["complete"]),
+        ({"preprocess": None}, ["complete"]),
+        ({"scores": [1]}, ["complete"]),
+        ({"data": "dataset"}, ["complete"]),
+    ],
+)
+def test_content_that_does_not_fit(saved, change, words):
+    torch.save(torch.load(saved, weights_only=True) | change, saved)
+    refused(saved, *words)
+
+
+@pytest.mark.parametrize("key", ["model", "classes", "preprocess", "state_dict"])
+def test_content_that_is_not_there(saved, key):
+    content = torch.load(saved, weights_only=True)
+    del content[key]
+    torch.save(content, saved)
+    refused(saved)
+
+
+# ------------------------------------------------------------------------------------------- plain state_dicts
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("resnet18", ""),
+        ("resnet34", ""),
+        ("resnet50", ""),
+        ("resnet18", "module."),
+        ("resnet18", "_orig_mod."),
+        ("resnet18", "module._orig_mod."),
+        ("resnet18", "_orig_mod.module."),
+    ],
+)
+def test_plain_state_dicts(tmp_path, name, prefix):
+    weights = getattr(torchvision.models, name)(num_classes=2).eval().state_dict()
+    torch.save({prefix + key: value for key, value in weights.items()}, tmp_path / "x.pth")
+    loaded = checkpoints.load(tmp_path / "x.pth")
+    assert (loaded.model, loaded.classes) == (name, ["class 0", "class 1"])
+    assert loaded.preprocess == Preprocess(224, "squash", (0.5,) * 3, (0.5,) * 3)
+    assert "squash" in loaded.assumed
+    received = loaded.network().state_dict()
+    assert all(torch.equal(received[key], value) for key, value in weights.items())
+
+
+def test_a_thousand_classes_are_imagenets(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "x.pth")
+    loaded = checkpoints.load(tmp_path / "x.pth")
+    assert len(loaded.classes) == 1000 and loaded.preprocess == Preprocess()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(3),
+        [torch.ones(3)],
+        {},
+        {"a": 1},
+        {1: torch.ones(3)},
+        {"fc.bias": torch.ones(())},
+        {"fc.bias": torch.ones(3)},
+        {"model": {"fc.bias": torch.ones(3)}},
+        "text",
+    ],
+    ids=str,
+)
+def test_tensors_that_are_no_network(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    refused(tmp_path / "x.pth")

@@ -1,0 +1,181 @@
+"""Folders to batches: what is set aside, in which order, and that everyone sees the same pixels."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classifier import data
+from classifier.augment import Augment
+from classifier.cli import UserError
+from classifier.pictures import PictureError, open_picture
+from classifier.preprocess import Preprocess
+
+
+def fill(folder, count, color, start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        Image.new("RGB", (30, 20), (color, i % 256, i // 256)).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    fill(tmp_path / "train" / "猫", 20, 10)
+    fill(tmp_path / "train" / "dog two", 10, 200)
+    return tmp_path / "train"
+
+
+def test_reads_classes_in_order_and_skips_what_is_no_picture(root):
+    (root / "猫" / "Thumbs.db").write_bytes(b"x")
+    (root / ".ipynb_checkpoints").mkdir()
+    folder = data.read_folder(root)
+    assert folder.classes == ["dog two", "猫"]
+    assert folder.counts() == {"dog two": 10, "猫": 20}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "does not exist"),
+        (lambda root: (shutil.rmtree(root), root.mkdir()), "no pictures"),
+        (lambda root: shutil.rmtree(root / "猫"), "one class only"),
+        (lambda root: (root / "empty one").mkdir(), "without pictures: empty one"),
+    ],
+)
+def test_says_what_is_wrong_with_a_folder(root, make, message):
+    make(root)
+    with pytest.raises(UserError, match=message):
+        data.read_folder(root)
+
+
+def test_validation_is_stratified_disjoint_and_fixed_by_content(root, tmp_path):
+    training, validation = data.split_validation(data.read_folder(root), 0.2)
+    assert validation.counts() == {"dog two": 2, "猫": 4}
+    assert training.counts() == {"dog two": 8, "猫": 16}
+    assert not set(training.paths) & set(validation.paths)
+
+    def contents(folder):
+        return {open_picture(path).tobytes() for path in folder.paths}
+
+    moved = tmp_path / "elsewhere"
+    for i, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):  # other names, another order
+        target = moved / path.parent.name / f"renamed {i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    assert contents(data.split_validation(data.read_folder(moved), 0.2)[1]) == contents(validation)
+
+
+def test_copies_of_a_picture_stay_together(root):
+    for path in list((root / "猫").glob("*.png")):
+        shutil.copy(path, path.with_stem(f"{path.stem} copy"))
+    training, validation = data.split_validation(data.read_folder(root), 0.33)
+    seen = [{open_picture(path).tobytes() for path in part.paths} for part in (training, validation)]
+    assert not seen[0] & seen[1]
+
+
+def test_too_few_to_set_aside(tmp_path):
+    fill(tmp_path / "a", 1, 0)
+    fill(tmp_path / "b", 5, 9)
+    with pytest.raises(UserError, match="1 pictures, too few"):
+        data.split_validation(data.read_folder(tmp_path), 0.1)
+
+
+def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
+    order = data.EpochOrder(10, seed=1)
+    first = list(order)
+    assert sorted(first) == list(range(10))
+    assert first == list(data.EpochOrder(10, seed=1))
+    assert first != list(data.EpochOrder(10, seed=2))
+    order.start = 4
+    assert list(order) == first[4:]
+    assert len(order) == 6
+    order.epoch, order.start = 1, 0
+    assert list(order) != first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_picture_comes_once_the_last_batch_included(root, workers):
+    folder = data.read_folder(root)
+    batches = data.loader(data.Pictures(folder, Preprocess(16)), 8, workers)
+    pixels, labels = zip(*data.on_device(batches, torch.device("cpu")), strict=True)
+    assert [len(batch) for batch in labels] == [8, 8, 8, 6]
+    assert torch.cat(labels).tolist() == folder.labels
+    expected = torch.stack([Preprocess(16).pixels(open_picture(path)) for path in folder.paths])
+    assert torch.equal(torch.cat(pixels), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_named(root, workers):
+    bad = root / "猫" / "3.png"
+    bad.write_bytes(b"nothing")
+    batches = data.loader(data.Pictures(data.read_folder(root), Preprocess(16)), 8, workers)
+    with pytest.raises(PictureError, match="not a picture") as caught:
+        list(data.on_device(batches, torch.device("cpu")))
+    assert str(bad) in str(caught.value)
+
+
+def test_crop_keeps_proportions_and_squash_does_not():
+    picture = Image.new("RGB", (300, 100), "black")
+    picture.paste("white", (100, 0, 200, 100))  # the central square
+    assert Preprocess(10, "crop").pixels(picture)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
+    squashed = Preprocess(30, "squash").pixels(picture)
+    assert squashed[0, 15].tolist()[:9] == [0] * 9
+    assert squashed[0, 15].tolist()[11:19] == [255] * 8
+
+
+def test_normalization_by_hand_and_back():
+    preprocess = Preprocess(2, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    x = preprocess.normalize(torch.tensor([255, 0, 51], dtype=torch.uint8).view(3, 1, 1))
+    assert x.flatten().tolist() == pytest.approx([1.0, -1.0, 0.2])
+    assert preprocess.denormalize(x).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2])
+    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
+
+
+@pytest.mark.parametrize("values", [{"size": 0}, {"resize": "stretch"}, {"std": [0, 1, 1]}, {"mean": [0.5]}])
+def test_impossible_preprocessing_is_refused(values):
+    with pytest.raises(ValueError, match=r"preprocessing|mean and std"):
+        Preprocess.from_dict(Preprocess().to_dict() | values)
+
+
+def gradient_pictures(n=200, size=40):
+    ramp = torch.linspace(0, 255, size).to(torch.uint8)
+    return torch.stack([ramp.expand(size, size), ramp.view(-1, 1).expand(size, size), torch.zeros(size, size)])[
+        None
+    ].repeat(n, 1, 1, 1)  # red tells x, green tells y
+
+
+def test_augmentation_is_drawn_from_its_generator_alone():
+    pixels = gradient_pictures(4)
+    augment = Augment(32)
+    first = augment(pixels, torch.Generator().manual_seed(1))
+    assert torch.equal(first, augment(pixels, torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, augment(pixels, torch.Generator().manual_seed(2)))
+    assert first.shape == (4, 3, 32, 32)
+    assert 0 <= first.min() <= first.max() <= 255
+
+
+def test_crops_keep_the_promised_share_of_the_area():
+    out = Augment(32, area=0.35, color=0)(gradient_pictures(), torch.Generator().manual_seed(0))
+    width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31
+    height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31
+    area = width * height
+    assert area.min() > 0.30
+    assert area.max() <= 1.04
+    assert area.min() < 0.45  # and small crops do occur
+    mirrored = (out[:, 0, 0, -1] < out[:, 0, 0, 0]).float().mean()
+    assert 0.35 < mirrored < 0.65
+
+
+def test_without_change_the_picture_comes_out_as_it_went_in():
+    pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
+    same = Augment(24, area=1, ratio=1, flip=False, color=0)(pixels, torch.Generator())
+    assert np.abs(same.numpy() - pixels.numpy()).max() < 0.05
+
+
+def test_brightness_changes_within_bounds():
+    grey = torch.full((300, 3, 8, 8), 100, dtype=torch.uint8)
+    means = Augment(8, color=0.3)(grey, torch.Generator().manual_seed(0)).mean(dim=(1, 2, 3))
+    assert 69 < means.min() < 75
+    assert 125 < means.max() < 131

@@ -1,0 +1,282 @@
+"""evaluate.py as people run it, and its parts: classes by name, every picture once, clear refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+from classifier import checkpoint as checkpoints
+from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
+from classifier.preprocess import Preprocess
+from zoo import MODELS
+
+SCRIPT = Path(evaluate.__file__)
+COLORS = {"blue": (20, 30, 220), "green": (10, 200, 40), "红": (230, 20, 30)}  # in the order of folder names
+HISTORY = [
+    {"epoch": 1, "minutes": 0.5, "train": {"loss": 0.7, "accuracy": 0.5}, "val": {"loss": 0.6, "accuracy": 0.7}},
+    {"epoch": 2, "minutes": 0.9, "train": {"loss": 0.5, "accuracy": 0.8}, "val": {"loss": 0.4, "accuracy": 0.9}},
+]
+PIXELS = Preprocess(size=32, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Colors(torch.nn.Module):
+    """Knows colours by heart: its logits are the mean blue, red and green."""
+
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def paint(root, counts=(3, 4, 6)):
+    """Pictures of one colour each, root/<class>/<number>.png; the last two reds are really blue."""
+    for (name, color), count in zip(COLORS.items(), counts, strict=True):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            wrong = name == "红" and number >= count - 2
+            Image.new("RGB", (40, 30), COLORS["blue"] if wrong else color).save(root / name / f"{number}.png")
+
+
+def colors(**options):
+    """Weights whose classes are in another order than the folders."""
+    network = Colors()
+    network.load_state_dict({"fc.weight": torch.eye(3)[[2, 0, 1]] * 9, "fc.bias": torch.zeros(3)})
+    options = {"scores": {"history": HISTORY}, "data": {"root": "dataset", "kind": "photographs"}} | options
+    return Checkpoint("colors", ["blue", "红", "green"], PIXELS, network.state_dict(), **options)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder, as the current one, with dataset/test and module/colors.pth."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "colors", Colors)
+    paint(Path("dataset/test"))
+    checkpoints.save(colors(), Path("module/colors.pth"))
+    return tmp_path
+
+
+def score(*args):
+    """Run the script in this process; its report."""
+    evaluate.main([*map(str, args), "--workers", "0", "--batch-size", "5", "--device", "cpu", "--precision", "fp32"])
+    newest = max(Path("logs/evaluate").glob("*/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(newest.read_text(encoding="utf-8"))
+
+
+def refuses(match, *args):
+    with pytest.raises(UserError, match=match):
+        score(*args)
+    assert not Path("logs").exists()
+
+
+# ---------------------------------------------------------------------------------------------- what it reports
+
+
+def test_report(project, capsys):
+    before = Path("module/colors.pth").stat().st_mtime_ns
+    report = score()
+    assert report["accuracy"] == pytest.approx(11 / 13) and report["count"] == 13
+    assert report["interval"] == pytest.approx([0.5777, 0.9567], abs=1e-4)
+    assert report["classes"] == ["blue", "红", "green"]  # the weights' order, not the folder's
+    assert report["confusion_matrix"] == [[3, 0, 0], [2, 4, 0], [0, 0, 4]]
+    assert report["per_class"][1] == {
+        "class": "红",
+        "precision": 1,
+        "recall": pytest.approx(4 / 6),
+        "f1": 0.8,
+        "count": 6,
+    }
+    assert report["folder"] == "dataset/test" and report["assumed"] == ""
+
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    assert sorted(file.name for file in folder.iterdir()) == ["confusion_matrix.png", "curves.png", "report.json"]
+    for figure in folder.glob("*.png"):
+        Image.open(figure).load()
+
+    loaded = checkpoints.load(Path("module/colors.pth"))
+    assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
+    assert set(loaded.scores["test"]) == {"accuracy", "interval", "loss", "count", "folder", "date"}
+    assert loaded.scores["history"] == HISTORY and Path("module/colors.pth").stat().st_mtime_ns == before
+
+    shown = capsys.readouterr().out
+    for text in ("84.62%, 11 of 13", "57.76% to 95.67%", "80.00%", "ms per picture", "python app.py", "noted in"):
+        assert text in shown, text
+    assert "drawings" not in shown
+
+
+def test_drawings_are_called_drawings(project, capsys):
+    checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), Path("module/colors.pth"))
+    assert score()["trained_on"] == "drawings"
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("accuracy"))
+    assert "drawings" in lines[place + 1]
+
+
+def test_many_classes_show_the_worst_confusions(project, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MANY", 2)
+    score()
+    shown = capsys.readouterr().out
+    assert "most frequent confusions" in shown and "taken for blue: 2" in shown
+
+
+def test_pictures_of_other_folders_leave_the_pth_alone(project):
+    paint(Path("elsewhere"), (1, 2, 3))
+    before = Path("module/colors.pth").read_bytes()
+    assert score("--data", "elsewhere")["count"] == 6
+    assert Path("module/colors.pth").read_bytes() == before
+
+
+def test_read_only_weights_are_scored_and_left_alone(project, capsys):
+    path = Path("module/colors.pth")
+    before = path.read_bytes()
+    path.chmod(0o444)
+    score()
+    assert path.read_bytes() == before and "read-only" in capsys.readouterr().out
+
+
+def test_weights_that_change_meanwhile_keep_their_scores(project, capsys, monkeypatch):
+    def infer(*arguments):
+        checkpoints.save(colors(), Path("module/colors.pth"))  # training goes on and has found a better epoch
+        os.utime("module/colors.pth", (1, 1))
+        return original(*arguments)
+
+    original = evaluate.infer
+    monkeypatch.setattr(evaluate, "infer", infer)
+    score()
+    assert "changed meanwhile" in capsys.readouterr().out
+    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores
+
+
+def test_two_reports_within_a_second(project):
+    score()
+    score()
+    assert len(list(Path("logs/evaluate/colors").iterdir())) == 2
+
+
+# ------------------------------------------------------------------------------------------- which pictures
+
+
+def test_data_may_be_split_or_not(tmp_path):
+    for name in ("split/train/cat", "split/test/cat", "unfinished/train/cat", "flat/cat", "flat/test"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+    assert evaluate.test_folder(tmp_path / "split") == tmp_path / "split" / "test"
+    assert evaluate.test_folder(tmp_path / "split" / "test") == tmp_path / "split" / "test"
+    assert evaluate.test_folder(tmp_path / "unfinished") == tmp_path / "unfinished" / "test"
+    assert evaluate.test_folder(tmp_path / "flat") == tmp_path / "flat"  # with a class called "test"
+
+
+def test_without_data_the_pictures_of_the_run(project):
+    Path("dataset/test").rename("moved")
+    paint(Path("photos/test"), (1, 1, 3))
+    checkpoints.save(colors(data={"root": "photos"}), Path("module/colors.pth"))
+    assert score()["folder"] == "photos/test"
+    Path("moved").rename("dataset/test")
+    checkpoints.save(colors(data={"root": "gone"}), Path("module/colors.pth"))
+    assert score()["folder"] == "dataset/test"
+    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores  # not this run's own pictures
+
+
+# ------------------------------------------------------------------------------------------- plain state_dicts
+
+
+def test_plain_state_dict_takes_names_from_the_folder(project, capsys):
+    torch.save(colors().state_dict, "old.pth")
+    before = Path("old.pth").read_bytes()
+    report = score("old.pth")
+    assert report["classes"] == list(COLORS) and "squash to 224" in report["assumed"]
+    assert Path("old.pth").read_bytes() == before
+    shown = capsys.readouterr().out
+    assert "class names from the folder, in order: blue, green, 红" in shown and "squash to 224" in shown
+
+
+def test_plain_state_dict_with_another_number_of_classes(project):
+    torch.save(Colors(num_classes=2).state_dict(), "old.pth")
+    refuses(r"knows 2 classes \(class 0, class 1\).*has 3 \(blue, green, 红\)", "old.pth")
+
+
+# ------------------------------------------------------------------------------------------------ what it refuses
+
+
+def test_classes_that_differ(project):
+    Path("dataset/test/green").rename("dataset/test/yellow")
+    refuses(r"knows 3 classes \(blue, 红, green\), but dataset.test has 3 \(blue, yellow, 红\)")
+    Path("dataset/test/yellow").rename("spare")
+    refuses(r"knows 3 classes .*has 2 \(blue, 红\)")
+
+
+def test_pictures_that_cannot_be_scored(project):
+    refuses("nowhere does not exist", "--data", "nowhere")
+    Path("empty").mkdir()
+    refuses("holds no pictures", "--data", "empty")
+    Path("dataset/test/blue/bad.png").write_bytes(b"no picture")
+    refuses(r"bad\.png is not a picture")
+
+
+def test_weights_that_are_none(project):
+    refuses("does not exist", "module/nothing.pth")
+    whole = Path("module/colors.pth").read_bytes()
+    Path("half.pth").write_bytes(whole[: len(whole) // 2])
+    refuses("damaged", "half.pth")
+    Path("text.pth").write_text("text")
+    refuses(r"no \.pth", "text.pth")
+    torch.save(Colors(), "model.pth")
+    refuses("pickled Python code", "model.pth")
+    Path("module/colors.pth").unlink()
+    refuses(r"holds no \.pth yet.*python train\.py")
+
+
+def test_weights_that_went_wrong(project):
+    broken = colors()
+    broken.state_dict["fc.bias"][0] = float("nan")
+    checkpoints.save(broken, Path("module/colors.pth"))
+    refuses("not numbers")
+
+
+@pytest.mark.parametrize("option", [("--batch-size", "0"), ("--workers", "-1"), ("--device", "abacus")])
+def test_settings_that_make_no_sense(project, option):
+    with pytest.raises(UserError, match=option[0]):
+        evaluate.main(list(option))
+
+
+def test_logs_that_cannot_be_written(project):
+    Path("logs").write_text("a file")
+    with pytest.raises(UserError, match="--logs"):
+        score()
+
+
+# ---------------------------------------------------------------------------------------------- as a process
+
+
+def run(*args, cwd):
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, SCRIPT, *args], cwd=cwd, capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+
+
+def test_as_a_process(tmp_path):
+    torch.manual_seed(0)
+    paint(tmp_path / "dataset" / "test", (2, 3, 4))
+    network = MODELS["resnet18"](num_classes=3)
+    saved = Checkpoint("resnet18", list(COLORS), PIXELS, network.state_dict(), data={"root": "dataset"})
+    checkpoints.save(saved, tmp_path / "module" / "run.pth")
+    done = run("--batch-size", "4", "--workers", "1", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" and "\r" not in done.stdout  # no bar and no warning where output is not a terminal
+    assert "of 9; 95% interval" in done.stdout
+    assert checkpoints.load(tmp_path / "module" / "run.pth").scores["test"]["count"] == 9
+
+
+def test_a_refusal_is_one_message_and_status_2(tmp_path):
+    done = run("module/run.pth", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "does not exist" in done.stderr and "Traceback" not in done.stderr

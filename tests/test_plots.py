@@ -1,0 +1,113 @@
+"""Figures: drawn without a window, without warnings, and saying what the numbers say."""
+
+import gc
+import io
+import warnings
+import weakref
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+from classifier import plots
+
+CHINESE = "金渐层短毛猫"
+HISTORY = [
+    {"epoch": i, "minutes": 0.1 * i, "train": {"loss": 1 / i, "accuracy": 0.5 + i / 20}, "val": dict(val)}
+    for i, val in enumerate([{"loss": 0.9, "accuracy": 0.6}, {"loss": 0.5, "accuracy": 0.8}], start=1)
+]
+
+
+def png(figure):
+    """The figure as a picture; any warning on the way is an error."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(stream, dpi=60)
+    return Image.open(stream)
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 20, 45])
+def test_confusion_matrix(classes):
+    names = [f"class_{i} with a name longer than most are" if i % 2 else CHINESE for i in range(classes)]
+    matrix = torch.diag(torch.full((classes,), 8))
+    matrix[0, 1] = 2
+    figure = plots.confusion_matrix(matrix, names)
+    image = png(figure)
+    assert max(image.size) < 60 * 15
+    found = texts(figure)
+    assert any(f"{8 * classes:,} of {8 * classes + 2:,} pictures right" in text for text in found)
+    if classes <= 40:
+        assert any(text.split("\n")[0] == "2" for text in found)
+
+
+def test_confusion_matrix_shows_right_answers_blue_and_wrong_ones_red():
+    figure = plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
+    colors = figure.axes[0].images[0].get_array()
+    assert colors[0, 0, 2] > colors[0, 0, 0] and colors[0, 1, 0] > colors[0, 1, 2]
+    assert (colors[1] == 1).all()  # white: no pictures
+
+
+def test_names_are_text_not_formulas():
+    figure = plots.confusion_matrix(torch.eye(2).int(), ["$x^2$", r"$\bad{"])
+    png(figure)
+    assert "$x^2$" in texts(figure)
+
+
+def test_contact_sheet_marks_wrong_answers():
+    pixels = torch.randint(0, 256, (11, 3, 20, 30), dtype=torch.uint8)
+    titles = [f"cat {i}%\nis {CHINESE}" for i in range(11)]
+    figure = plots.contact_sheet(pixels, titles, columns=4, wrong=[i == 3 for i in range(11)])
+    axes = figure.axes[0]
+    assert len(axes.images) == 11
+    assert [text.get_color() == plots.RED for text in axes.texts] == [i == 3 for i in range(11)]
+    assert (axes.images[5].get_array() == pixels[5].permute(1, 2, 0).numpy()).all()
+    png(figure)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_contact_sheet_of_any_count(count):
+    png(plots.contact_sheet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), ["a"] * count))
+
+
+def test_curves_of_several_runs():
+    figure = plots.curves({"resnet18": HISTORY, CHINESE: HISTORY[:1]})
+    png(figure)
+    found = texts(figure)
+    assert "resnet18: best 80.00% in epoch 2" in found and f"{CHINESE}: best 60.00% in epoch 1" in found
+    losses, accuracies = figure.axes
+    assert [list(line.get_ydata()) for line in losses.lines[:2]] == [[1, 0.5], [0.9, 0.5]]
+    assert list(accuracies.lines[1].get_ydata()) == [0.6, 0.8]
+
+
+def test_shorten_counts_chinese_characters_twice():
+    assert plots.shorten("abcdef", 6) == "abcdef"
+    assert plots.shorten("abcdefg", 6) == "abcde…"
+    assert plots.shorten(CHINESE, 12) == CHINESE
+    assert plots.shorten(CHINESE, 11) == CHINESE[:5] + "…"
+
+
+def test_style_stays_inside():
+    before = dict(matplotlib.rcParams)
+    plots.curves({"a": HISTORY})
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_missing_chinese_font_is_no_warning(monkeypatch):
+    monkeypatch.setattr(plots, "fonts", lambda: ("DejaVu Sans",))
+    stream = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("ignore", message=plots.MISSING_GLYPH)
+        plots.confusion_matrix(torch.eye(2).int(), [CHINESE, "b"]).savefig(stream)
+    assert not caught
+
+
+def test_a_figure_nobody_holds_is_gone():
+    figure = weakref.ref(plots.curves({"a": HISTORY}))
+    gc.collect()
+    assert figure() is None

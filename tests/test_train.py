@@ -1,0 +1,214 @@
+"""train.py: a whole run as a process, what it leaves behind, stopping and going on, and its errors."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from classifier import checkpoint
+from classifier.cli import UserError
+from classifier.settings import RECIPES, Settings
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
+
+QUICK = ("--size", 32, "--batch-size", 16, "--workers", 0, "--name", "run")
+
+
+@pytest.fixture(scope="module")
+def finished(bars, tmp_path_factory):
+    """A finished run: (its folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run_script("train.py", "--data", bars, "--epochs", 3, *QUICK, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_prints_what_a_person_needs(finished):
+    _, done = finished
+    assert "36 photographs to train with, 4 to choose the best epoch with" in done.stdout
+    assert "epoch 3/3   train loss" in done.stdout
+    assert "float" in done.stdout  # which precision, and why
+    for command in ("python evaluate.py module/run.pth", "python app.py module/run.pth", "tensorboard --logdir logs"):
+        assert command in done.stdout
+    assert "\r" not in done.stdout + done.stderr  # no progress bars in a file
+    assert "Traceback" not in done.stderr
+
+
+def test_leaves_weights_that_describe_themselves(finished, bars):
+    folder, _ = finished
+    best = checkpoint.load(folder / "module" / "run.pth")
+    assert (best.model, best.classes) == ("resnet18", ["across", "down"])
+    assert best.preprocess.size == 32
+    assert best.data == {"root": str(bars), "kind": "photographs", "train": 72, "val": 8}
+    history = best.scores["history"]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    chosen = max(history, key=train.quality)
+    assert best.scores["val"] == chosen["val"] | {"epoch": chosen["epoch"], "count": 8}
+    assert best.settings["epochs"] == 3
+    assert best.network()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+    assert not best.resume
+    assert checkpoint.load(folder / "module" / "run.last.pth").resume["step"] == 12
+    assert checkpoint.newest(folder / "module").name == "run.pth"
+
+
+def test_tensorboard_has_train_and_val_on_the_same_charts(finished):
+    folder, _ = finished
+    (run,) = (folder / "logs" / "resnet18").iterdir()
+    events = {part: EventAccumulator(str(run / part)).Reload() for part in ("train", "val")}
+    for tag in ("step/loss", "step/accuracy", "epoch/loss", "epoch/accuracy"):
+        assert tag in events["train"].Tags()["scalars"]
+        assert tag in events["val"].Tags()["scalars"]
+    assert [event.step for event in events["train"].Scalars("step/loss")] == list(range(1, 13))
+    assert [event.step for event in events["val"].Scalars("epoch/accuracy")] == [1, 2, 3]
+    assert events["train"].Tags()["graph"]
+    assert events["train"].Tags()["images"] == ["pictures/augmented"]
+    assert events["val"].Tags()["images"] == ["pictures/predictions"]
+    assert "settings/text_summary" in events["train"].Tags()["tensors"]
+
+
+def test_stopped_anywhere_and_resumed_it_ends_with_the_same_weights(bars, tmp_path):
+    steps = ("--data", bars, "--epochs", 8, *QUICK)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    assert run_script("train.py", *steps, cwd=whole).returncode == 0
+
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, steps)],
+        cwd=parts, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+    )  # fmt: skip
+    while not process.stdout.readline().startswith("epoch 1/8 "):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, err
+    assert "python train.py --resume module/run.last.pth" in out.replace("\\", "/")
+    assert checkpoint.load(parts / "module" / "run.last.pth").resume["step"] < 32
+
+    done = run_script("train.py", "--resume", "module/run.last.pth", cwd=parts)
+    assert done.returncode == 0, done.stderr
+    for name in ("run.pth", "run.last.pth"):
+        expected, found = (checkpoint.load(folder / "module" / name) for folder in (whole, parts))
+        assert expected.state_dict.keys() == found.state_dict.keys()
+        assert all(torch.equal(value, found.state_dict[key]) for key, value in expected.state_dict.items())
+
+    again = run_script("train.py", "--resume", "module/run.last.pth", cwd=parts)
+    assert (again.returncode, "has finished its 8 epochs" in again.stderr) == (2, True)
+    longer = run_script("train.py", "--resume", "module/run.last.pth", "--epochs", 9, cwd=parts)
+    assert longer.returncode == 0, longer.stderr
+    assert "epoch 9/9" in longer.stdout
+
+
+def call(monkeypatch, folder: Path, *arguments: object) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    train.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "100"], "--batch-size is 100, but there are 72 pictures"),
+        (["--epochs", "0"], "--epochs is 0; allowed is 1 to"),
+        (["--val", "1.5"], "--val is 1.5; allowed"),
+        (["--name", "a/b"], "is a path; a plain name"),
+        (["--device", "cuda:9"], "--device cuda:9 cannot be used"),
+        (["--resume", "module/none.last.pth"], "does not exist"),
+        (["--resume", "module/run.pth"], "cannot be resumed"),
+        (["--resume", "module/run.last.pth", "--lr", "0.5", "--epochs", "9"], "lr 0.001 -> 0.5"),
+        (["--name", "run"], "would be overwritten"),
+    ],
+)
+def test_errors_before_the_first_batch(finished, bars, monkeypatch, arguments, message):
+    folder, _ = finished
+    data = () if "--resume" in arguments else ("--data", bars)
+    with pytest.raises(UserError, match=message):
+        call(monkeypatch, folder, *data, *arguments)
+
+
+def test_classes_have_to_be_those_of_the_test_pictures(tmp_path, monkeypatch):
+    make_pictures(tmp_path / "pets" / "train", {"cat": 4, "dog": 4})
+    make_pictures(tmp_path / "pets" / "test", {"Cat": 1, "dog": 1})
+    with pytest.raises(UserError, match=r"has the classes cat, dog, but .* has Cat, dog"):
+        call(monkeypatch, tmp_path, "--data", "pets")
+
+
+def test_pictures_in_the_wrong_place_are_found(tmp_path, monkeypatch):
+    make_pictures(tmp_path / "dataset", {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match="pictures in cat, dog, but they belong in dataset/train/<class>/"):
+        call(monkeypatch, tmp_path)
+
+
+def test_a_disk_too_small_is_found_before_the_work(bars, tmp_path, monkeypatch):
+    usage = train.shutil.disk_usage(tmp_path)._replace(free=50_000_000)
+    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="need 447 MB in module, but 50 MB are free"):
+        call(monkeypatch, tmp_path, "--data", bars)
+
+
+def test_a_wrong_command_line_is_explained_and_ends_with_status_2(tmp_path):
+    started = time.monotonic()
+    misspelt = run_script("train.py", "--epoch", 3, cwd=tmp_path)
+    assert misspelt.returncode == 2
+    assert "--epochs" in misspelt.stderr
+    unknown = run_script("train.py", "--model", "resnet19", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "resnet18" in unknown.stderr
+    for done in (misspelt, unknown):
+        assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 120
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_unreadable_picture_ends_with_its_name(tmp_path):
+    root = make_pictures(tmp_path / "pets" / "train", {"cat": 8, "dog": 8})
+    (root / "cat" / "3.png").write_bytes(b"nothing")
+    done = run_script("train.py", "--data", "pets", "--batch-size", 4, "--size", 32, "--epochs", 1, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "3.png" in done.stderr
+    assert "is not a picture" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_classic_recipe_is_the_published_one():
+    classic = RECIPES["classic"]
+    assert (classic.size, classic.resize, classic.normalize) == (224, "squash", "half")
+    assert (classic.lr, classic.weight_decay, classic.batch_size, classic.epochs) == (1e-4, 0, 32, 10)
+    assert (classic.augment, classic.ema, classic.label_smoothing, classic.precision) == ("off", 0, 0, "fp32")
+    assert [train.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
+
+
+def test_learning_rate_rises_and_falls():
+    settings = replace(Settings(), lr=1.0, warmup=0.1)
+    rates = [train.learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[-1] < 0.001
+
+
+def test_average_follows_the_weights():
+    network, average = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+    network.num_batches_tracked += 7
+    train.update_average(average, network, 0.9, step=10**6)
+    assert average.weight.tolist() == pytest.approx([0.9 * 1 + 0.1 * 3] * 2)
+    assert average.num_batches_tracked == 7
+    train.update_average(average, network, 0.0, step=10**6)  # no average: the weights themselves
+    assert average.weight.tolist() == [3.0, 3.0]
+
+
+def test_only_kernels_and_matrices_are_decayed():
+    decayed, not_decayed = train.parameter_groups(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), 0.1
+    )
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert [p.ndim for p in not_decayed["params"]] == [1, 1, 1]
+    assert (decayed["weight_decay"], not_decayed["weight_decay"]) == (0.1, 0)
