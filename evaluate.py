@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli, data, metrics, plots
@@ -41,9 +42,9 @@ MANY = 12  # with more classes than these the terminal shows the worst confusion
 class Settings:
     """The command line."""
 
-    weights: Positional[Path | None] = None
+    weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
     """A .pth; without one, the newest in module/."""
-    data: Path | None = None
+    data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; without one, the test pictures of the weights' own run."""
     batch_size: int = 64
     """Pictures at a time."""

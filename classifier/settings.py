@@ -18,8 +18,7 @@ class Settings:
     """Everything a run depends on; the default recipe's values."""
 
     recipe: Literal["default", "classic"] = "default"
-    """default: what follows here. classic: the published baseline (224 squashed, mean and std 0.5, Adam 1e-4, batch 32,
-    10 epochs, no augmentation, float32)."""
+    """default: the values below. classic: a published baseline, 224 px squashed, plain Adam 1e-4, no augmentation."""
     model: Literal[tuple(MODELS)] = "resnet18"
     """The network."""
     data: str = "dataset"
@@ -92,9 +91,9 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
     Raises:
         UserError: a value out of range, or one that a resumed run cannot change.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--recipe", default="default")
-    first.add_argument("--resume", default="")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # looks at two flags and reports no mistakes
+    first.add_argument("--recipe", nargs="?", default="default")
+    first.add_argument("--resume", nargs="?", default="")
     chosen = first.parse_known_args()[0]
     saved = None
     defaults = RECIPES.get(chosen.recipe, Settings())
