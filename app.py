@@ -25,15 +25,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio calls nobody
 
 import gradio as gr
 import torch
-import tyro
 from gradio import component_meta
 from gradio.data_classes import ImageData
 from gradio_client.utils import is_http_url_like
+from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import page as html
@@ -59,7 +60,7 @@ THEME = gr.themes.Monochrome(
 class Settings:
     """The command line."""
 
-    weights: tyro.conf.Positional[Path | None] = None
+    weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
     """A .pth; without one, the newest in module/."""
     port: int = 7860
     """Where the page listens; the next free port where this one is taken."""

@@ -27,11 +27,11 @@ from unicodedata import east_asian_width
 
 from tyro import conf
 
-from classifier import duplicates, sources, staging
 from classifier.cli import UserError, parse, run
-from classifier.examine import Seen, examine_all
-from classifier.names import class_folders, safe_name
-from classifier.split import assign_sides
+from classifier.intake import duplicates, sources, staging
+from classifier.intake.examine import Seen, examine_all
+from classifier.intake.names import class_folders, safe_name
+from classifier.intake.split import assign_sides
 
 # Size and SHA-256 as others have published them: wget's logs on the web, GoMLX's dogs-and-cats example.
 ARCHIVE = "kagglecatsanddogs_5340.zip"
@@ -86,7 +86,7 @@ def main() -> None:
 
 def download(output: Path) -> Path:
     """Microsoft's archive in `output`, fetched where it is not there yet."""
-    from classifier.download import fetch
+    from classifier.intake.download import fetch
 
     if staging.occupied(output, RESULTS) and read_manifest(output).get("source") != ARCHIVE:
         refuse(output)

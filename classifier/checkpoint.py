@@ -20,6 +20,7 @@ A plain state_dict of a network in MODELS, as older scripts and torchvision save
 import contextlib
 import dataclasses
 import difflib
+import importlib.metadata
 import os
 import pickle
 import platform
@@ -29,9 +30,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import PIL
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from classifier.cli import UserError
@@ -116,8 +115,8 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "pillow": str(PIL.__version__),
+        "torchvision": importlib.metadata.version("torchvision"),
+        "pillow": importlib.metadata.version("pillow"),
     }
 
 

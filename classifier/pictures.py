@@ -24,7 +24,7 @@ EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"
 # Decoders that may run on a stranger's file. Pillow knows forty more, some of which start other programs (EPS).
 # Those that this Pillow was built without are not asked for.
 Image.init()
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 
 # EXIF tag 0x0112: how the camera was held -> what turns the picture upright.

@@ -11,7 +11,7 @@ import pytest
 
 import prepare
 from classifier.cli import UserError
-from classifier.download import fetch
+from classifier.intake.download import fetch
 from tests.raw_pictures import cats_and_dogs, make_zip
 
 CONTENT = bytes(range(256)) * 4000

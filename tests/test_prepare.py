@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import prepare
-from classifier import staging
 from classifier.cli import UserError
-from classifier.names import safe_name
+from classifier.intake import staging
+from classifier.intake.names import safe_name
 from tests.raw_pictures import cats_and_dogs, make_folder, make_zip, picture, tree
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import prepare
-from classifier import duplicates
 from classifier.cli import UserError
-from classifier.duplicates import Picture
+from classifier.intake import duplicates
+from classifier.intake.duplicates import Picture
 from tests.raw_pictures import cats_and_dogs, make_zip, picture, plain, tree
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import prepare
-from classifier import staging
 from classifier.cli import UserError
+from classifier.intake import staging
 from tests.raw_pictures import cats_and_dogs, make_folder, make_zip, tree
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import sample
+from classifier import drawing, sample
 from classifier.cli import UserError
 
 STRENGTHS = (
@@ -51,14 +51,14 @@ def test_opens_and_all_differ(root):
     seen = set()
     for path in root.rglob("*.png"):
         picture = Image.open(path)
-        assert picture.mode == "RGB" and picture.size == (sample.SIZE, sample.SIZE)
+        assert picture.mode == "RGB" and picture.size == (drawing.SIZE, sample.SIZE)
         seen.add(picture.tobytes())
     assert len(seen) == 720
 
 
 @pytest.mark.parametrize(("split", "kind", "number"), [("train", "cat", 0), ("train", "dog", 299), ("test", "cat", 59)])
 def test_same_pixels_every_time(root, split, kind, number):
-    first, second = (sample.draw(split, kind, number).tobytes() for _ in range(2))
+    first, second = (drawing.draw(split, kind, number).tobytes() for _ in range(2))
     assert first == second == Image.open(root / split / kind / f"{kind}.{number}.png").tobytes()
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from classifier import sources
 from classifier.cli import UserError
+from classifier.intake import sources
 from tests.raw_pictures import make_folder, make_zip, picture
 
 JPEG = b"\xff\xd8 never decoded here"

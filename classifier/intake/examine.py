@@ -18,9 +18,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from classifier.cli import UserError
-from classifier.duplicates import look
+from classifier.intake.duplicates import look
+from classifier.intake.sources import Entry, read_bytes
 from classifier.pictures import PictureError, open_picture
-from classifier.sources import Entry, read_bytes
 
 FEW = 50  # pictures per process, at least: starting one takes as long as decoding these
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.names import encoding_of
+from classifier.intake.names import encoding_of
 
 MAX_BYTES = 200_000_000  # of one picture; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from classifier import archives
 from classifier.cli import UserError
-from classifier.labels import is_picture, labels
-from classifier.lists import read_list
+from classifier.intake import archives
+from classifier.intake.labels import is_picture, labels
+from classifier.intake.lists import read_list
 from classifier.pictures import PictureError, is_candidate
 
 SPARE = 100_000_000  # bytes of the disk that stay free

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from classifier.cli import UserError
-from classifier.duplicates import Picture, Ruling
+from classifier.intake.duplicates import Picture, Ruling
 
 
 def assign_sides(pictures: Sequence[Picture], rulings: Sequence[Ruling], test: float) -> list[str]:

@@ -5,8 +5,8 @@ import csv
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.labels import plain
-from classifier.names import encoding_of
+from classifier.intake.labels import plain
+from classifier.intake.names import encoding_of
 from classifier.pictures import is_candidate
 
 

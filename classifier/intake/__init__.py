@@ -1,0 +1,1 @@
+"""From what people have to dataset/: what prepare.py is made of."""
