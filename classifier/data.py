@@ -170,7 +170,7 @@ def loader(
         drop_last=drop_last,
         collate_fn=_collate,
         worker_init_fn=_ignore_signals,
-        persistent_workers=workers > 0 and order is not None,
+        persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 

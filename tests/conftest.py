@@ -13,6 +13,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}  # one thread: the machine may be busy
 
 
+def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a few lines of Python in a process of its own, which can import the project."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+
+
 def run_script(name: str, *arguments: object, cwd: Path, **options) -> subprocess.CompletedProcess:
     """Run a script of the project in the folder `cwd`, as a person would."""
     command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]

@@ -50,10 +50,19 @@ def running_page(folder: Path) -> Iterator[Server]:
         (folder / "photos" / "test" / name).mkdir(parents=True)
         for number in range(3):
             picture((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with app_process(folder, port) as said:
+            shutil.rmtree(folder / "module")
+            yield Server(address(said), folder, said, weights, port)
+
+
+@contextmanager
+def app_process(folder: Path, port: int) -> Iterator[str]:
+    """`python app.py` in `folder`, on `port` or after it; gives what it said when it was ready."""
     uploads, log = folder / "uploads", folder / "app.log"
     uploads.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as taken, log.open("w") as stream:
-        port = taken.getsockname()[1]
+    with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, str(APP), "--precision", "fp32", "--port", str(port)],
             cwd=folder,
@@ -62,13 +71,16 @@ def running_page(folder: Path) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
         )
         try:
-            said = wait_for(process, log)
-            shutil.rmtree(folder / "module")
-            yield Server(said.split("Open ")[1].split()[0], folder, said, weights, port)
+            yield wait_for(process, log)
         finally:
             process.terminate()
             process.wait(20)
     assert os.name == "nt" or not list(uploads.glob("classifier-*")), "it left the uploads behind"
+
+
+def address(said: str) -> str:
+    """Where the page is, from what the script said."""
+    return said.split("Open ")[1].split()[0]
 
 
 def wait_for(process: subprocess.Popen, log: Path) -> str:

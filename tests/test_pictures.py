@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.pictures import ORIENTATION, UPRIGHT, PictureError, is_candidate, open_picture
+from classifier.pictures import FORMATS, ORIENTATION, UPRIGHT, PictureError, is_candidate, open_picture
+from tests.conftest import run_code
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -22,12 +23,21 @@ def photograph(width: int = 60, height: int = 40) -> Image.Image:
     return Image.fromarray(np.stack([x * 4, y * 6, 255 - x * 4], axis=2).astype(np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "GIF"])
 def test_opens_the_usual_formats(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     picture = open_picture(encode(photograph(), kind, **options))
     assert (picture.mode, picture.size) == ("RGB", (60, 40))
     assert np.abs(np.asarray(picture).astype(int) - np.asarray(photograph())).mean() < 12  # JPEG and GIF lose a little
+
+
+def test_every_format_opens_in_a_fresh_process(tmp_path):  # Pillow loads its decoders one after the other
+    kinds = [kind for kind in FORMATS if kind != "DIB"]
+    for kind in kinds:
+        (tmp_path / kind).write_bytes(encode(photograph(), kind))
+        code = "import sys; from classifier.pictures import open_picture; print(open_picture(sys.argv[1]).size)"
+        done = run_code(code, tmp_path / kind)
+        assert (kind, done.stdout, done.stderr) == (kind, "(60, 40)\n", "")
 
 
 def test_bytes_and_path_give_the_same_pixels(tmp_path):

@@ -51,7 +51,7 @@ def test_opens_and_all_differ(root):
     seen = set()
     for path in root.rglob("*.png"):
         picture = Image.open(path)
-        assert picture.mode == "RGB" and picture.size == (drawing.SIZE, sample.SIZE)
+        assert picture.mode == "RGB" and picture.size == (drawing.SIZE, drawing.SIZE)
         seen.add(picture.tobytes())
     assert len(seen) == 720
 
