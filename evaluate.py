@@ -33,6 +33,7 @@ from classifier.cli import UserError
 from classifier.data import Folder
 from classifier.device import Compute, Precision, choose, device_name
 from classifier.pictures import is_candidate
+from classifier.text import print_table, shorten
 
 DRAWINGS = "drawings"  # the kind of pictures that the built-in sample set holds
 MANY = 12  # with more classes than these the terminal shows the worst confusions instead of the whole matrix
@@ -199,13 +200,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict:
 def print_report(report: dict) -> None:
     """The scores as a table."""
     low, high = report["interval"]
-    rows = report["per_class"]
-    names = [plots.shorten(name, 30) for name in report["classes"]]
-    wide = max(5, *map(plots.text_width, names)) + 2
-
-    def line(name: str, cells: Sequence[object], width: int = 11) -> None:
-        print(name + " " * (wide - plots.text_width(name)) + "".join(f"{cell!s:>{width}}" for cell in cells))
-
+    names = [shorten(name, 30) for name in report["classes"]]
     right = round(report["accuracy"] * report["count"])
     print(
         f"\naccuracy   {report['accuracy']:.2%}, {right:,} of {report['count']:,}; 95% interval {low:.2%} to {high:.2%}"
@@ -213,25 +208,24 @@ def print_report(report: dict) -> None:
         * (report["trained_on"] == DRAWINGS)
     )
     print(f"loss       {report['loss']:.4f}\n")
-    line("class", ("precision", "recall", "F1", "pictures"))
-    for name, row in zip(names, rows, strict=True):
+    table = [("class", "precision", "recall", "F1", "pictures")]
+    for name, row in zip(names, report["per_class"], strict=True):
         shares = ("-" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1"))
-        line(name, [*shares, f"{row['count']:,}"])
+        table.append((name, *shares, f"{row['count']:,}"))
+    print_table(table)
 
     matrix = torch.tensor(report["confusion_matrix"])
     if len(names) <= MANY:
-        short = [plots.shorten(name, 9) for name in names]
         print("\ntrue class, and what its pictures were taken for")
-        padded = [" " * (11 - plots.text_width(name)) + name for name in short]
-        line("", padded)
-        for name, counts in zip(names, matrix.tolist(), strict=True):
-            line(name, counts)
+        heading = ("", *(shorten(name, 9) for name in names))
+        print_table([heading, *((name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True))])
     else:
         print("\nmost frequent confusions")
         mistakes = matrix.clone().fill_diagonal_(0).flatten()
         for place in mistakes.topk(MANY).indices.tolist():
             if mistakes[place]:
-                line(names[place // len(names)], [f"taken for {names[place % len(names)]}: {mistakes[place]}"], 0)
+                true, taken = names[place // len(names)], names[place % len(names)]
+                print(f"{true} taken for {taken}: {mistakes[place]}")
     rate = 1000 / report["milliseconds_per_picture"]
     print(
         f"\ntime       {report['milliseconds_per_picture']:.2f} ms per picture ({rate:,.0f} pictures/s) from file to "

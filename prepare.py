@@ -23,7 +23,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
-from unicodedata import east_asian_width
 
 from tyro import conf
 
@@ -32,6 +31,7 @@ from classifier.intake import duplicates, sources, staging
 from classifier.intake.examine import Seen, examine_all
 from classifier.intake.names import class_folders, safe_name
 from classifier.intake.split import assign_sides
+from classifier.text import print_table
 
 # Size and SHA-256 as others have published them: wget's logs on the web, GoMLX's dogs-and-cats example.
 ARCHIVE = "kagglecatsanddogs_5340.zip"
@@ -125,7 +125,7 @@ def prepare(source: Path, output: Path, test: float) -> None:
             sources.close_zips()  # before the scratch folder goes: Windows deletes no open file
         manifest = {**mark, "classes": table, "versions": versions()}
         (result / "prepared.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    print_table(table)
+    print_counts(table)
     for note in [*found.notes, *notes]:
         print(f"- {note}")
     print_next(output)
@@ -200,19 +200,11 @@ def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence]) -> N
         csv.writer(file).writerows([heading, *rows])
 
 
-def print_table(table: Table) -> None:
-    """The counts per class, in columns that hold for Chinese class names too."""
+def print_counts(table: Table) -> None:
+    """The counts per class."""
     total = {column: sum(row[column] for row in table.values()) for column in COLUMNS}
-    lines = [("class", *COLUMNS)]
-    lines += [(label, *(f"{row[column]:,}" for column in COLUMNS)) for label, row in [*table.items(), ("total", total)]]
-    width = max(columns_of(name) for name, *_ in lines)
-    for name, *cells in lines:
-        print(name + " " * (width - columns_of(name)), *(f"{cell:>9}" for cell in cells), sep="  ")
-
-
-def columns_of(text: str) -> int:
-    """How wide a terminal shows a text: Chinese characters take two columns."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+    rows = [(label, *(f"{row[column]:,}" for column in COLUMNS)) for label, row in [*table.items(), ("total", total)]]
+    print_table([("class", *COLUMNS), *rows])
 
 
 def print_next(data: Path) -> None:

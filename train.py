@@ -30,7 +30,7 @@ from classifier.device import choose
 from classifier.pictures import is_candidate
 from classifier.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from classifier.records import Records
-from classifier.sample import draw_sample_set
+from classifier.sample import draw_sample_set, holds_sample_set
 from classifier.settings import Settings, read_settings
 from zoo import MODELS
 
@@ -44,7 +44,7 @@ def find_pictures(folder: str) -> tuple[Path, str]:
     """(folder that holds train/, what is in it): the user's photographs, or the drawings where there are none yet."""
     root = Path(folder)
     if folder != Settings.data or data.has_pictures(root / "train"):
-        return root, "drawings" if root.name == "sample" else "photographs"
+        return root, "drawings" if holds_sample_set(root) else "photographs"
     misplaced = [path.name for path in root.glob("[!.]*") if path.name not in ("train", "test", "sample")]
     misplaced = [name for name in misplaced if any(map(is_candidate, (root / name).rglob("*")))]
     if misplaced:
@@ -86,13 +86,13 @@ def check(root: Path, training: data.Folder, settings: Settings, network: nn.Mod
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to 0 (https://arxiv.org/abs/1608.03983); constant without warm-up."""
-    if not settings.warmup:
-        return settings.lr
-    rising = max(1, round(settings.warmup * steps))
+    """Linear warm-up, then half a cosine down to 0 (https://arxiv.org/abs/1608.03983) or no change."""
+    rising = round(settings.warmup * steps)
     if step < rising:
         return settings.lr * (step + 1) / rising
-    return settings.lr * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+    if settings.schedule == "constant":
+        return settings.lr
+    return settings.lr * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
 
 
 @torch.no_grad()

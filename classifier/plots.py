@@ -6,7 +6,6 @@ works anywhere, and a figure nobody holds is gone.
 
 import functools
 import textwrap
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
+
+from classifier.text import shorten, text_width
 
 # Fonts with Chinese characters, of Linux, Windows and macOS; the first that is installed helps out where the usual one
 # lacks a character.
@@ -52,20 +53,6 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             return draw(*args, **kwargs)
 
     return wrapper
-
-
-def text_width(text: str) -> int:
-    """Columns of a text; a Chinese character takes two."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def shorten(text: str, width: int) -> str:
-    """The text if it has at most `width` columns, otherwise its start and an ellipsis."""
-    if text_width(text) <= width:
-        return text
-    while text and text_width(text) >= width:
-        text = text[:-1]
-    return text + "…"
 
 
 @_styled

@@ -29,6 +29,11 @@ def sample_files() -> dict[Path, tuple[str, str, int]]:
     return {Path(split, kind, f"{kind}.{n}.png"): (split, kind, n) for split, kind, n in numbered}
 
 
+def holds_sample_set(root: Path) -> bool:
+    """Whether `root` holds the complete sample set, and so drawings instead of photographs."""
+    return all((root / file).is_file() for file in sample_files())
+
+
 def move(source: Path, target: Path) -> None:
     """Rename a file or folder; where the target folder exists and is not empty, move what is inside instead."""
     try:

@@ -37,7 +37,9 @@ class Settings:
     weight_decay: float = 0.05
     """Decoupled from the gradient, as in AdamW; 0 is plain Adam. Not on biases and batch norm."""
     warmup: float = 0.1
-    """Share of the run in which the learning rate rises; it then falls along a cosine. 0: it stays constant."""
+    """Share of the run in which the learning rate rises."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does then: it falls to 0 along half a cosine, or stays."""
     label_smoothing: float = 0.1
     """Share of the truth that is spread over all classes."""
     ema: float = 0.998
@@ -67,8 +69,8 @@ class Settings:
 RECIPES = {
     "default": Settings(),
     "classic": Settings(
-        recipe="classic", epochs=10, batch_size=32, lr=1e-4, weight_decay=0.0, warmup=0.0, label_smoothing=0.0, ema=0.0,
-        size=224, resize="squash", normalize="half", augment="off", precision="fp32",
+        recipe="classic", epochs=10, batch_size=32, lr=1e-4, weight_decay=0.0, warmup=0.0, schedule="constant",
+        label_smoothing=0.0, ema=0.0, size=224, resize="squash", normalize="half", augment="off", precision="fp32",
     ),
 }  # fmt: skip
 
@@ -101,7 +103,10 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
         saved = checkpoint.load(Path(chosen.resume))
         if not saved.resume:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
-        defaults = Settings(**{**saved.settings, "resume": chosen.resume})
+        try:
+            defaults = Settings(**saved.settings | {"resume": chosen.resume})
+        except TypeError as error:
+            raise UserError(f"{chosen.resume} is of another version of this project ({error}).") from None
     settings = cli.parse(Settings, description, default=defaults)
     for name, (low, high) in RANGES.items():
         if not low <= getattr(settings, name) <= high:
@@ -109,8 +114,8 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
     if Path(settings.name).name != settings.name:
         raise UserError(f"--name {settings.name} is a path; a plain name is needed. Weights go to module/NAME.pth.")
     if saved:
-        other = [key for key in vars(settings) if getattr(settings, key) != getattr(defaults, key)]
-        refused = sorted(set(other) - MAY_CHANGE_ON_RESUME)
+        changed = {key for key in vars(settings) if getattr(settings, key) != getattr(defaults, key)}
+        refused = sorted(changed - MAY_CHANGE_ON_RESUME)
         if refused:
             listed = ", ".join(f"{key} {getattr(defaults, key)} -> {getattr(settings, key)}" for key in refused)
             raise UserError(

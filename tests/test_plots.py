@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from classifier import plots
+from classifier.text import shorten
 
 CHINESE = "金渐层短毛猫"
 HISTORY = [
@@ -86,10 +87,10 @@ def test_curves_of_several_runs():
 
 
 def test_shorten_counts_chinese_characters_twice():
-    assert plots.shorten("abcdef", 6) == "abcdef"
-    assert plots.shorten("abcdefg", 6) == "abcde…"
-    assert plots.shorten(CHINESE, 12) == CHINESE
-    assert plots.shorten(CHINESE, 11) == CHINESE[:5] + "…"
+    assert shorten("abcdef", 6) == "abcdef"
+    assert shorten("abcdefg", 6) == "abcde…"
+    assert shorten(CHINESE, 12) == CHINESE
+    assert shorten(CHINESE, 11) == CHINESE[:5] + "…"
 
 
 def test_style_stays_inside():

@@ -15,6 +15,7 @@ import prepare
 from classifier.cli import UserError
 from classifier.intake import staging
 from classifier.intake.names import safe_name
+from classifier.text import text_width
 from tests.raw_pictures import cats_and_dogs, make_folder, make_zip, picture, tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +215,7 @@ def test_chinese_names_and_table(run, tmp_path):
     source = make_zip(tmp_path / "宠物.zip", members, "gbk")
     lines = run(source, "--output", "数据 集")
     assert counts(tmp_path / "数据 集")["train"] == {"猫": 4, "大狗": 4, "x": 4}
-    assert {prepare.columns_of(line) for line in lines[:5]} == {prepare.columns_of(lines[0])}
+    assert {text_width(line) for line in lines[:5]} == {text_width(lines[0])}
     assert lines[-1] == 'Next: python train.py --data "数据 集"'
 
 

@@ -1,0 +1,27 @@
+"""Text in columns, on a terminal and in figures; a Chinese character is two columns wide."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+
+def text_width(text: str) -> int:
+    """Columns of a text."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """The text if it has at most `width` columns, otherwise its start and an ellipsis."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) >= width:
+        text = text[:-1]
+    return text + "…"
+
+
+def print_table(rows: Iterable[Sequence[object]], width: int = 11) -> None:
+    """Print rows with their first cell to the left and the others, `width` columns each, to the right."""
+    lines = [[str(cell) for cell in row] for row in rows]
+    first = max(text_width(line[0]) for line in lines)
+    for name, *cells in lines:
+        columns = (" " * (width - text_width(cell)) + cell for cell in cells)
+        print(name + " " * (first - text_width(name)) + "".join(columns))
