@@ -157,9 +157,13 @@ def fill(
             shown += "".join([f"; {name} {problem}" for name, of, problem in rejected if of == label][:1])
             raise UserError(f"class '{label}' has no picture to train with ({shown}): add some, or leave the class out")
 
+    files = name_files(pictures, sides, folders)
     places = [scratch / str(number) for number, one in enumerate(seen) if not one.problem]
-    move(list(zip(pictures, sides, places, strict=True)), folders, result)
-    doubles = duplicates.report(pictures, rulings, sides)
+    for file, place in zip(files, places, strict=True):
+        if file:
+            (result / file).parent.mkdir(parents=True, exist_ok=True)
+            place.rename(result / file)
+    doubles = duplicates.report(pictures, rulings, files)
     write_csv(result / "rejected.csv", ("picture", "class", "reason"), rejected)
     write_csv(result / "duplicates.csv", duplicates.COLUMNS, doubles)
 
@@ -176,19 +180,20 @@ def fill(
     return table, [remark for remark, holds in remarks.items() if holds]
 
 
-def move(decided: list[tuple[duplicates.Picture, str, Path]], folders: dict[str, str], result: Path) -> None:
-    """Move each (picture, side, place) from its place to `result/<side>/<class>/<name>`."""
+def name_files(pictures: Sequence[duplicates.Picture], sides: Sequence[str], folders: dict[str, str]) -> list[str]:
+    """ "<side>/<class>/<name>" for each picture, "" for those left out."""
+    files = [""] * len(pictures)
     taken = set()
-    for picture, side, place in sorted(decided, key=lambda row: (row[0].name, row[0].sha256)):
-        if side:
-            folder = result / side / folders[picture.label]
-            name = safe_name(re.split(r"[/\\]", picture.name)[-1])
+    for i in sorted(range(len(pictures)), key=lambda i: (pictures[i].name, pictures[i].sha256)):
+        if sides[i]:
+            folder = f"{sides[i]}/{folders[pictures[i].label]}"
+            name = safe_name(re.split(r"[/\\]", pictures[i].name)[-1])
             if (folder, name.casefold()) in taken:  # two folders of the source have a picture of this name
                 stem, dot, ending = name.rpartition(".")
-                name = f"{stem[:40]}-{picture.sha256}{dot}{ending}"
+                name = f"{stem[:40]}-{pictures[i].sha256}{dot}{ending}"
             taken.add((folder, name.casefold()))
-            folder.mkdir(parents=True, exist_ok=True)
-            place.rename(folder / name)
+            files[i] = f"{folder}/{name}"
+    return files
 
 
 # ---- reports ------------------------------------------------------------------------------------------------------
@@ -223,7 +228,11 @@ def read_manifest(output: Path) -> dict:
 def refuse(output: Path) -> NoReturn:
     """Raise the UserError for an output that holds something else."""
     holds, was = ", ".join(staging.occupied(output, RESULTS)), read_manifest(output)
-    origin = f"made from {was['source']} with --test {was['settings']['test']:g}" if was else "not made by prepare.py"
+    origin = (
+        f"made from {was['source']} with --test {was['settings']['test']:g}"
+        if "source" in was
+        else "not made by prepare.py"
+    )
     raise UserError(
         f"{output} already holds {holds}, {origin}. Two sources, or two splits, are never mixed: "
         "choose another --output, or move these away first"

@@ -43,15 +43,17 @@ class Augment:
         area, stretch = uniform(self.area, 1), uniform(-math.log(self.ratio), math.log(self.ratio)).div(2).exp()
         width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
         left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-        mirror = (uniform(-1, 1).sign() if self.flip else torch.ones(n)) * width
+        mirror = torch.where(uniform(0, 1) < 0.5, -width, width) if self.flip else width
         zero = torch.zeros(n)
         # (N, 2, 3): where in the picture, whose corners are (-1, -1) and (1, 1), each point of the result is taken from
         theta = torch.stack([mirror, zero, left, zero, height, top], dim=1).view(n, 2, 3)
         brightness, contrast = uniform(1 - self.color, 1 + self.color), uniform(1 - self.color, 1 + self.color)
 
         theta, brightness, contrast = (values.to(pixels.device) for values in (theta, brightness, contrast))
-        grid = F.affine_grid(theta, [n, 3, self.size, self.size], align_corners=False)
-        pixels = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        grid = F.affine_grid(theta, [n, 3, self.size, self.size], align_corners=False)  # (N, size, size, 2)
+        last = 1 - 1 / torch.tensor([pixels.shape[3], pixels.shape[2]], device=pixels.device)
+        grid = grid.clamp(-last, last)  # to the outermost pixels: padding_mode="border", which not every device has
+        pixels = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         pixels = pixels * brightness.view(n, 1, 1, 1)
         mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
         return ((pixels - mean) * contrast.view(n, 1, 1, 1) + mean).clamp(0, 255)

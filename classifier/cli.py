@@ -4,9 +4,12 @@ A settings dataclass makes the command line (tyro): its fields are the flags, th
 field is its help. `--help`, a suggestion for a misspelt flag and the choices for a wrong value come with it.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+import tyro
 
 Settings = TypeVar("Settings")
 
@@ -21,13 +24,11 @@ def parse(settings: type[Settings], description: str, args: Sequence[str] | None
     `options` go to `tyro.cli`; `default=` takes an instance whose values replace the field defaults.
     A wrong command line prints what is wrong and exits with status 2.
     """
-    import tyro  # here, so that worker processes that import a script do not pay for it
-
     return tyro.cli(settings, description=description, args=args, **options)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a `UserError` becomes one message and exit status 2, Ctrl-C status 130."""
+    """Run a script's `main` and exit: with status 2 and one message after a `UserError`, with 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -39,3 +40,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission, a name that the system does not allow
+        print(f"error: {error.strerror or error}" + f": {error.filename}" * bool(error.filename), file=sys.stderr)
+        sys.exit(2)

@@ -5,12 +5,13 @@
 torchvision's `ImageFolder` is the index: folder names, sorted, are the classes.
 """
 
+import csv
 import hashlib
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ class Folder:
     classes: list[str]
     paths: list[str]
     labels: list[int]
+    digests: list[bytes] = field(default_factory=list)  # of the files' contents, where `split_validation` read them
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -42,11 +44,19 @@ class Folder:
 
     def subset(self, indices: Sequence[int]) -> "Folder":
         """The pictures at these places, with all classes."""
-        return replace(self, paths=[self.paths[i] for i in indices], labels=[self.labels[i] for i in indices])
+        columns = {name: getattr(self, name) for name in ("paths", "labels", "digests")}
+        return replace(self, **{name: [column[i] for i in indices] for name, column in columns.items()})
+
+    def fingerprint(self) -> str:
+        """Equal for the same contents in the same classes, wherever they lie and whatever they are called."""
+        members = sorted(zip(self.labels, self.digests, strict=True))
+        return hashlib.blake2b(repr((self.classes, members)).encode(), digest_size=16).hexdigest()
 
 
 def class_names(root: Path) -> list[str]:
-    """The sub-folders of `root`, sorted; hidden ones (.ipynb_checkpoints) are no classes."""
+    """The sub-folders of `root`, sorted, without hidden ones (.ipynb_checkpoints); none where `root` does not exist."""
+    if not root.is_dir():
+        return []
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -59,8 +69,12 @@ class _Index(ImageFolder):
 
 
 def has_pictures(root: Path) -> bool:
-    """Whether any sub-folder of `root` holds a picture."""
-    return root.is_dir() and any(map(is_candidate, root.glob("*/**/*")))
+    """Whether any class folder of `root` holds a picture."""
+    return any(_is_picture(root, path) for name in class_names(root) for path in (root / name).rglob("*"))
+
+
+def _is_picture(root: Path, path: str | Path) -> bool:
+    return is_candidate(path) and not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
 
 
 def read_folder(root: Path) -> Folder:
@@ -74,8 +88,11 @@ def read_folder(root: Path) -> Folder:
         raise UserError(f"{root} does not exist. Expected {expected}")
     if not has_pictures(root):
         raise UserError(f"{root} holds no pictures. Expected {expected}")
-    index = _Index(str(root), is_valid_file=is_candidate, allow_empty=True)
+    index = _Index(str(root), is_valid_file=lambda path: _is_picture(root, path), allow_empty=True)
     folder = Folder(root, index.classes, [path for path, _ in index.samples], index.targets)
+    for name in folder.classes:
+        if name.encode("utf-8", "ignore").decode() != name:  # bytes of another system's encoding
+            raise UserError(f"{root} has a class whose name is no text, {name!r}. Rename that folder.")
     empty = [name for name, count in folder.counts().items() if not count]
     if empty:
         raise UserError(f"{root} has classes without pictures: {', '.join(empty)}. Add pictures or remove the folder.")
@@ -90,28 +107,45 @@ def split_validation(folder: Folder, share: float) -> tuple[Folder, Folder]:
     """(training, validation) pictures: from each class the same share, and at least one, is set aside.
 
     What a file contains decides, not its name or place, so the same pictures are set aside in every run and on every
-    machine, and copies of a picture stay together.
+    machine. Copies of a picture in its class stay together; so do those that look the same, where prepare.py has
+    listed them in duplicates.csv beside `folder.root`.
 
     Raises:
-        UserError: a class with a single picture, or nothing left to train with.
+        UserError: a file that cannot be read, or a class with too few different pictures.
     """
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_digest, folder.paths))
+        folder = replace(folder, digests=list(pool.map(_digest, folder.paths)))
+    keys = _smallest_of_group(folder)
     training: list[int] = []
     validation: list[int] = []
     for label, name in enumerate(folder.classes):
-        members = sorted((digests[i], i) for i, other in enumerate(folder.labels) if other == label)
+        members = sorted((keys[i], i) for i, other in enumerate(folder.labels) if other == label)
         wanted = max(1, round(share * len(members)))
-        last = members[wanted - 1][0]  # whatever has the same content as the last one set aside goes with it
-        aside = [i for digest, i in members if digest <= last]
+        last = members[wanted - 1][0]  # whatever has the same key as the last one set aside goes with it
+        aside = [i for key, i in members if key <= last]
         if len(aside) == len(members):
             raise UserError(
-                f"{folder.root / name} has {len(members)} pictures, too few to train with some and set "
+                f"{folder.root / name} has {len(members)} pictures, too few different ones to train with some and set "
                 f"{share:.0%} aside for validation. Add pictures."
             )
         validation += aside
-        training += [i for digest, i in members if digest > last]
+        training += [i for key, i in members if key > last]
     return folder.subset(sorted(training)), folder.subset(sorted(validation))
+
+
+def _smallest_of_group(folder: Folder) -> list[bytes]:
+    """For each picture the smallest digest among those that look like it; its own where nothing does."""
+    report = folder.root.parent / "duplicates.csv"
+    if not report.is_file():
+        return folder.digests
+    with report.open(encoding="utf-8-sig", newline="") as file:
+        groups = {str(Path(row["file"])): row["group"] for row in csv.DictReader(file) if row.get("file")}
+    group = [groups.get(str(Path(path).relative_to(folder.root.parent))) for path in folder.paths]
+    smallest: dict[str, bytes] = {}
+    for number, digest in zip(group, folder.digests, strict=True):
+        if number is not None:
+            smallest[number] = min(digest, smallest.get(number, digest))
+    return [smallest.get(number, digest) for number, digest in zip(group, folder.digests, strict=True)]
 
 
 def _digest(path: str) -> bytes:
@@ -184,8 +218,8 @@ def _collate(items: list) -> tuple[Tensor, Tensor] | PictureError:
 
 
 def _ignore_signals(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # are for the main process, which ends its workers itself
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this one
 
 
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -196,6 +230,7 @@ def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tenso
     """
     for batch in batches:
         if isinstance(batch, PictureError):
-            raise batch
+            # a new one: raising `batch` would tie this frame to itself, and with it the workers, which then outlive it
+            raise PictureError(str(batch))
         pixels, labels = batch
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -44,6 +44,11 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
+def best_epoch(history: list[dict]) -> dict:
+    """The epoch with the highest validation accuracy, among equals that with the smallest validation loss."""
+    return max(history, key=lambda entry: (entry["val"]["accuracy"], -entry["val"]["loss"]))
+
+
 def loss(logits: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats, without label smoothing."""
     return F.cross_entropy(logits, labels).item()

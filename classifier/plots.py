@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
+from classifier.metrics import best_epoch
 from classifier.text import shorten, text_width
 
 # Fonts with Chinese characters, of Linux, Windows and macOS; the first that is installed helps out where the usual one
@@ -161,7 +162,7 @@ def curves(histories: Mapping[str, list[dict]]) -> Figure:
         for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
             for part, look in (("train", {"linestyle": "--", "lw": 1.1, "alpha": 0.8}), ("val", {"lw": 1.8})):
                 axes.plot(epochs, [entry[part][key] for entry in history], color=color, **look, **marker)
-        best = max(history, key=lambda entry: entry["val"]["accuracy"])
+        best = best_epoch(history)
         panels[1].plot(best["epoch"], best["val"]["accuracy"], "o", markersize=9, color=color, markerfacecolor="none")
         label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
         runs.append(Line2D([], [], color=color, lw=1.8, label=label))

@@ -30,8 +30,9 @@ def sample_files() -> dict[Path, tuple[str, str, int]]:
 
 
 def holds_sample_set(root: Path) -> bool:
-    """Whether `root` holds the complete sample set, and so drawings instead of photographs."""
-    return all((root / file).is_file() for file in sample_files())
+    """Whether `root` holds drawings: most of the sample set."""
+    files = sample_files()
+    return sum((root / file).is_file() for file in files) > len(files) / 2
 
 
 def move(source: Path, target: Path) -> None:

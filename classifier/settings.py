@@ -10,6 +10,7 @@ from classifier import checkpoint, cli
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import Precision
+from classifier.intake.names import safe_name
 from zoo import MODELS
 
 
@@ -26,10 +27,10 @@ class Settings:
     name: str = ""
     """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
     resume: str = ""
-    """Go on from this module/NAME.last.pth, with its settings; epochs, workers, device and precision may change."""
+    """Go on from this module/NAME.last.pth, with its settings; epochs, data, workers, device, precision may change."""
 
     epochs: int = 10
-    """How often every picture is shown."""
+    """How often every picture is shown. The learning rate falls over all of them, also when --resume adds some."""
     batch_size: int = 32
     """Pictures per step."""
     lr: float = 1e-3
@@ -81,7 +82,7 @@ RANGES = {
     "workers": (0, 256),
 }  # fmt: skip
 
-MAY_CHANGE_ON_RESUME = {"resume", "epochs", "workers", "device", "precision"}
+MAY_CHANGE_ON_RESUME = {"resume", "epochs", "data", "workers", "device", "precision"}
 
 
 def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
@@ -111,8 +112,9 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
     for name, (low, high) in RANGES.items():
         if not low <= getattr(settings, name) <= high:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; allowed is {low} to {high}.")
-    if Path(settings.name).name != settings.name:
-        raise UserError(f"--name {settings.name} is a path; a plain name is needed. Weights go to module/NAME.pth.")
+    if settings.name and (safe_name(settings.name) != settings.name or settings.name.endswith(".last")):
+        possible = safe_name(settings.name).removesuffix(".last")
+        raise UserError(f"--name {settings.name} cannot be the name of a file on every system; {possible} can.")
     if saved:
         changed = {key for key in vars(settings) if getattr(settings, key) != getattr(defaults, key)}
         refused = sorted(changed - MAY_CHANGE_ON_RESUME)

@@ -37,7 +37,7 @@ def test_copies_in_a_class_are_left_out(run):
     members = cats_and_dogs(10) | {"cat/copy.jpg": picture(3), "cat/0 copy.jpg": picture(3)}
     written, rows = run(members)
     assert len(written) == 20 and side(written, "cat/0 copy.jpg") and not side(written, "cat/copy.jpg")
-    assert rows["cat/3.jpg"]["became"] == "left out" and rows["cat/3.jpg"]["note"] == "same file as cat/0 copy.jpg"
+    assert rows["cat/3.jpg"]["file"] == "" and rows["cat/3.jpg"]["note"] == "same file as cat/0 copy.jpg"
     assert rows["cat/0 copy.jpg"]["match"] == "same file"
 
 
@@ -52,8 +52,12 @@ def test_lookalikes_stay_on_one_side(test, run):
     assert len(written) == len(members) and len(rows) == 50
     sides = {}
     for row in rows.values():
-        sides.setdefault(row["group"], set()).add(row["became"])
-        assert row["became"] == side(written, row["picture"]) and row["match"] == "looks the same"
+        sides.setdefault(row["group"], set()).add(row["file"].split("/")[0])
+        assert (
+            row["file"] in written
+            and row["file"].endswith(row["picture"].split("/")[-1])
+            and row["match"] == "looks the same"
+        )
     assert len(sides) == 20 and all(len(both) == 1 for both in sides.values())
     assert {next(iter(both)) for both in sides.values()} == {"train", "test"}
 

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint
+from classifier import checkpoint, checks, metrics
 from classifier.cli import UserError
 from classifier.settings import RECIPES, Settings
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
@@ -31,7 +31,7 @@ def finished(bars, tmp_path_factory):
 
 def test_prints_what_a_person_needs(finished):
     _, done = finished
-    assert "36 photographs to train with, 4 to choose the best epoch with" in done.stdout
+    assert "36 pictures to train with, 4 to choose the best epoch with" in done.stdout
     assert "epoch 3/3   train loss" in done.stdout
     assert "float" in done.stdout  # which precision, and why
     for command in ("python evaluate.py module/run.pth", "python app.py module/run.pth", "tensorboard --logdir logs"):
@@ -45,10 +45,16 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     best = checkpoint.load(folder / "module" / "run.pth")
     assert (best.model, best.classes) == ("resnet18", ["across", "down"])
     assert best.preprocess.size == 32
-    assert best.data == {"root": str(bars), "kind": "photographs", "train": 72, "val": 8}
+    assert best.data == {
+        "root": str(bars),
+        "kind": "pictures",
+        "train": 72,
+        "val": 8,
+        "fingerprint": best.data["fingerprint"],
+    }
     history = best.scores["history"]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
-    chosen = max(history, key=train.quality)
+    chosen = metrics.best_epoch(history)
     assert best.scores["val"] == chosen["val"] | {"epoch": chosen["epoch"], "count": 8}
     assert best.settings["epochs"] == 3
     assert best.network()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
@@ -117,7 +123,7 @@ def call(monkeypatch, folder: Path, *arguments: object) -> None:
         (["--batch-size", "100"], "--batch-size is 100, but there are 72 pictures"),
         (["--epochs", "0"], "--epochs is 0; allowed is 1 to"),
         (["--val", "1.5"], "--val is 1.5; allowed"),
-        (["--name", "a/b"], "is a path; a plain name"),
+        (["--name", "a/b"], "a/b cannot be the name"),
         (["--device", "cuda:9"], "--device cuda:9 cannot be used"),
         (["--resume", "module/none.last.pth"], "does not exist"),
         (["--resume", "module/run.pth"], "cannot be resumed"),
@@ -146,8 +152,8 @@ def test_pictures_in_the_wrong_place_are_found(tmp_path, monkeypatch):
 
 
 def test_a_disk_too_small_is_found_before_the_work(bars, tmp_path, monkeypatch):
-    usage = train.shutil.disk_usage(tmp_path)._replace(free=50_000_000)
-    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage)
+    usage = checks.shutil.disk_usage(tmp_path)._replace(free=50_000_000)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="need 447 MB in module, but 50 MB are free"):
         call(monkeypatch, tmp_path, "--data", bars)
 
@@ -198,10 +204,10 @@ def test_average_follows_the_weights():
     with torch.no_grad():
         network.weight.fill_(3.0)
     network.num_batches_tracked += 7
-    train.update_average(average, network, 0.9, step=10**6)
+    train.update_ema(average, network, 0.9, step=10**6)
     assert average.weight.tolist() == pytest.approx([0.9 * 1 + 0.1 * 3] * 2)
     assert average.num_batches_tracked == 7
-    train.update_average(average, network, 0.0, step=10**6)  # no average: the weights themselves
+    train.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
     assert average.weight.tolist() == [3.0, 3.0]
 
 

@@ -21,7 +21,7 @@ NEAR_COARSE = 20  # of the 64 lowest frequencies' bits: those pairs differ in at
 # gradients under 1: the signs of their frequencies are noise, and blank pictures would all count as one.
 LEAST_DETAIL = 2.0
 SIZE = 64
-COLUMNS = ["group", "class", "picture", "match", "became", "note"]
+COLUMNS = ["group", "class", "picture", "match", "file", "note"]  # file: where it went, empty for those left out
 
 
 class Picture(NamedTuple):
@@ -112,10 +112,10 @@ def _exact_too(pictures: Sequence[Picture], group: np.ndarray) -> list[int]:
     return [first.setdefault(picture.sha256, int(number)) for picture, number in zip(pictures, group, strict=True)]
 
 
-def report(pictures: Sequence[Picture], rulings: Sequence[Ruling], sides: Sequence[str]) -> list[tuple]:
+def report(pictures: Sequence[Picture], rulings: Sequence[Ruling], files: Sequence[str]) -> list[tuple]:
     """The rows of duplicates.csv, COLUMNS: every picture that has a double, group by group.
 
-    `sides` says where each picture went: "train", "test", or "" for those left out.
+    `files` says where each picture went: "train/cat/cat.0.jpg", or "" for those left out.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for i, ruling in enumerate(rulings):
@@ -132,7 +132,7 @@ def report(pictures: Sequence[Picture], rulings: Sequence[Ruling], sides: Sequen
             pictures[i].label,
             pictures[i].name,
             "same file" if len({pictures[j].sha256 for j in same}) == 1 else "looks the same",
-            sides[i] or "left out",
+            files[i],
             "; ".join(filter(None, ["in two classes" if rulings[i].conflict else "", rulings[i].left_out])),
         )
         for number, same in enumerate(groups, 1)

@@ -1,0 +1,74 @@
+"""Can this run start? What would only go wrong later is found before the first batch."""
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from classifier import data
+from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
+from classifier.pictures import is_candidate
+from classifier.sample import draw_sample_set, holds_sample_set
+from classifier.settings import Settings
+
+
+def find_pictures(folder: str) -> tuple[Path, str]:
+    """(folder that holds train/, what is in it): the user's pictures, or the drawings where there are none yet."""
+    root = Path(folder)
+    if folder != Settings.data or data.has_pictures(root / "train"):
+        return root, "drawings" if holds_sample_set(root) else "pictures"
+    others = [path for path in root.glob("[!.]*") if path.name != "sample"]
+    misplaced = sorted(path.name for path in others if path.is_dir() and any(map(is_candidate, path.rglob("*"))))
+    if misplaced:
+        raise UserError(
+            f"{root} has pictures in {', '.join(misplaced)}, but they belong in {root / 'train'}/<class>/.\n"
+            f"Move them elsewhere and let python prepare.py FOLDER sort them into {root}."
+        )
+    print(
+        f"{root} holds no photographs yet, so this run learns from drawings of cats and dogs, {root / 'sample'}.\n"
+        "For photographs:  python prepare.py --download        Microsoft's 25,000 cats and dogs (825 MB)\n"
+        "                  python prepare.py FILE_OR_FOLDER    Kaggle's train.zip, or pictures of your own\n",
+        flush=True,
+    )
+    draw_sample_set(root / "sample")
+    return root / "sample", "drawings"
+
+
+def check_pictures(root: Path, training: data.Folder, settings: Settings) -> None:
+    """What would only go wrong later: classes that differ from the test pictures', a batch larger than the set."""
+    classes = data.class_names(root / "test")
+    if classes and classes != training.classes:
+        raise UserError(
+            f"{root / 'train'} has the classes {', '.join(training.classes)}, but {root / 'test'} has "
+            f"{', '.join(classes)}. They have to be the same folders."
+        )
+    if settings.batch_size > len(training):
+        raise UserError(
+            f"--batch-size is {settings.batch_size}, but there are {len(training)} pictures to train with. "
+            f"Add pictures, or use --batch-size {max(2, len(training) // 8)}."
+        )
+
+
+def check_disk(network: nn.Module, folder: Path) -> None:
+    """Raise a UserError where the run's weights would not fit into `folder`."""
+    # once in NAME.pth, four times in NAME.last.pth (average, network, Adam's two), and copies of both while writing
+    needed = 10 * sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"The weights need {needed / 1e6:.0f} MB in {folder}, but {free / 1e6:.0f} MB are free.")
+
+
+def check_resumed(saved: Checkpoint, training: data.Folder, settings: Settings) -> None:
+    """Raise a UserError where going on would not be the same run."""
+    if len(saved.resume["history"]) >= settings.epochs:
+        raise UserError(
+            f"{saved.path} has finished its {settings.epochs} epochs. --epochs {2 * settings.epochs} would train it "
+            "further, with a learning rate that falls over all of them."
+        )
+    if saved.data["fingerprint"] != training.fingerprint():
+        raise UserError(
+            f"{saved.path} learned from other pictures or classes than {training.root} holds now: from "
+            f"{saved.data['train']:,} then, {len(training):,} now. Bring them back, or start a new run."
+        )
