@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from tyro import conf
 
@@ -31,7 +31,7 @@ from classifier import cli, data, metrics, plots
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.data import Folder
-from classifier.device import Compute, Precision, choose, device_name
+from classifier.device import Compute, Precision, choose, device_name, dtype_name
 from classifier.pictures import is_candidate
 from classifier.text import print_table, shorten
 
@@ -83,8 +83,9 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"pictures   {root}, {len(folder):,} of {brief(folder.classes)}")
     print(f"device     {compute}", flush=True)
 
+    network = checkpoint.network().to(compute.device, memory_format=torch.channels_last)
     start = time.perf_counter()
-    logits, labels = infer(checkpoint, folder, compute, settings)
+    logits, labels = infer(checkpoint, network, folder, compute, settings)
     seconds = time.perf_counter() - start
 
     report = {
@@ -98,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "seconds": seconds,  # from file to logits: reading, decoding, resizing, network
         "milliseconds_per_picture": 1000 * seconds / len(folder),
         "device": device_name(compute.device),
-        "precision": str(compute.dtype).removeprefix("torch."),
+        "precision": dtype_name(compute.dtype),
         "batch_size": settings.batch_size,
         "workers": settings.workers,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -155,9 +156,10 @@ def brief(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f", ... and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def infer(checkpoint: Checkpoint, folder: Folder, compute: Compute, settings: Settings) -> tuple[Tensor, Tensor]:
+def infer(
+    checkpoint: Checkpoint, network: nn.Module, folder: Folder, compute: Compute, settings: Settings
+) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) and labels (N,), with a progress bar where there is a terminal."""
-    network = checkpoint.network().to(compute.device, memory_format=torch.channels_last)
     batches = data.loader(data.Pictures(folder, checkpoint.preprocess), settings.batch_size, settings.workers)
 
     def shown() -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,11 +24,12 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f"{path} could not be written: {error}. Free some space or choose another place."
@@ -99,6 +100,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     finally:
         with contextlib.suppress(OSError):  # where the folder is none, for instance
             temporary.unlink()
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """`replace`, tried for some seconds: on Windows it fails while a reader or a virus scanner has the file."""
+    for _ in range(20):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            time.sleep(0.25)
+    temporary.replace(path)
 
 
 def add_scores(path: Path, part: str, scores: dict) -> None:
@@ -188,8 +202,8 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
         values = {name: content[name] for name in names if name in content}
         values["preprocess"] = Preprocess.from_dict(content["preprocess"])
         checkpoint = Checkpoint(**values)
-        if not all(isinstance(name, str) for name in checkpoint.classes):
-            raise TypeError("class names are not text")
+        if not all(isinstance(name, str) and PureWindowsPath(name).name == name for name in checkpoint.classes):
+            raise TypeError("class names have to be text, each the name of a folder")
         for name in ("scores", "data", "settings", "versions", "resume"):
             if not isinstance(getattr(checkpoint, name), dict):
                 raise TypeError(f"{name} is not a dictionary")
@@ -205,6 +219,8 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
 
 def _plain(path: Path, content: Mapping) -> Checkpoint:
     """A state_dict says neither classes nor preprocessing; only its shapes tell which network it belongs to."""
+    if isinstance(content.get("state_dict"), Mapping):  # scripts that save more than the weights put them there
+        content = content["state_dict"]
     weights = {}
     for name, value in content.items():
         name = str(name)
@@ -213,11 +229,12 @@ def _plain(path: Path, content: Mapping) -> Checkpoint:
         weights[name] = value
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} is neither a .pth of train.py nor a plain state_dict.")
-    classes = list(weights.values())[-1].shape[:1].numel()  # the last one is the bias of the last layer
-    for model in MODELS:
-        if _shapes(weights) == _shapes_of(model, classes):
-            break
-    else:
+    for name in [name for name in weights if name.endswith("running_var")]:  # PyTorch 0.4.0 did not count batches
+        weights.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
+    last = [value for value in weights.values() if value.ndim == 2][-1:]  # the matrix of the last linear layer
+    classes = max(1, len(last[0])) if last else 1
+    model = next((name for name in MODELS if _shapes(weights) == _shapes_of(name, classes)), None)
+    if model is None:
         raise CheckpointError(f"{path} holds a state_dict that fits none of {', '.join(MODELS)}.")
     # 1000 classes are ImageNet's, with torchvision's preprocessing; older scripts squash and use mean and std 0.5
     half = (0.5, 0.5, 0.5)

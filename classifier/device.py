@@ -12,11 +12,12 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, a number format for convolutions and matrix products, and why they were chosen."""
+    """A device, a number format for convolutions and matrix products, and why these."""
 
     device: torch.device
     dtype: torch.dtype
-    reason: str
+    why_device: str
+    why_dtype: str
 
     def autocast(self) -> torch.autocast:
         """The context in which the network runs; with float32 it changes nothing."""
@@ -24,7 +25,7 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
 
     def __str__(self) -> str:
-        return f"{device_name(self.device)}, {str(self.dtype).removeprefix('torch.')} ({self.reason})"
+        return f"{device_name(self.device)} ({self.why_device}), {dtype_name(self.dtype)} ({self.why_dtype})"
 
 
 def choose(device: str = "auto", precision: Precision = "auto") -> Compute:
@@ -37,43 +38,54 @@ def choose(device: str = "auto", precision: Precision = "auto") -> Compute:
     Raises:
         UserError: there is no such device.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--device {device} cannot be used ({reason}). Here there are: {', '.join(['cpu', *found])}."
-        ) from None
+    chosen, why_device = _device(device)
     if precision != "auto":
-        return Compute(chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], "as asked")
-    native, why = _native_bf16(chosen)
-    return Compute(chosen, torch.bfloat16 if native else torch.float32, why)
+        return Compute(chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], why_device, "as asked")
+    native, why_dtype = _native_bf16(chosen)
+    return Compute(chosen, torch.bfloat16 if native else torch.float32, why_device, why_dtype)
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        best = next((kind for kind, there in found.items() if there), "cpu")
+        return torch.device(best), "the fastest here" if best != "cpu" else "PyTorch finds no GPU"
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *["mps"] * found["mps"]]
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used ({reason}). Here there are: {', '.join(there)}.") from None
+    return chosen, "as asked"
 
 
 def _native_bf16(device: torch.device) -> tuple[bool, str]:
     """Whether bfloat16 is computed by hardware; where it is emulated it is slower than float32, not faster."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return native, f"a GPU {'with' if native else 'without'} bfloat16 units"
-    if device.type == "cpu":
-        native = any(_cpu().get(name) for name in ("avx512_bf16", "amx_bf16"))
-        return native, f"a CPU {'with' if native else 'without'} bfloat16 instructions"
-    return False, "bfloat16 brings nothing here"
+    elif device.type == "cpu":
+        names = ("avx512_bf16", "amx_bf16")
+        if hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.12 and later
+            native = any(torch.cpu.get_capabilities().get(name) for name in names)
+        else:
+            checks = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile"))
+            native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    else:
+        return False, "bfloat16 brings nothing here"
+    return native, "it computes that natively" if native else "it has no native bfloat16, which would be slower"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "bfloat16", "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
     """ "NVIDIA H200", "AMD EPYC, 2 threads": for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return (
-        f"{_cpu().get('cpu_name') or 'CPU'}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-    )
-
-
-def _cpu() -> dict:
-    """What the CPU can do and is called, as PyTorch sees it; nothing on versions that do not say (before 2.12)."""
-    return dict(getattr(torch.cpu, "get_capabilities", dict)())
+    if device.type == "cpu":
+        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "CPU")
+        return f"{name}, {torch.get_num_threads()} threads"
+    return device.type

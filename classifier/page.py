@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 
 from classifier.checkpoint import Checkpoint
-from classifier.device import Compute, device_name
+from classifier.device import Compute, device_name, dtype_name
 from classifier.pictures import PictureError
 
 SHOWN = 5  # classes in an answer; programs get all of them
@@ -112,7 +112,7 @@ def about(checkpoint: Checkpoint, compute: Compute) -> str:
         "Learned from": escape(learned),
         "Classes": f"{len(classes)}: {', '.join(map(words, classes[:20]))}{', ...' * (len(classes) > 20)}",
         "Network": f"{network_name(checkpoint)}, which sees {preprocess.size} × {preprocess.size} pixels",
-        "Computed on": escape(f"{device_name(compute.device)}, {str(compute.dtype).removeprefix('torch.')}"),
+        "Computed on": escape(f"{device_name(compute.device)}, {dtype_name(compute.dtype)}"),
         "Note": escape(checkpoint.assumed),
         "For programs": f"<code>{CALL}</code>",
     }

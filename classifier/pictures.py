@@ -45,7 +45,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # remarks on 
 
 
 class PictureError(UserError):
-    """Not a picture, a damaged one, or one that is too large. The message is one clause without the file's name."""
+    """Not a picture, a damaged one, or one that is too large. `open_picture` says what it is, not which file."""
 
 
 def is_candidate(name: str | os.PathLike) -> bool:

@@ -289,6 +289,23 @@ def test_plain_state_dicts(tmp_path, name, prefix):
     assert all(torch.equal(received[key], value) for key, value in weights.items())
 
 
+def test_plain_state_dicts_of_very_old_and_of_wrapping_scripts(tmp_path):
+    weights = torchvision.models.resnet18(num_classes=2).state_dict()
+    old = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    torch.save({"epoch": 3, "state_dict": old}, tmp_path / "x.pth")
+    received = checkpoints.load(tmp_path / "x.pth").network().state_dict()
+    assert received.keys() == weights.keys()
+    assert all(torch.equal(received[key], value) for key, value in old.items())
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "C:\\x"])
+def test_class_names_that_are_paths_are_refused(tmp_path, name):
+    weights = MODELS["resnet18"](num_classes=2).state_dict()
+    checkpoints.save(Checkpoint("resnet18", ["cat", name], Preprocess(), weights), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="name of a folder"):
+        checkpoints.load(tmp_path / "x.pth")
+
+
 def test_a_thousand_classes_are_imagenets(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "x.pth")
     loaded = checkpoints.load(tmp_path / "x.pth")

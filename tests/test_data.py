@@ -75,6 +75,35 @@ def test_copies_of_a_picture_stay_together(root):
     assert not seen[0] & seen[1]
 
 
+def test_pictures_that_prepare_found_alike_stay_together(root):
+    files = sorted((root / "猫").iterdir())
+    pairs = list(zip(files[::2], files[1::2], strict=True))
+    rows = [f"{number},猫,,looks the same,train/猫/{path.name}," for number, pair in enumerate(pairs) for path in pair]
+    report = root.parent / "duplicates.csv"
+    report.write_text("\n".join(["group,class,picture,match,file,note", *rows]), encoding="utf-8-sig")
+    _, validation = data.split_validation(data.read_folder(root), 0.3)
+    for first, second in pairs:
+        assert (str(first) in validation.paths) == (str(second) in validation.paths)
+    assert validation.counts()["猫"] == 6
+
+
+def test_hidden_files_and_folders_are_no_pictures(root):
+    hidden = root / "猫" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    shutil.copy(root / "猫" / "0.png", hidden / "0-checkpoint.png")
+    assert len(data.read_folder(root)) == 30
+    assert not data.has_pictures(root / "猫")
+
+
+def test_fingerprint_tells_contents_and_classes_not_names_or_places(root, tmp_path):
+    first = data.split_validation(data.read_folder(root), 0.2)[0].fingerprint()
+    shutil.copytree(root, tmp_path / "copy")
+    (tmp_path / "copy" / "猫" / "0.png").rename(tmp_path / "copy" / "猫" / "other.png")
+    assert data.split_validation(data.read_folder(tmp_path / "copy"), 0.2)[0].fingerprint() == first
+    (tmp_path / "copy" / "猫").rename(tmp_path / "copy" / "cat")
+    assert data.split_validation(data.read_folder(tmp_path / "copy"), 0.2)[0].fingerprint() != first
+
+
 def test_too_few_to_set_aside(tmp_path):
     fill(tmp_path / "a", 1, 0)
     fill(tmp_path / "b", 5, 9)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
+import train
+import zoo
 from classifier import checkpoint, data, device, metrics
-from classifier.checkpoint import Checkpoint
 from classifier.drawing import draw
 from classifier.pictures import ORIENTATION
-from classifier.preprocess import Preprocess
 from tests.conftest import run_script
 from tests.running_page import address, app_process, picture
 
@@ -55,38 +56,54 @@ def test_train_evaluate_app(folder):
 
 
 def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
+    root = tmp_path / "odd" / "train"
+    (root / "a").mkdir(parents=True)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    picture().save(tmp_path / "a" / "turned.jpg", exif=exif)
+    picture().save(root / "a" / "turned.jpg", exif=exif)
     clear = picture().convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
-    clear.save(tmp_path / "a" / "clear.png")
-    Image.fromarray(np.arange(0, 65536, 7, dtype=np.uint16)[:9000].reshape(90, 100)).save(tmp_path / "a" / "grey.png")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    clear.save(root / "a" / "clear.png")
+    Image.fromarray(np.arange(0, 65536, 7, dtype=np.uint16)[:9000].reshape(90, 100)).save(root / "a" / "grey.png")
+    shutil.copytree(root / "a", root / "b")
 
     seen: list[torch.Tensor] = []
 
     class Notes(torch.nn.Module):
-        def forward(self, x):
-            seen.extend(x.clone())
-            return torch.zeros(len(x), 2)
+        """A network that notes what it is given."""
 
-    preprocess = Preprocess(48)
-    described = Checkpoint("resnet18", ["a", "b"], preprocess, {})
-    monkeypatch.setattr(Checkpoint, "network", lambda self: Notes())
+        def __init__(self, num_classes: int):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, num_classes)
+
+        def forward(self, x):
+            seen.extend(x.detach().clone())
+            return self.fc(x.mean(dim=(2, 3)))
+
+    monkeypatch.setitem(zoo.MODELS, "resnet18", Notes)
+    monkeypatch.chdir(tmp_path)
+    arguments = "--data odd --name odd --size 48 --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3"
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split(), "--device", "cpu", "--precision", "fp32"])
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    train.main()
+    trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black picture
+
+    folder = data.read_folder(root)
+    saved = checkpoint.load(tmp_path / "module" / "odd.pth")
     compute = device.choose("cpu", "fp32")
-    folder = data.read_folder(tmp_path)
-    batches = data.loader(data.Pictures(folder, preprocess), 4, workers=0)
-    metrics.infer(Notes(), data.on_device(batches, compute.device), preprocess, compute)
+    seen.clear()
+    batches = data.loader(data.Pictures(folder, saved.preprocess), 4, workers=0)
+    metrics.infer(saved.network(), data.on_device(batches, compute.device), saved.preprocess, compute)
     evaluated = list(seen)
     assert len(evaluated) == 6
 
-    classify = app.classifier(described, compute)
+    classify = app.classifier(saved, compute)
     seen.clear()
     for path in folder.paths:
         classify(path)
-    trained = [preprocess.normalize(data.Pictures(folder, preprocess)[i][0]) for i in range(6)]
-    for there, here, page in zip(evaluated, trained, seen, strict=True):
+    for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)
-        assert torch.equal(there, page)
+    assert len(trained) == 6  # four to train with, two to validate with
+    for x in trained:
+        assert any(torch.equal(x, other) for other in evaluated)
+    assert len({x.numpy().tobytes() for x in trained}) == 3

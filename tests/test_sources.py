@@ -101,6 +101,15 @@ def test_names_without_the_utf8_flag(encoding, tmp_path):
     assert triples(found(source, tmp_path)) == {(name, label, None) for name, label in names.items()}
 
 
+def test_parts_beside_something_else_are_not_guessed(tmp_path):
+    members = [f"{part}/cat/1.jpg" for part in ("train", "valid")] + ["sample/cat/1.jpg"]
+    source = make_zip(tmp_path / "a.zip", dict.fromkeys(members, JPEG))
+    with pytest.raises(UserError, match="beside train, valid there is sample"):
+        found(source, tmp_path)
+    vehicles = make_zip(tmp_path / "b.zip", dict.fromkeys(["train/1.jpg", "bus/1.jpg"], JPEG))
+    assert triples(found(vehicles, tmp_path)) == {("train/1.jpg", "train", None), ("bus/1.jpg", "bus", None)}
+
+
 def test_backslashes_in_zip_names(tmp_path):
     source = make_zip(tmp_path / "a.zip", {"set\\cats\\1.jpg": JPEG, "set\\dogs\\1.jpg": JPEG, "set\\empty\\": b""})
     assert triples(found(source, tmp_path)) == {("set/cats/1.jpg", "cats", None), ("set/dogs/1.jpg", "dogs", None)}

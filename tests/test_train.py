@@ -1,5 +1,6 @@
 """train.py: a whole run as a process, what it leaves behind, stopping and going on, and its errors."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,65 @@ def call(monkeypatch, folder: Path, *arguments: object) -> None:
     train.main()
 
 
+def stop_after(monkeypatch, steps: int) -> None:
+    """Let the next run receive a signal in its step number `steps`."""
+    received, made, update = [], [], train.update_ema
+
+    def count(*arguments):
+        update(*arguments)
+        made.append(1)
+        if len(made) == steps:
+            received.append(signal.SIGTERM)
+
+    monkeypatch.setattr(train, "update_ema", count)
+    monkeypatch.setattr(train, "stop_on_signal", lambda: received)
+
+
+def test_stopped_at_any_step_and_resumed_nothing_differs(bars, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    arguments = ("--data", bars, "--epochs", 2, *QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_signal", list)
+        call(patch, whole, *arguments)
+    for stop in (1, 3, 2, 1):  # in the first epoch; in its last step; in the second; there again; then to the end
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            stop_after(patch, stop)
+            call(patch, parts, *arguments)
+        assert ended.value.code == 128 + signal.SIGTERM
+        arguments = ("--resume", "module/run.last.pth")
+    assert len(checkpoint.load(parts / "module" / "run.last.pth").resume["history"]) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_signal", list)
+        call(patch, parts, *arguments)
+    for name in ("run.pth", "run.last.pth"):
+        expected, found = (checkpoint.load(folder / "module" / name) for folder in (whole, parts))
+        assert all(torch.equal(value, found.state_dict[key]) for key, value in expected.state_dict.items())
+    for there, here in zip(expected.resume["history"], found.resume["history"], strict=True):
+        assert there["val"] == here["val"]
+        assert there["train"]["loss"] == pytest.approx(here["train"]["loss"])
+        assert there["train"]["accuracy"] == here["train"]["accuracy"]
+
+
+def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, bars, tmp_path, monkeypatch):
+    folder, _ = finished
+    last = folder / "module" / "run.last.pth"
+    again = ("--resume", last, "--epochs", 4, "--data")
+    with pytest.raises(UserError, match="would be overwritten"):  # a copy must not write over the run it is from
+        shutil.copy(last, tmp_path / "copy.last.pth")
+        call(monkeypatch, folder, "--resume", tmp_path / "copy.last.pth", "--epochs", 4)
+    shutil.copytree(bars, tmp_path / "moved")
+    (tmp_path / "moved" / "train" / "down").rename(tmp_path / "moved" / "train" / "above")
+    shutil.rmtree(tmp_path / "moved" / "test")
+    with pytest.raises(UserError, match="learned from other pictures or classes"):
+        call(monkeypatch, folder, *again, tmp_path / "moved")
+    (tmp_path / "moved" / "train" / "above").rename(tmp_path / "moved" / "train" / "down")
+    next((tmp_path / "moved" / "train" / "down").iterdir()).unlink()
+    with pytest.raises(UserError, match="learned from other pictures or classes"):
+        call(monkeypatch, folder, *again, tmp_path / "moved")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,6 +189,8 @@ def call(monkeypatch, folder: Path, *arguments: object) -> None:
         (["--resume", "module/run.pth"], "cannot be resumed"),
         (["--resume", "module/run.last.pth", "--lr", "0.5", "--epochs", "9"], "lr 0.001 -> 0.5"),
         (["--name", "run"], "would be overwritten"),
+        (["--name", "run.last"], "run can"),
+        (["--name", "a:b"], "a_b can"),
     ],
 )
 def test_errors_before_the_first_batch(finished, bars, monkeypatch, arguments, message):
@@ -147,7 +209,14 @@ def test_classes_have_to_be_those_of_the_test_pictures(tmp_path, monkeypatch):
 
 def test_pictures_in_the_wrong_place_are_found(tmp_path, monkeypatch):
     make_pictures(tmp_path / "dataset", {"cat": 2, "dog": 2})
-    with pytest.raises(UserError, match="pictures in cat, dog, but they belong in dataset/train/<class>/"):
+    with pytest.raises(UserError, match=r"pictures in cat, dog, but they belong in dataset.train/<class>/"):
+        call(monkeypatch, tmp_path)
+
+
+def test_kaggles_flat_folder_is_not_taken_for_none(tmp_path, monkeypatch):
+    (tmp_path / "dataset" / "train").mkdir(parents=True)
+    (tmp_path / "dataset" / "train" / "cat.0.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pictures in train, but they belong in dataset.train/<class>/"):
         call(monkeypatch, tmp_path)
 
 
@@ -203,10 +272,12 @@ def test_average_follows_the_weights():
     network, average = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
     with torch.no_grad():
         network.weight.fill_(3.0)
+        network.running_mean.fill_(5.0)
     network.num_batches_tracked += 7
     train.update_ema(average, network, 0.9, step=10**6)
     assert average.weight.tolist() == pytest.approx([0.9 * 1 + 0.1 * 3] * 2)
     assert average.num_batches_tracked == 7
+    assert average.running_mean.tolist() == pytest.approx([0.1 * 5] * 2)
     train.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
     assert average.weight.tolist() == [3.0, 3.0]
 

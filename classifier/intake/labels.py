@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from classifier.cli import UserError
 from classifier.pictures import is_candidate
 
 SPLITS = {
@@ -29,7 +30,13 @@ def labels(paths: list[tuple[str, ...]]) -> list[tuple[str | None, str | None]]:
         depth += 1
     wrapper = below[0][:depth] if below else ()
     tops = {path[depth] for path in below if len(path) > depth + 1}
-    is_split = bool(tops) and all(top.lower() in SPLITS for top in tops)
+    parts = sorted(top for top in tops if top.lower() in SPLITS)
+    is_split = bool(tops) and len(parts) == len(tops)
+    if len(parts) > 1 and not is_split:
+        raise UserError(
+            f"beside {', '.join(parts)} there is {', '.join(sorted(tops - set(parts)))}: the first are parts of a "
+            "split, and what the others are is unclear. Give a folder or zip without them"
+        )
     answers = []
     for path in paths:
         rest = path[depth:] if path[:depth] == wrapper else ()
