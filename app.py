@@ -161,7 +161,7 @@ def free_port(host: str, wanted: int) -> int:
     raise UserError(f"no port from {wanted} to {port} is free. Give another one with --port.")
 
 
-def page(checkpoint: Checkpoint, compute: Compute) -> gr.Blocks:
+def page(checkpoint: Checkpoint, compute: Compute, shared: bool) -> gr.Blocks:
     """The page, and /classify for programs."""
     classify = classifier(checkpoint, compute)
 
@@ -183,7 +183,7 @@ def page(checkpoint: Checkpoint, compute: Compute) -> gr.Blocks:
             raise gr.Error(html.sentence(error), print_exception=False) from None
 
     with gr.Blocks(title=html.question(checkpoint.classes), delete_cache=(3600, 24 * 3600)) as blocks:
-        gr.HTML(html.introduction(checkpoint), elem_id="introduction")
+        gr.HTML(html.introduction(checkpoint, shared), elem_id="introduction")
         with gr.Row(elem_id="main"):
             picture = Picture(
                 label="Picture",
@@ -234,7 +234,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as uploads:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(uploads).resolve())
-        blocks = page(checkpoint, compute)
+        blocks = page(checkpoint, compute, settings.share)
         blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
             server_port=port,

@@ -9,7 +9,7 @@
 Every picture is decoded in full. Bad ones and copies are left out and listed in rejected.csv and duplicates.csv; what
 looks the same never lies on both sides of the split. The source is never changed.
 
-Expected: 22,000 of Kaggle's photographs (200 x 200) take 15 s on two processor cores. 59 of them are doubles, in 29
+Expected: 22,000 of Kaggle's photographs (200 x 200) take 15 s on two processor cores. 59 of them are alike, in 29
 groups: 5 exact copies are left out, and two pictures are there both as a cat and as a dog.
 """
 
@@ -163,15 +163,15 @@ def fill(
         if file:
             (result / file).parent.mkdir(parents=True, exist_ok=True)
             place.rename(result / file)
-    doubles = duplicates.report(pictures, rulings, files)
+    alike = duplicates.report(pictures, rulings, files)
     write_csv(result / "rejected.csv", ("picture", "class", "reason"), rejected)
-    write_csv(result / "duplicates.csv", duplicates.COLUMNS, doubles)
+    write_csv(result / "duplicates.csv", duplicates.COLUMNS, alike)
 
     conflicts = sum(ruling.conflict for ruling in rulings)
     untested = [label for label, row in table.items() if not row["test"]]
     remarks = {
         f"unreadable (rejected.csv): {len(rejected):,}": rejected,
-        f"with a double (duplicates.csv): {len(doubles):,}, of them in two classes: {conflicts:,}": doubles,
+        f"that look like another one (duplicates.csv): {len(alike):,}, of them in two classes: {conflicts:,}": alike,
         f"pictures without a class, left aside: {found.unlabelled:,}": found.unlabelled,
         f"files that are not pictures: {found.ignored:,}": found.ignored,
         f"without a test picture: {', '.join(untested)}": untested,

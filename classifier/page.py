@@ -27,9 +27,10 @@ def question(classes: list[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}?"
 
 
-def introduction(checkpoint: Checkpoint) -> str:
-    """The title, and what one must know before believing an answer."""
-    text = "Give it a picture and the answer comes by itself. Pictures stay on the machine that runs this page."
+def introduction(checkpoint: Checkpoint, shared: bool) -> str:
+    """The title, and what one must know before believing an answer; `shared` pages are reached through Gradio."""
+    text = "Give it a picture and the answer comes by itself."
+    text += "" if shared else " Pictures stay on the machine that runs this page."
     if checkpoint.data.get("kind") == "drawings":
         text = (
             "<strong>These weights have only ever seen drawings of cats and dogs.</strong> What they say about a "
