@@ -148,11 +148,13 @@ def test_many_at_once(client, tmp_path):
 def test_it_listens_on_this_machine_only(server):
     assert server.address.startswith("http://127.0.0.1:")
     others = [info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+    others = [other for other in others if not other.startswith("127.")]
+    if not others:
+        pytest.skip("this machine has no address but its own")
     port = int(server.address.rstrip("/").rsplit(":", 1)[1])
     for other in others:
-        if not other.startswith("127."):
-            with pytest.raises(OSError):
-                socket.create_connection((other, port), timeout=2)
+        with pytest.raises(OSError):
+            socket.create_connection((other, port), timeout=2)
 
 
 def test_a_taken_port_gives_the_next_one(server):
@@ -184,7 +186,7 @@ def test_what_the_page_says():
     twenty = page.answer({f"class_{i}": i / 190 for i in range(20)}, 0.02)
     assert twenty.count("<li") == page.SHOWN and "and 15 other classes" in twenty and "Class 19" not in twenty
     assert "&lt;i&gt;" in page.answer({"<i>ant</i>": 0.9, "dog": 0.1}, 0.02)
-    assert "<i>" not in page.introduction(Checkpoint("resnet18", CLASSES, Preprocess(), {}))
+    assert "<i>" not in page.introduction(Checkpoint("resnet18", CLASSES, Preprocess(), {}), shared=False)
 
 
 def test_the_score_says_where_it_comes_from():
@@ -197,9 +199,9 @@ def test_the_score_says_where_it_comes_from():
 
 def test_drawings_are_called_drawings():
     drawn = Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}, data={"kind": "drawings"})
-    text = page.introduction(drawn)
+    text = page.introduction(drawn, shared=False)
     assert "only ever seen drawings" in text and "python prepare.py --download" in text and "python train.py" in text
-    assert "drawings" not in page.introduction(Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}))
+    assert "drawings" not in page.introduction(Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}), shared=False)
 
 
 @pytest.mark.parametrize(

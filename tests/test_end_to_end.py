@@ -55,6 +55,20 @@ def test_train_evaluate_app(folder):
     assert right / len(paths) == report["accuracy"]  # the page answers as the evaluation did
 
 
+def test_with_no_pictures_at_all_the_drawings_are_learned(tmp_path):
+    trained = run_script("train.py", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "holds no photographs yet" in trained.stdout
+    assert "python prepare.py --download" in trained.stdout
+    assert "270 drawings to train with" in trained.stdout
+    evaluated = run_script("evaluate.py", cwd=tmp_path)
+    assert "learned from drawings" in evaluated.stdout
+    (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
+    report = json.loads(written.read_text(encoding="utf-8"))
+    assert report["count"] == 120
+    assert report["accuracy"] >= 0.95
+
+
 def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch):
     root = tmp_path / "odd" / "train"
     (root / "a").mkdir(parents=True)
