@@ -21,7 +21,7 @@ from classifier.preprocess import Preprocess
 from zoo import MODELS
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
-CLASSES = ["猫", "dog", "<i>ant</i>"]
+CLASSES = ["猫", "dog", "<i>ant"]
 PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody is there
 
 
