@@ -80,7 +80,7 @@ class Brightness(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3, eps=0))
+        self.layers = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3, eps=1e-12))
 
     def forward(self, x):
         x = self.layers(x)
