@@ -34,7 +34,7 @@ from classifier.cli import UserError
 from classifier.data import Folder
 from classifier.device import Compute, Precision, choose, device_name, dtype_name
 from classifier.pictures import is_candidate
-from classifier.text import print_table, shorten
+from classifier.text import print_table, quoted, shorten
 
 DRAWINGS = "drawings"  # the kind of pictures that the built-in sample set holds
 MANY = 12  # with more classes than these the terminal shows the worst confusions instead of the whole matrix
@@ -70,7 +70,9 @@ def main(args: Sequence[str] | None = None) -> None:
     stamp = path.stat().st_mtime_ns if path.exists() else 0
     checkpoint = checkpoints.load(path)
     own = own_test_folder(checkpoint)
-    root = test_folder(settings.data) if settings.data else own if own and own.is_dir() else Path("dataset/test")
+    if own and not settings.data and not own.is_dir():
+        raise UserError(f"{path} belongs to {own}, which does not exist. Score other pictures with --data DIR.")
+    root = test_folder(settings.data) if settings.data else own or Path("dataset/test")
     folder, assumed = match_classes(data.read_folder(root), checkpoint)
     checkpoint.classes = folder.classes
     compute = choose(settings.device, settings.precision)
@@ -107,11 +109,15 @@ def main(args: Sequence[str] | None = None) -> None:
         "versions": checkpoints.versions(),
     }
     print_report(report)
-    written = write_report(report, checkpoint.scores.get("history"), settings.logs / "evaluate" / path.stem)
+    written = write_report(
+        report,
+        checkpoint.scores.get("history") or checkpoint.resume.get("history"),
+        settings.logs / "evaluate" / path.stem,
+    )
     if not checkpoint.assumed and own and own.resolve() == root.resolve():
         print(note_score(path, stamp, report))
     print("report     " + "\n           ".join(map(str, written)))
-    print(f"next       python app.py{f' {settings.weights}' if settings.weights else ''}")
+    print(f"next       python app.py{f' {quoted(settings.weights)}' if settings.weights else ''}")
 
 
 def own_test_folder(checkpoint: Checkpoint) -> Path | None:

@@ -31,7 +31,7 @@ from classifier.intake import duplicates, sources, staging
 from classifier.intake.examine import Seen, examine_all
 from classifier.intake.names import class_folders, safe_name
 from classifier.intake.split import assign_sides
-from classifier.text import print_table
+from classifier.text import print_table, quoted
 
 # Size and SHA-256 as others have published them: wget's logs on the web, GoMLX's dogs-and-cats example.
 ARCHIVE = "kagglecatsanddogs_5340.zip"
@@ -80,6 +80,8 @@ def main() -> None:
             print("An earlier run was stopped just before its end; it is complete now.")
         try:
             prepare(download(output) if settings.download else settings.source, output, settings.test)
+        except BrokenPipeError:  # of the output, not of the folder
+            raise
         except OSError as error:  # a full disk, a folder without permission: the text names the file
             raise UserError(f"{output} could not be filled: {error}") from None
 
@@ -214,7 +216,7 @@ def print_counts(table: Table) -> None:
 
 def print_next(data: Path) -> None:
     """The command that comes after this one."""
-    print("Next: python train.py" + ("" if data == Path("dataset") else f' --data "{data}"'))
+    print("Next: python train.py" + ("" if data == Path("dataset") else f" --data {quoted(data)}"))
 
 
 def read_manifest(output: Path) -> dict:

@@ -32,6 +32,7 @@ from classifier.device import choose
 from classifier.pictures import PictureError
 from classifier.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from classifier.settings import Settings, read_settings
+from classifier.text import quoted
 from zoo import MODELS
 
 MODULE, LOGS = Path("module"), Path("logs")
@@ -78,7 +79,7 @@ def stop_on_signal() -> list[int]:
         received.append(number)
         signal.signal(number, signal.default_int_handler)
         if hasattr(signal, "SIGCHLD"):  # processes that open pictures may have got the same signal and end: no fault
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr, flush=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -97,7 +98,7 @@ def saving_on_failure(save: Callable[[], None], path: Path, stopping: list[int])
             raise
         save()
         advice = "\nA new run with a smaller --batch-size needs less memory." if out_of_memory else ""
-        raise UserError(f"{error}{advice}\nSaved; to go on: python train.py --resume {path}") from None
+        raise UserError(f"{error}{advice}\nSaved; to go on: python train.py --resume {quoted(path)}") from None
 
 
 def main() -> None:
@@ -122,7 +123,9 @@ def main() -> None:
     best_path, last_path = MODULE / f"{run['name']}.pth", MODULE / f"{run['name']}{checkpoint.LAST}"
     taken = [str(path) for path in (best_path, last_path) if path.exists()]
     if taken and not (saved and saved.path.resolve() == last_path.resolve()):
-        raise UserError(f"{' and '.join(taken)} would be overwritten. Choose another --name, or --resume {last_path}")
+        raise UserError(
+            f"{' and '.join(taken)} would be overwritten. Choose another --name, or --resume {quoted(last_path)}"
+        )
 
     # --- network
     compute = choose(settings.device, settings.precision)
@@ -231,7 +234,7 @@ def main() -> None:
                 records.close()
                 save_last()
                 print(f"\nstopped after step {run['step']} of {steps}, and saved. To go on:")
-                print(f"  python train.py --resume {last_path}")
+                print(f"  python train.py --resume {quoted(last_path)}")
                 sys.exit(128 + stopping[0])
 
             logits, labels = metrics.infer(ema, data.on_device(val_batches, compute.device), preprocess, compute)
@@ -280,8 +283,8 @@ def main() -> None:
         f"  {last_path}   the state at the end\n"
         f"  {run['logs']}   for TensorBoard\n"
         "next:\n"
-        f"  python evaluate.py {best_path}\n"
-        f"  python app.py {best_path}\n"
+        f"  python evaluate.py {quoted(best_path)}\n"
+        f"  python app.py {quoted(best_path)}\n"
         f"  tensorboard --logdir {LOGS}"
     )
 

@@ -161,10 +161,11 @@ def newest(folder: Path) -> Path:
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        names = [str(file) for file in sorted(path.parent.glob("*.pth"))]
+        folder = path if path.is_dir() else path.parent
+        names = [str(file) for file in sorted(folder.glob("*.pth"))]
         near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
         found = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names) or 'no .pth files'}."
-        raise CheckpointError(f"{path} does not exist. {found}")
+        raise CheckpointError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}. {found}")
     damaged = f"{path} is damaged, was not copied whole, or is no .pth. Copy or train it again."
     try:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def text_width(text: str) -> int:
@@ -16,6 +17,11 @@ def shorten(text: str, width: int) -> str:
     while text and text_width(text) >= width:
         text = text[:-1]
     return text + "…"
+
+
+def quoted(path: Path) -> str:
+    """A path as it has to stand in a command, on Windows as elsewhere."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def print_table(rows: Iterable[Sequence[object]], width: int = 11) -> None:

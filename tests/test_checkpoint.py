@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_made(original, tmp_path):
 def test_missing_files_get_a_suggestion(saved):
     refused(saved.with_name("rnu.pth"), "does not exist", f"Did you mean {saved}?")
     refused(saved.parent / "nowhere" / "x.pth", "does not exist", "no .pth files")
-    refused(saved.parent, "does not exist")
+    refused(saved.parent, "is a folder", f"Did you mean {saved}?")
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_without_data_the_pictures_of_the_run(project):
     assert score()["folder"] == "photos/test"
     Path("moved").rename("dataset/test")
     checkpoints.save(colors(data={"root": "gone"}), Path("module/colors.pth"))
-    assert score()["folder"] == "dataset/test"
+    with pytest.raises(UserError, match=r"belongs to .*gone.*does not exist"):  # never other pictures unasked
+        score()
+    assert score("--data", "dataset")["folder"] == "dataset/test"
     assert "test" not in checkpoints.load(Path("module/colors.pth")).scores  # not this run's own pictures
 
 

@@ -256,7 +256,7 @@ def test_nothing_there_or_nothing_in_it(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         found(tmp_path / "gone.zip", tmp_path)
     make_folder(tmp_path / "cats", {"1.jpg": JPEG, "2.jpg": JPEG})
-    with pytest.raises(UserError, match=r"2 pictures without.*one folder per class"):
+    with pytest.raises(UserError, match=r"2 pictures without.*a folder per class"):
         found(tmp_path / "cats", tmp_path)
     make_folder(tmp_path / "one", {"cat.1.jpg": JPEG, "cat.2.jpg": JPEG})
     with pytest.raises(UserError, match="of one class, 'cat'"):

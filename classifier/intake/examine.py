@@ -66,7 +66,11 @@ def in_processes(jobs: list[tuple[Entry, Path]], workers: int) -> Iterator[Seen]
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=live_with_parent)
     try:
-        yield from pool.map(examine, jobs, chunksize=32)
+        # Ctrl-C is this process's to handle; the others inherit that they ignore it from their first moment on
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        results = pool.map(examine, jobs, chunksize=32)
+        signal.signal(signal.SIGINT, handler)
+        yield from results
     except BrokenProcessPool:
         raise UserError(
             "a process that decodes pictures was ended from outside, most often for want of memory: "
@@ -77,8 +81,7 @@ def in_processes(jobs: list[tuple[Entry, Path]], workers: int) -> Iterator[Seen]
 
 
 def live_with_parent() -> None:
-    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A parent that was killed takes its workers along."""
 
     def follow() -> None:
         multiprocessing.parent_process().join()

@@ -246,5 +246,6 @@ def _nothing_found(source: Path, found: Source) -> str:
     hint = f" There is {zips[0].name} in it: give that." if zips else ""
     return (
         f"{source}: no picture with a class was found ({found.unlabelled} pictures without, {found.ignored} other "
-        f"files). Expected one folder per class, names like cat.0.jpg, or a list of 'path class'.{hint}"
+        f"files). Expected a folder per class, at least two of them with pictures in them, names like cat.0.jpg, or a "
+        f"list of 'path class'.{hint}"
     )

@@ -62,7 +62,7 @@ def test_counts(pictures: Iterable[Picture], rulings: Iterable[Ruling], test: fl
             raise UserError(
                 f"--test {test:g}: class '{label}' has {kept[label]:,} good pictures"
                 + (f", {shared:,} of them also in another class" if shared else "")
-                + f"; it cannot give {number:,} for testing and keep some for training: choose a smaller --test, "
-                "or add pictures"
+                + f"; it cannot give {number:,} for testing and keep some for training: "
+                + ("choose a smaller --test, or add pictures" if number > 1 else "add pictures")
             )
     return wanted
