@@ -88,13 +88,14 @@ def stop_on_signal() -> list[int]:
 
 
 @contextlib.contextmanager
-def saving_on_failure(save: Callable[[], None], path: Path, stopping: list[int]) -> Iterator[None]:
+def saving_on_failure(save: Callable[[], None], path: Path, stop_if_asked: Callable[[], None]) -> Iterator[None]:
     """What fails in the middle of a run becomes a UserError, after the steps made so far are saved."""
     try:
         yield
     except (PictureError, RuntimeError) as error:
+        stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
         out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        if isinstance(error, RuntimeError) and not out_of_memory and not stopping:
+        if isinstance(error, RuntimeError) and not out_of_memory:
             raise
         save()
         advice = "\nA new run with a smaller --batch-size needs less memory." if out_of_memory else ""
@@ -193,8 +194,18 @@ def main() -> None:
     records = Records(Path(run["logs"]), run["step"])
     shown = torch.linspace(0, len(validation) - 1, min(PREDICTIONS, len(validation))).long().tolist()
     stopping = stop_on_signal()
-    with saving_on_failure(save_last, last_path, stopping):
+
+    def stop_if_asked() -> None:
+        if stopping:
+            records.close()
+            save_last()
+            print(f"\nstopped after step {run['step']} of {steps}, and saved. To go on:")
+            print(f"  python train.py --resume {quoted(last_path)}")
+            sys.exit(128 + stopping[0])
+
+    with saving_on_failure(save_last, last_path, stop_if_asked):
         for epoch in range(len(run["history"]), settings.epochs):
+            stop_if_asked()
             order.epoch, order.start = epoch, run["totals"][2]
             bar = tqdm(total=epoch_steps * size, initial=order.start, unit="img", leave=False, disable=None)
             bar.set_description_str(f"epoch {epoch + 1}/{settings.epochs}")
@@ -230,12 +241,7 @@ def main() -> None:
                 if stopping:
                     break
             bar.close()
-            if stopping:
-                records.close()
-                save_last()
-                print(f"\nstopped after step {run['step']} of {steps}, and saved. To go on:")
-                print(f"  python train.py --resume {quoted(last_path)}")
-                sys.exit(128 + stopping[0])
+            stop_if_asked()
 
             logits, labels = metrics.infer(ema, data.on_device(val_batches, compute.device), preprocess, compute)
             if not logits.isfinite().all():
