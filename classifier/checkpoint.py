@@ -169,7 +169,7 @@ def _read(path: Path) -> object:
     damaged = f"{path} is damaged, was not copied whole, or is no .pth. Copy or train it again."
     try:
         with path.open("rb") as file:
-            file.read(1)
+            head = file.read(1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
@@ -179,7 +179,8 @@ def _read(path: Path) -> object:
                     raise CheckpointError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        # a pickle that is not one of plain data names what it wants to call; other files only look like one by chance
+        if "Unsupported global" in str(error) or head == b"\x80" or zipfile.is_zipfile(path):
             raise CheckpointError(
                 f"{path} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
                 "load it where it comes from and save model.state_dict() instead of the whole model."

@@ -306,6 +306,13 @@ def test_class_names_that_are_paths_are_refused(tmp_path, name):
         checkpoints.load(tmp_path / "x.pth")
 
 
+def test_a_text_is_not_said_to_carry_code(tmp_path):
+    (tmp_path / "x.pth").write_text("# Picture classifier\n\nFolders of pictures in.\n")
+    with pytest.raises(CheckpointError, match=r"is not a \.pth|is no \.pth") as caught:
+        checkpoints.load(tmp_path / "x.pth")
+    assert "code" not in str(caught.value)
+
+
 def test_a_thousand_classes_are_imagenets(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "x.pth")
     loaded = checkpoints.load(tmp_path / "x.pth")

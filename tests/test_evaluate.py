@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.preprocess import Preprocess
+from tests.conftest import run_script
 from zoo import MODELS
 
 SCRIPT = Path(evaluate.__file__)
@@ -258,20 +257,13 @@ def test_logs_that_cannot_be_written(project):
 # ---------------------------------------------------------------------------------------------- as a process
 
 
-def run(*args, cwd):
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *args], cwd=cwd, capture_output=True, text=True, encoding="utf-8", env=environment
-    )
-
-
 def test_as_a_process(tmp_path):
     torch.manual_seed(0)
     paint(tmp_path / "dataset" / "test", (2, 3, 4))
     network = MODELS["resnet18"](num_classes=3)
     saved = Checkpoint("resnet18", list(COLORS), PIXELS, network.state_dict(), data={"root": "dataset"})
     checkpoints.save(saved, tmp_path / "module" / "run.pth")
-    done = run("--batch-size", "4", "--workers", "1", "--device", "cpu", cwd=tmp_path)
+    done = run_script("evaluate.py", "--batch-size", "4", "--workers", "1", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\r" not in done.stdout  # no bar and no warning where output is not a terminal
     assert "of 9; 95% interval" in done.stdout
@@ -279,6 +271,6 @@ def test_as_a_process(tmp_path):
 
 
 def test_a_refusal_is_one_message_and_status_2(tmp_path):
-    done = run("module/run.pth", cwd=tmp_path)
+    done = run_script("evaluate.py", "module/run.pth", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and "does not exist" in done.stderr and "Traceback" not in done.stderr
