@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train evaluate app test lint clean
+.PHONY: train evaluate app test lint bench clean
 
 train: $(VENV)/run
 	$(BIN)/python train.py
@@ -21,6 +21,10 @@ test: lint
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks
 
 # marks of finished installations; an interrupted one leaves none and is repeated
 $(VENV)/run: requirements.txt

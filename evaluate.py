@@ -32,8 +32,10 @@ from classifier import cli, data, metrics, plots
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.data import Folder
-from classifier.device import Compute, Precision, choose, device_name, dtype_name
+from classifier.device import Compute, device_name, dtype_name
+from classifier.inference import prepared
 from classifier.pictures import is_candidate
+from classifier.precision import Precision, choose
 from classifier.text import print_table, quoted, shorten
 
 DRAWINGS = "drawings"  # the kind of pictures that the built-in sample set holds
@@ -51,11 +53,11 @@ class Settings:
     batch_size: int = 64
     """Pictures at a time."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Processes that open pictures."""
+    """How many pictures are opened side by side."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """auto: bf16 where the hardware computes it, fp32 elsewhere."""
+    """auto: what a short trial on this machine shows to be fastest."""
     logs: Path = Path("logs")
     """Folder for the report."""
 
@@ -75,18 +77,18 @@ def main(args: Sequence[str] | None = None) -> None:
     root = test_folder(settings.data) if settings.data else own or Path("dataset/test")
     folder, assumed = match_classes(data.read_folder(root), checkpoint)
     checkpoint.classes = folder.classes
-    compute = choose(settings.device, settings.precision)
+    seen = checkpoint.preprocess
+    network = checkpoint.network()
+    compute = choose(settings.device, settings.precision, network, seen.size)
     print(f"weights    {path}")
     if assumed:
         print(f"assumed    {assumed}")
-    seen = checkpoint.preprocess
     print(
         f"network    {checkpoint.model}, {len(folder.classes)} classes, sees {seen.size} x {seen.size} ({seen.resize})"
     )
     print(f"pictures   {root}, {len(folder):,} of {brief(folder.classes)}")
     print(f"device     {compute}", flush=True)
 
-    network = checkpoint.network().to(compute.device, memory_format=torch.channels_last)
     start = time.perf_counter()
     logits, labels = infer(checkpoint, network, folder, compute, settings)
     seconds = time.perf_counter() - start
@@ -167,7 +169,7 @@ def infer(
     checkpoint: Checkpoint, network: nn.Module, folder: Folder, compute: Compute, settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) and labels (N,), with a progress bar where there is a terminal."""
-    batches = data.loader(data.Pictures(folder, checkpoint.preprocess), settings.batch_size, settings.workers)
+    batches = data.loader(data.Pictures(folder, checkpoint.preprocess, settings.workers), settings.batch_size)
 
     def shown() -> Iterator[tuple[Tensor, Tensor]]:
         with tqdm(total=len(folder), unit=" pictures", leave=False, disable=None) as bar:
@@ -176,7 +178,7 @@ def infer(
                 bar.update(len(labels))
 
     try:
-        logits, labels = metrics.infer(network, shown(), checkpoint.preprocess, compute)
+        logits, labels = metrics.infer(prepared(network, compute), shown(), checkpoint.preprocess)
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch-size {settings.batch_size} needs more memory than {compute.device} has. Try a smaller one."
@@ -276,6 +278,8 @@ def note_score(path: Path, stamp: int, report: dict) -> str:
     keys = ("accuracy", "interval", "loss", "count", "folder", "date")
     try:
         state = path.stat()
+        if path.name == checkpoints.SHIPPED:
+            return f"           {path} comes with the project and stays as it is."
         if not state.st_mode & stat.S_IWRITE:
             return f"           {path} is read-only, so the score is not noted in it."
         if state.st_mtime_ns != stamp:  # a run that is still going on has saved a better epoch

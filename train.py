@@ -9,36 +9,35 @@ Expected: on 17,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16)
 92.65% of 2,000 test pictures right; on the 540 drawings: one minute, 119 of 120.
 """
 
-import contextlib
 import copy
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from classifier import checkpoint, checks, cli, data, metrics
-from classifier.augment import Augment
+from classifier.augment import MARGIN, Augment, scaled
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.device import choose
-from classifier.pictures import PictureError
+from classifier.device import find_device
+from classifier.inference import prepared
+from classifier.precision import choose
 from classifier.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from classifier.settings import Settings, read_settings
+from classifier.stopping import saving_on_failure, stop_on_signal
 from classifier.text import quoted
 from zoo import MODELS
 
 MODULE, LOGS = Path("module"), Path("logs")
 PREDICTIONS = 24  # validation pictures shown in TensorBoard
 NORMALIZATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
-MARGIN = 1.25  # pictures are read this much larger than the network's square; crops of them have about its size
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
@@ -51,15 +50,25 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
     return settings.lr * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps))) / 2
 
 
+def size_of_epoch(epoch: int, settings: Settings) -> int:
+    """Side of the training pictures: from `grow_from * size` evenly to `size`, in steps of 16 pixels."""
+    done = epoch / (settings.epochs - 1) if settings.epochs > 1 else 1.0
+    side = settings.size * (settings.grow_from + done * (1 - settings.grow_from))
+    return settings.size if settings.size - side < 8 else max(32, 16 * round(side / 16))
+
+
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """ema <- decay * ema + (1 - decay) * network; early on it forgets faster, so that it keeps up."""
     decay = min(decay, (1 + step) / (10 + step))
+    averaged: list[list[Tensor]] = [[], []]
     for mean, value in zip(ema.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
+            averaged[0].append(mean)
+            averaged[1].append(value)
         else:
             mean.copy_(value)  # batch norm counts its batches
+    get_ema_multi_avg_fn(decay)(*averaged, None)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
@@ -69,37 +78,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def stop_on_signal() -> list[int]:
-    """A list that Ctrl-C and SIGTERM put an entry into; the loop then finishes its step and saves. Twice: at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, signal.default_int_handler)
-        if hasattr(signal, "SIGCHLD"):  # processes that open pictures may have got the same signal and end: no fault
-            signal.signal(signal.SIGCHLD, lambda *_: None)
-        print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr, flush=True)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
-    return received
-
-
-@contextlib.contextmanager
-def saving_on_failure(save: Callable[[], None], path: Path, stop_if_asked: Callable[[], None]) -> Iterator[None]:
-    """What fails in the middle of a run becomes a UserError, after the steps made so far are saved."""
-    try:
-        yield
-    except (PictureError, RuntimeError) as error:
-        stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        if isinstance(error, RuntimeError) and not out_of_memory:
-            raise
-        save()
-        advice = "\nA new run with a smaller --batch-size needs less memory." if out_of_memory else ""
-        raise UserError(f"{error}{advice}\nSaved; to go on: python train.py --resume {quoted(path)}") from None
 
 
 def main() -> None:
@@ -129,31 +107,45 @@ def main() -> None:
         )
 
     # --- network
-    compute = choose(settings.device, settings.precision)
+    find_device(settings.device)  # a wrong one is told before the pictures are looked at
     root, kind = checks.find_pictures(settings.data)
     pictures = data.read_folder(root / "train")
     torch.manual_seed(settings.seed)
     network = MODELS[settings.model](num_classes=len(pictures.classes))
     checks.check_disk(network, MODULE)
-    network = network.to(compute.device, memory_format=torch.channels_last)
+    compute = choose(settings.device, settings.precision, network, settings.size, True, run.get("format", ""))
+    run["format"] = compute.format  # a resumed run goes on with it, whatever a trial would show then
+    network = network.to(compute.device, memory_format=compute.memory_format)
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
-    optimizer = torch.optim.AdamW(parameter_groups(network, settings.weight_decay), lr=settings.lr)
+    groups = parameter_groups(network, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
+    forward = torch.compile(network) if settings.compile else network
 
     # --- pictures
     training, validation = data.split_validation(pictures, settings.val)
     checks.check_pictures(root, training, settings)
-    preprocess = Preprocess(settings.size, settings.resize, *NORMALIZATIONS[settings.normalize])
-    augment = Augment(settings.size) if settings.augment == "on" else None
-    seen = replace(preprocess, size=round(settings.size * MARGIN)) if augment else preprocess
+    augment = Augment() if settings.augment == "on" else None
+    enlarge, margin = (settings.enlarge, MARGIN) if augment else (1, 1)
+    mean_std = NORMALIZATIONS[settings.normalize]
+    preprocess = Preprocess(round(settings.size * enlarge), settings.resize, *mean_std)  # for whole pictures
+    seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
+    ready = [
+        data.kept_ready(part, name, prepare, root / ".cache", compute.device, settings.workers)
+        if settings.cache
+        else data.Pictures(part, prepare)
+        for part, name, prepare in ((training, "train", seen), (validation, "val", preprocess))
+    ]
     order = data.EpochOrder(len(training), settings.seed)
-    train_batches = data.loader(data.Pictures(training, seen), size, settings.workers, order, drop_last=True)
-    val_batches = data.loader(data.Pictures(validation, preprocess), 2 * size, settings.workers)
+    train_batches = data.loader(ready[0], size, settings.workers, order, drop_last=True)
+    val_batches = data.loader(ready[1], 2 * size, settings.workers)
 
-    def training_input(pixels: Tensor, step: int) -> Tensor:  # (N, 3, H, W) uint8 -> (N, 3, size, size) float32
+    def training_input(pixels: Tensor, side: int, step: int) -> Tensor:  # (N, 3, S, S) uint8 -> (N, 3, side, side)
         # random numbers depend on seed and step alone (dropout's too), so there is no random state to save
         generator = torch.manual_seed(settings.seed * 1_000_003 + step)
-        pixels = augment(pixels, generator) if augment else pixels
-        return preprocess.normalize(pixels).contiguous(memory_format=torch.channels_last)
+        if augment:
+            pixels = augment(scaled(pixels, round(side * MARGIN)), side, generator)
+        return preprocess.normalize(scaled(pixels, side)).contiguous(memory_format=compute.memory_format)
 
     epoch_steps = len(training) // size
     steps = settings.epochs * epoch_steps
@@ -162,6 +154,7 @@ def main() -> None:
         network.load_state_dict(run.pop("network"))
         optimizer.load_state_dict(run.pop("optimizer"))
         ema.load_state_dict(saved.state_dict)
+        scaler.load_state_dict(run.pop("scaler"))
     described = Checkpoint(
         settings.model,
         training.classes,
@@ -175,7 +168,7 @@ def main() -> None:
     )  # fmt: skip
 
     def save_last() -> None:
-        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         checkpoint.save(replace(described, state_dict=ema.state_dict(), resume=run | weights), last_path)
 
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -183,7 +176,8 @@ def main() -> None:
     for name, count in training.counts().items():
         print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
     print(
-        f"{settings.epochs} epochs of {epoch_steps} steps, each of {size} pictures, {settings.size} x {settings.size}"
+        f"{settings.epochs} epochs of {epoch_steps} steps, each of {size} pictures, "
+        f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
     )
     print(f"on {compute}")
     if saved:
@@ -210,24 +204,26 @@ def main() -> None:
             bar = tqdm(total=epoch_steps * size, initial=order.start, unit="img", leave=False, disable=None)
             bar.set_description_str(f"epoch {epoch + 1}/{settings.epochs}")
             network.train()
+            side = size_of_epoch(epoch, settings)
             clock = time.perf_counter()
             for pixels, labels in data.on_device(train_batches, compute.device):
                 rate = learning_rate(run["step"], steps, settings)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                x = training_input(pixels, run["step"])  # (N, 3, size, size)
+                x = training_input(pixels, side, run["step"])  # (N, 3, side, side)
                 if run["step"] == 0:
                     records.beginning(network, vars(settings), preprocess.denormalize(x))
                 with compute.autocast():
-                    logits = network(x)  # (N, classes)
+                    logits = forward(x)  # (N, classes)
                 logits = logits.float()
                 optimizer.zero_grad()
-                F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing).backward()
+                scaler.scale(F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)).backward()
                 loss = metrics.loss(logits.detach(), labels)  # without smoothing, so that it compares with validation
                 accuracy = metrics.accuracy(logits, labels)
                 if not math.isfinite(loss):
                     raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 update_ema(ema, network, settings.ema, run["step"])
 
                 run["step"] += 1
@@ -243,7 +239,9 @@ def main() -> None:
             bar.close()
             stop_if_asked()
 
-            logits, labels = metrics.infer(ema, data.on_device(val_batches, compute.device), preprocess, compute)
+            logits, labels = metrics.infer(
+                prepared(ema, compute), data.on_device(val_batches, compute.device), preprocess
+            )
             if not logits.isfinite().all():
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. A smaller --lr may help.")
             total_loss, correct, count, seconds = run["totals"]
@@ -253,6 +251,7 @@ def main() -> None:
                 "minutes": run["minutes"],
                 "train": {"loss": total_loss / count, "accuracy": correct / count},
                 "val": {"loss": metrics.loss(logits, labels), "accuracy": metrics.accuracy(logits, labels)},
+                "size": side,
                 "images_per_second": count / seconds,
             }
             run["history"].append(entry)
@@ -263,7 +262,8 @@ def main() -> None:
                     "val": entry["val"] | {"epoch": epoch + 1, "count": len(validation)},
                     "history": run["history"],
                 }
-                checkpoint.save(replace(described, state_dict=ema.state_dict(), scores=scores), best_path)
+                weights = checkpoint.in_half(ema.state_dict())
+                checkpoint.save(replace(described, state_dict=weights, scores=scores), best_path)
             save_last()
             train, val = entry["train"], entry["val"]
             left = run["minutes"] / (epoch + 1) * (settings.epochs - epoch - 1)

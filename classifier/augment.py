@@ -11,29 +11,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MARGIN = 1.25  # a crop has about the size of what comes of it if it is cut from pictures this much larger
+
+
+def scaled(pixels: Tensor, side: int) -> Tensor:
+    """(N, 3, S, S) uint8 -> (N, 3, side, side), antialiased; uint8 on the CPU, float32 elsewhere."""
+    if pixels.shape[-1] == side:
+        return pixels
+    if pixels.device.type != "cpu":  # other devices scale floating-point numbers only
+        pixels = pixels.float()
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop and flip, brightness and contrast.
+    """Random crop and flip; brightness, contrast and saturation; a covered part.
 
     The crop is the one of Szegedy et al., "Going Deeper with Convolutions", 2014: a share of the area and an aspect
     ratio are drawn, and what lies inside is scaled to the full square.
 
     Attributes:
-        size: side of the result in pixels.
         area: smallest share of the picture's area that a crop keeps; the largest is all of it.
         ratio: a crop's width / height lies between 1 / ratio and ratio.
         flip: whether half of the pictures are mirrored left to right.
-        color: brightness and contrast are multiplied by something between 1 - color and 1 + color.
+        color: brightness, contrast and saturation are multiplied by something between 1 - color and 1 + color.
+        cover: share of the pictures of which a rectangle, a fiftieth to a third of the area, becomes grey, as in Zhong
+            et al., "Random Erasing Data Augmentation", 2017: so that no single detail is relied on.
     """
 
-    size: int
     area: float = 0.35
     ratio: float = 4 / 3
     flip: bool = True
     color: float = 0.3
+    cover: float = 0.25
 
-    def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, 3, size, size) float32 in 0..255. `generator` is a CPU generator."""
         n = len(pixels)
 
@@ -42,18 +54,29 @@ class Augment:
 
         area, stretch = uniform(self.area, 1), uniform(-math.log(self.ratio), math.log(self.ratio)).div(2).exp()
         width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
-        left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
+        left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)  # of its centre; the edges are at -1, 1
         mirror = torch.where(uniform(0, 1) < 0.5, -width, width) if self.flip else width
-        zero = torch.zeros(n)
-        # (N, 2, 3): where in the picture, whose corners are (-1, -1) and (1, 1), each point of the result is taken from
-        theta = torch.stack([mirror, zero, left, zero, height, top], dim=1).view(n, 2, 3)
-        brightness, contrast = uniform(1 - self.color, 1 + self.color), uniform(1 - self.color, 1 + self.color)
+        brightness, contrast, saturation = (uniform(1 - self.color, 1 + self.color).view(n, 1, 1) for _ in range(3))
+        area, stretch = uniform(0.02, 0.33), uniform(-math.log(3), math.log(3)).div(2).exp()
+        area = torch.where(uniform(0, 1) < self.cover, area, 0)
+        sides = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch]).clamp(max=1)  # (2, N): height and width
+        corners = torch.rand(2, n, generator=generator) * (1 - sides)  # of the covered part
 
-        theta, brightness, contrast = (values.to(pixels.device) for values in (theta, brightness, contrast))
-        grid = F.affine_grid(theta, [n, 3, self.size, self.size], align_corners=False)  # (N, size, size, 2)
-        last = 1 - 1 / torch.tensor([pixels.shape[3], pixels.shape[2]], device=pixels.device)
-        grid = grid.clamp(-last, last)  # to the outermost pixels: padding_mode="border", which not every device has
-        pixels = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        pixels = pixels * brightness.view(n, 1, 1, 1)
-        mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-        return ((pixels - mean) * contrast.view(n, 1, 1, 1) + mean).clamp(0, 255)
+        # where in the picture each column and each row of the result is taken from, (N, size)
+        at = (torch.arange(size) + 0.5) / size
+        last = 1 - 1 / torch.tensor([pixels.shape[3], pixels.shape[2]])  # the outermost pixels
+        x = (mirror[:, None] * (2 * at - 1) + left[:, None]).clamp(-last[0], last[0])
+        y = (height[:, None] * (2 * at - 1) + top[:, None]).clamp(-last[1], last[1])
+        hidden = (corners[..., None] <= at) & (at < (corners + sides)[..., None])  # (2, N, size): rows, columns
+        # saturation s: p + (s - 1)(p - grey of the pixel); contrast: (p - mean) c + mean; brightness: p b
+        color = torch.eye(3) * saturation + torch.ones(3, 3) / 3 * (1 - saturation)  # (N, 3, 3)
+        color, offset = brightness * contrast * color, brightness * (1 - contrast)
+
+        x, y, hidden, color, offset = (
+            values.to(pixels.device, non_blocking=True) for values in (x, y, hidden, color, offset)
+        )
+        grid = torch.stack([x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)], dim=3)
+        pixels = F.grid_sample(pixels.contiguous().float(), grid, mode="bilinear", align_corners=False)
+        mean = pixels.mean(dim=(1, 2, 3)).view(n, 1, 1)
+        pixels = torch.baddbmm(offset * mean, color, pixels.view(n, 3, -1)).clamp_(0, 255).view(n, 3, size, size)
+        return pixels.masked_fill_(hidden[0][:, None, :, None] & hidden[1][:, None, None, :], 127.5)

@@ -6,7 +6,7 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
     model       "resnet18", a name in zoo.MODELS
     classes     ["cat", "dog"], in the order of the logits
     preprocess  size, resize, mean, std, interpolation: see preprocess.py
-    state_dict  the weights of the plain network
+    state_dict  the weights of the plain network: kernels and matrices in float16, which halves the file
     scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
     data        folder, kind ("drawings" or "photographs"), pictures per part
     settings    the run's settings, as train.py had them
@@ -40,6 +40,7 @@ from zoo import MODELS
 
 FORMAT = 1
 LAST = ".last.pth"  # ends the name of the file to resume from
+SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
 
 
@@ -151,9 +152,18 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def in_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels and matrices as float16; what has one dimension (biases, batch norm) is small and stays exact."""
+    return {name: value.half() if value.ndim > 1 else value for name, value in state_dict.items()}
+
+
 def newest(folder: Path) -> Path:
-    """The .pth written last, those to resume from aside. Raises CheckpointError where there is none."""
+    """The .pth written last, those to resume from aside; the one that comes with the project only if it is alone.
+
+    Raises CheckpointError where there is none.
+    """
     files = [file for file in folder.glob("*.pth") if not file.name.endswith(LAST)]
+    files = [file for file in files if file.name != SHIPPED] or files
     if not files:
         raise CheckpointError(f"{folder} holds no .pth yet. Train a network first: python train.py")
     return max(files, key=lambda file: file.stat().st_mtime)

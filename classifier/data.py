@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets import ImageFolder
 
+from classifier.cache import Cache, open_cache
 from classifier.cli import UserError
-from classifier.pictures import PictureError, is_candidate, open_picture
+from classifier.pictures import PictureError, is_candidate
 from classifier.preprocess import Preprocess
 
 
@@ -158,20 +160,86 @@ def _digest(path: str) -> bytes:
 class Pictures(Dataset):
     """Pictures as (pixels (3, size, size) uint8, label); for one that cannot be opened, the error in their place."""
 
-    def __init__(self, folder: Folder, preprocess: Preprocess):
-        self.folder, self.preprocess = folder, preprocess
+    def __init__(self, folder: Folder, preprocess: Preprocess, threads: int = 1):
+        self.folder, self.preprocess, self.threads = folder, preprocess, threads
 
     def __len__(self) -> int:
         return len(self.folder)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | PictureError:
-        path = self.folder.paths[index]
         try:
-            return self.preprocess.pixels(open_picture(path)), self.folder.labels[index]
+            return open_one(self.folder.paths[index], self.preprocess), self.folder.labels[index]
         except PictureError as error:
-            return PictureError(
-                f"{path} {error}. Take it out of the folder; python prepare.py FOLDER finds all such pictures at once."
-            )
+            return error
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int] | PictureError]:
+        """A batch at once, which is what a DataLoader asks for: with several threads side by side."""
+        if self.threads < 2:
+            return [self[index] for index in indices]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(self.__getitem__, indices))
+
+
+class CachedPictures(Pictures):
+    """The same pictures, opened once and kept in dataset/.cache."""
+
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache):
+        super().__init__(folder, preprocess)
+        self.cache, self.labels = cache, torch.tensor(folder.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.cache.read([index])[0], self.folder.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | PictureError:
+        try:
+            return self.cache.read(indices), self.labels[indices]
+        except PictureError as error:  # its bytes were damaged, and then the picture as well
+            return error
+
+
+class ResidentPictures(Pictures):
+    """The same pictures, all of them in the device's memory."""
+
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, device: torch.device):
+        super().__init__(folder, preprocess)
+        parts = torch.arange(len(folder)).split(1024)
+        self.pixels = torch.cat([cache.read(part.tolist()).to(device) for part in parts])
+        self.labels = torch.tensor(folder.labels, device=device)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.pixels[index].cpu(), self.folder.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        places = torch.tensor(indices, device=self.labels.device)
+        return self.pixels[places], self.labels[places]
+
+
+def open_one(path: str, preprocess: Preprocess) -> Tensor:
+    """(3, size, size) uint8. Raises PictureError, which names the file and says what to do."""
+    try:
+        return preprocess.read(path)
+    except PictureError as error:
+        raise PictureError(
+            f"{path} {error}. Take it out of the folder; python prepare.py FOLDER finds all such pictures at once."
+        ) from None
+
+
+def kept_ready(
+    folder: Folder, part: str, preprocess: Preprocess, place: Path, device: torch.device, threads: int
+) -> Pictures:
+    """The pictures of `folder` from the cache in `place`, on a GPU from its memory if they take less than half of it.
+
+    Without room for a cache, they are opened anew each time.
+
+    Raises:
+        PictureError: a picture that cannot be opened.
+    """
+    cache = open_cache(place, part, folder.paths, preprocess, partial(open_one, preprocess=preprocess), threads)
+    if cache is None:
+        return Pictures(folder, preprocess)
+    if device.type == "cuda" and 2 * len(folder) * cache.bytes < torch.cuda.mem_get_info(device)[0]:
+        return ResidentPictures(folder, preprocess, cache, device)
+    return CachedPictures(folder, preprocess, cache)
 
 
 class EpochOrder(Sampler):
@@ -193,9 +261,14 @@ class EpochOrder(Sampler):
 
 
 def loader(
-    pictures: Pictures, batch_size: int, workers: int, order: Sampler | None = None, drop_last: bool = False
+    pictures: Pictures, batch_size: int, workers: int = 0, order: Sampler | None = None, drop_last: bool = False
 ) -> DataLoader:
-    """Batches on the CPU, prepared by `workers` processes ahead of time; without `order` in the folder's order."""
+    """Batches, without `order` in the folder's order.
+
+    Args:
+        workers: processes that open pictures ahead of time. Pictures that are kept ready need none.
+    """
+    workers = workers if type(pictures) is Pictures else 0
     return DataLoader(
         pictures,
         batch_size,
@@ -205,11 +278,13 @@ def loader(
         collate_fn=_collate,
         worker_init_fn=_ignore_signals,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not isinstance(pictures, ResidentPictures),
     )
 
 
-def _collate(items: list) -> tuple[Tensor, Tensor] | PictureError:
+def _collate(items: list | tuple | PictureError) -> tuple[Tensor, Tensor] | PictureError:
+    if not isinstance(items, list):
+        return items  # a batch already, or what went wrong
     for item in items:
         if isinstance(item, PictureError):
             return item
@@ -223,14 +298,18 @@ def _ignore_signals(worker: int) -> None:
 
 
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """(pixels (N, 3, H, W) uint8, labels (N,)) on `device`, batch by batch.
+    """(pixels (N, 3, H, W) uint8, labels (N,)) on `device`, batch by batch, the next one fetched meanwhile.
 
     Raises:
         PictureError: a picture that cannot be opened; the message names it.
     """
-    for batch in batches:
-        if isinstance(batch, PictureError):
-            # a new one: raising `batch` would tie this frame to itself, and with it the workers, which then outlive it
-            raise PictureError(str(batch))
-        pixels, labels = batch
-        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    coming = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, coming, None)
+        while (batch := ahead.result()) is not None:
+            if isinstance(batch, PictureError):
+                # a new one: raising `batch` would tie this frame to itself, and so keep the workers alive after it
+                raise PictureError(str(batch))
+            ahead = thread.submit(next, coming, None)
+            pixels, labels = batch
+            yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -1,51 +1,47 @@
-"""Where the network computes, and how precisely."""
+"""Where the network computes, and in which format."""
 
+import contextlib
+import ctypes
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from classifier.cli import UserError
 
-Precision = Literal["auto", "fp32", "bf16"]
-
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, a number format for convolutions and matrix products, and why these."""
+    """A device, a format (of numbers in convolutions and matrix products, of values in memory), and why these."""
 
     device: torch.device
     dtype: torch.dtype
+    memory_format: torch.memory_format
     why_device: str
-    why_dtype: str
+    why_format: str
+
+    @property
+    def format(self) -> str:
+        """ "float32", "bfloat16 channels-last"."""
+        return dtype_name(self.dtype) + " channels-last" * (self.memory_format == torch.channels_last)
 
     def autocast(self) -> torch.autocast:
-        """The context in which the network runs; with float32 it changes nothing."""
+        """The context in which the network trains; with float32 it changes nothing."""
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
 
     def __str__(self) -> str:
-        return f"{device_name(self.device)} ({self.why_device}), {dtype_name(self.dtype)} ({self.why_dtype})"
+        return f"{device_name(self.device)} ({self.why_device}), {self.format} ({self.why_format})"
 
 
-def choose(device: str = "auto", precision: Precision = "auto") -> Compute:
-    """The fastest device that is there and a number format that is fast on it.
+def find_device(name: str) -> tuple[torch.device, str]:
+    """The device of that name, or for "auto" the fastest that is there; and why.
 
     Args:
-        device: "auto", or a name that PyTorch knows: "cpu", "cuda", "cuda:1", "mps".
-        precision: "bf16" is bfloat16 autocast; weights, batch norm, softmax and loss stay in float32.
+        name: "auto", or a name that PyTorch knows: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
         UserError: there is no such device.
     """
-    chosen, why_device = _device(device)
-    if precision != "auto":
-        return Compute(chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], why_device, "as asked")
-    native, why_dtype = _native_bf16(chosen)
-    return Compute(chosen, torch.bfloat16 if native else torch.float32, why_device, why_dtype)
-
-
-def _device(name: str) -> tuple[torch.device, str]:
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         best = next((kind for kind, there in found.items() if there), "cpu")
@@ -60,20 +56,19 @@ def _device(name: str) -> tuple[torch.device, str]:
     return chosen, "as asked"
 
 
-def _native_bf16(device: torch.device) -> tuple[bool, str]:
-    """Whether bfloat16 is computed by hardware; where it is emulated it is slower than float32, not faster."""
+def set_up(device: torch.device) -> None:
+    """What PyTorch leaves to be asked for: fast float32 products on CUDA, and memory that stays with the process."""
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     elif device.type == "cpu":
-        names = ("avx512_bf16", "amx_bf16")
-        if hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.12 and later
-            native = any(torch.cpu.get_capabilities().get(name) for name in names)
-        else:
-            checks = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile"))
-            native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    else:
-        return False, "bfloat16 brings nothing here"
-    return native, "it computes that natively" if native else "it has no native bfloat16, which would be slower"
+        # glibc gives large blocks back to the system at once, and every step then has to ask for, and clear, all of its
+        # activations anew; other systems' libraries have no mallopt. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1.
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 1 << 30)
+            libc.mallopt(-1, (1 << 31) - 1)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,41 +1,30 @@
 """Run a network over pictures once; everything else is a pure function of its logits and the labels."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from classifier.device import Compute
 from classifier.preprocess import Preprocess
 
 
-@torch.inference_mode()
 def infer(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess, compute: Compute
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of all pictures, on the CPU, in the order they came.
 
     Args:
-        network: on the device of `compute`; put into evaluation mode, and every layer back as it was.
+        predict: from `inference.prepared`.
         batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.on_device`; at least one.
         preprocess: normalises the pixels.
-        compute: device and precision.
     """
-    training = [(module, module.training) for module in network.modules()]
-    network.eval()
     logits, labels = [], []
-    try:
-        for pixels, target in batches:
-            x = preprocess.normalize(pixels).contiguous(memory_format=torch.channels_last)
-            with compute.autocast():
-                logits.append(network(x).float().cpu())
-            labels.append(target.cpu())
-    finally:
-        for module, mode in training:
-            module.training = mode
+    for pixels, target in batches:
+        logits.append(predict(preprocess.normalize(pixels)).cpu())
+        labels.append(target.cpu())
     return torch.cat(logits), torch.cat(labels)
 
 

@@ -54,11 +54,14 @@ def is_candidate(name: str | os.PathLike) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 
-def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
+def open_picture(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
     """Decode a picture in full.
 
     Args:
         source: a file's path, or the bytes of one.
+        side: what is needed of the shorter side, in pixels. A JPEG at least four times as large is decoded at a half, a
+            quarter or an eighth of its size, which is many times faster and leaves at least twice of what is needed.
+            0: all of it.
 
     Returns:
         An RGB picture, 8 bits a channel: turned upright as its EXIF says, 16-bit grey scaled to 8 bits,
@@ -75,6 +78,8 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 _refuse_too_large(*image.size)
+                if side and image.format == "JPEG":
+                    image.draft(None, (2 * side, 2 * side))
                 image.load()
                 return _rgb(_upright(image))
         except PictureError:

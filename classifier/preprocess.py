@@ -1,11 +1,14 @@
 """Picture to tensor. `Preprocess` travels inside the .pth, so a network always sees pictures as it did in training."""
 
+import os
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from classifier.pictures import open_picture
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 RESIZES = ("crop", "squash")
@@ -35,6 +38,10 @@ class Preprocess:
             raise ValueError(f"unknown preprocessing: {self}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values each, std above 0: {self}")
+
+    def read(self, source: str | os.PathLike | bytes) -> Tensor:
+        """A picture's file, or the bytes of one -> (3, size, size) uint8. Raises PictureError."""
+        return self.pixels(open_picture(source, self.size))
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """RGB picture -> (3, size, size) uint8."""

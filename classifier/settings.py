@@ -9,8 +9,8 @@ from typing import Literal
 from classifier import checkpoint, cli
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.device import Precision
 from classifier.intake.names import safe_name
+from classifier.precision import Precision
 from zoo import MODELS
 
 
@@ -27,13 +27,13 @@ class Settings:
     name: str = ""
     """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
     resume: str = ""
-    """Go on from this module/NAME.last.pth, with its settings; epochs, data, workers, device, precision may change."""
+    """Go on from this module/NAME.last.pth, with its settings; how long, where and how fast may change."""
 
     epochs: int = 10
     """How often every picture is shown. The learning rate falls over all of them, also when --resume adds some."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Pictures per step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Largest learning rate (Adam)."""
     weight_decay: float = 0.05
     """Decoupled from the gradient, as in AdamW; 0 is plain Adam. Not on biases and batch norm."""
@@ -46,43 +46,53 @@ class Settings:
     ema: float = 0.998
     """Decay per step of the average of the weights, which is what is scored and saved. 0: no average."""
 
-    size: int = 128
-    """Side of the square that the network sees, in pixels."""
-    resize: Literal["crop", "squash"] = "crop"
+    size: int = 160
+    """Side of the square that the network sees at the end of training, in pixels."""
+    grow_from: float = 0.4
+    """Side at the beginning, as a share of that: small pictures cost a fraction and teach much. It grows evenly."""
+    enlarge: float = 1.25
+    """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger."""
+    resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
     normalize: Literal["imagenet", "half"] = "imagenet"
     """Mean and std that are subtracted and divided by: ImageNet's, or 0.5."""
     augment: Literal["on", "off"] = "on"
-    """Random crops, flips, brightness and contrast in training."""
+    """In training random crops, flips, brightness, contrast, saturation, and a part that is covered."""
 
     val: float = 0.1
     """Share of the training pictures that is set aside to choose the best epoch."""
     seed: int = 0
     """Decides first weights, order and augmentation."""
+    cache: bool = True
+    """Open each picture once and keep it as bytes in DATA/.cache; --no-cache opens it in every epoch."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Processes that open pictures."""
+    """How many pictures are opened side by side."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """auto: bf16 where the hardware computes it, fp32 elsewhere."""
+    """auto: what a short trial on this machine shows to be fastest."""
+    compile: bool = False
+    """Let torch.compile turn the network into code of its own: a minute at first, a little faster then, on GPUs."""
 
 
 RECIPES = {
     "default": Settings(),
     "classic": Settings(
         recipe="classic", epochs=10, batch_size=32, lr=1e-4, weight_decay=0.0, warmup=0.0, schedule="constant",
-        label_smoothing=0.0, ema=0.0, size=224, resize="squash", normalize="half", augment="off", precision="fp32",
+        label_smoothing=0.0, ema=0.0, size=224, grow_from=1.0, enlarge=1.0, resize="squash",
+        normalize="half", augment="off", precision="fp32",
     ),
 }  # fmt: skip
 
 # setting -> smallest and largest value that makes sense
 RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
-    "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "val": (0.001, 0.9), "seed": (0, 2**31),
+    "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
+    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31),
     "workers": (0, 256),
 }  # fmt: skip
 
-MAY_CHANGE_ON_RESUME = {"resume", "epochs", "data", "workers", "device", "precision"}
+MAY_CHANGE_ON_RESUME = {"resume", "epochs", "data", "cache", "workers", "device", "precision", "compile"}
 
 
 def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:

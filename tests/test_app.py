@@ -17,7 +17,6 @@ from PIL import Image
 from classifier import page
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.pictures import open_picture
 from classifier.preprocess import Preprocess
 from tests.running_page import APP, CLASSES, picture
 
@@ -65,7 +64,9 @@ def test_the_answer_is_the_networks(name, client, server, tmp_path):
     GOOD[name](path)
     answer = client.predict(handle_file(path), api_name="/classify")
     with torch.inference_mode():
-        expected = server.weights.network()(server.weights.preprocess(open_picture(path)).unsqueeze(0)).softmax(1)[0]
+        expected = server.weights.network()(
+            server.weights.preprocess.normalize(server.weights.preprocess.read(path)).unsqueeze(0)
+        ).softmax(1)[0]
     got = {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
     assert answer["label"] == CLASSES[expected.argmax()]
     assert list(got.values()) == sorted(got.values(), reverse=True)

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import random
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -111,6 +112,12 @@ def test_newest(saved, original):
         os.utime(folder / name, (age, age))
     (folder / ".half.pth.1.tmp").write_bytes(b"x")
     assert checkpoints.newest(folder).name == "run.pth"
+    shutil.copy(folder / "run.pth", folder / checkpoints.SHIPPED)  # newer, but not of the user's making
+    assert checkpoints.newest(folder).name == "run.pth"
+    for path in folder.glob("*.pth"):
+        if path.name != checkpoints.SHIPPED:
+            path.unlink()
+    assert checkpoints.newest(folder).name == checkpoints.SHIPPED
     for file in folder.glob("*.pth"):
         file.unlink()
     with pytest.raises(CheckpointError, match=r"train\.py"):

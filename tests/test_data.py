@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from classifier import data
-from classifier.augment import Augment
+from classifier.augment import Augment, scaled
 from classifier.cli import UserError
 from classifier.pictures import PictureError, open_picture
 from classifier.preprocess import Preprocess
@@ -131,7 +131,7 @@ def test_every_picture_comes_once_the_last_batch_included(root, workers):
     pixels, labels = zip(*data.on_device(batches, torch.device("cpu")), strict=True)
     assert [len(batch) for batch in labels] == [8, 8, 8, 6]
     assert torch.cat(labels).tolist() == folder.labels
-    expected = torch.stack([Preprocess(16).pixels(open_picture(path)) for path in folder.paths])
+    expected = torch.stack([Preprocess(16).read(path) for path in folder.paths])
     assert torch.equal(torch.cat(pixels), expected)
 
 
@@ -177,16 +177,16 @@ def gradient_pictures(n=200, size=40):
 
 def test_augmentation_is_drawn_from_its_generator_alone():
     pixels = gradient_pictures(4)
-    augment = Augment(32)
-    first = augment(pixels, torch.Generator().manual_seed(1))
-    assert torch.equal(first, augment(pixels, torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, augment(pixels, torch.Generator().manual_seed(2)))
+    augment = Augment()
+    first = augment(pixels, 32, torch.Generator().manual_seed(1))
+    assert torch.equal(first, augment(pixels, 32, torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, augment(pixels, 32, torch.Generator().manual_seed(2)))
     assert first.shape == (4, 3, 32, 32)
     assert 0 <= first.min() <= first.max() <= 255
 
 
 def test_crops_keep_the_promised_share_of_the_area():
-    out = Augment(32, area=0.35, color=0)(gradient_pictures(), torch.Generator().manual_seed(0))
+    out = Augment(area=0.35, color=0, cover=0)(gradient_pictures(), 32, torch.Generator().manual_seed(0))
     width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31
     height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31
     area = width * height
@@ -199,12 +199,44 @@ def test_crops_keep_the_promised_share_of_the_area():
 
 def test_without_change_the_picture_comes_out_as_it_went_in():
     pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
-    same = Augment(24, area=1, ratio=1, flip=False, color=0)(pixels, torch.Generator())
+    same = Augment(area=1, ratio=1, flip=False, color=0, cover=0)(pixels, 24, torch.Generator())
     assert np.abs(same.numpy() - pixels.numpy()).max() < 0.05
 
 
-def test_brightness_changes_within_bounds():
+def only(**values) -> Augment:
+    """An augmentation that does nothing but what is given."""
+    return Augment(**{"area": 1, "ratio": 1, "flip": False, "color": 0, "cover": 0} | values)
+
+
+def test_colours_change_within_bounds():
     grey = torch.full((300, 3, 8, 8), 100, dtype=torch.uint8)
-    means = Augment(8, color=0.3)(grey, torch.Generator().manual_seed(0)).mean(dim=(1, 2, 3))
-    assert 69 < means.min() < 75
+    means = only(color=0.3)(grey, 8, torch.Generator().manual_seed(0)).mean(dim=(1, 2, 3))
+    assert 69 < means.min() < 75  # brightness alone: grey of one value has neither contrast nor saturation
     assert 125 < means.max() < 131
+    halves = torch.cat([torch.full((300, 3, 8, 4), 80), torch.full((300, 3, 8, 4), 120)], dim=3).to(torch.uint8)
+    out = only(color=0.3)(halves, 8, torch.Generator().manual_seed(0))
+    contrast = (out[:, 0, 0, 7] - out[:, 0, 0, 0]) / out.mean(dim=(1, 2, 3)) / 0.4
+    assert 0.69 < contrast.min() < 0.75 and 1.25 < contrast.max() < 1.31
+    red = torch.tensor([140, 80, 80], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8)
+    out = only(color=0.3)(red, 8, torch.Generator().manual_seed(0))
+    saturation = (out[:, 0] - out[:, 1]).mean(dim=(1, 2)) / out.mean(dim=(1, 2, 3)) / 0.6
+    assert 0.45 < saturation.min() < 0.6 and 1.5 < saturation.max() < 1.75  # contrast multiplies it once more
+
+
+def test_a_part_of_some_pictures_is_covered():
+    black = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    covered = only(cover=0.25)(black, 32, torch.Generator().manual_seed(0))[:, 0] == 127.5
+    share = covered.float().mean(dim=(1, 2))
+    assert 0.18 < (share > 0).float().mean() < 0.32
+    assert 0.01 < share[share > 0].min() < 0.05 and 0.28 < share.max() < 0.40
+    one = covered[share.argmax()]
+    rows, columns = one.any(1), one.any(0)
+    assert torch.equal(one, rows[:, None] & columns[None])  # a rectangle
+
+
+def test_scaling_does_not_alias():
+    stripes = (torch.arange(64) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
+    small = scaled(stripes, 20)
+    assert small.shape == (1, 3, 20, 20) and small.dtype == torch.uint8
+    assert (small.float() - 127.5).abs().max() < 40  # neither black nor white is left of stripes of one pixel
+    assert scaled(stripes, 64) is stripes

@@ -1,42 +1,36 @@
-"""Where and how precisely: chosen with a reason, refused with one."""
+"""Which device: chosen with a reason, refused with one."""
 
 import pytest
 import torch
 
 from classifier import device
 from classifier.cli import UserError
+from classifier.device import Compute
+
+
+def compute(dtype: torch.dtype) -> Compute:
+    return Compute(torch.device("cpu"), dtype, torch.channels_last, "as asked", "measured")
 
 
 def test_says_why():
-    text = str(device.choose("cpu", "fp32"))
-    assert text.endswith("(as asked), float32 (as asked)")
-    assert "threads" in text
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_where_the_processor_computes_it(monkeypatch, native):
-    told = {"avx512_bf16": native, "cpu_name": "Some CPU"}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    compute = device.choose("cpu")
-    assert compute.dtype == (torch.bfloat16 if native else torch.float32)
-    assert "Some CPU" in str(compute)
-    assert ("natively" in compute.why_dtype) == native
-
-
-def test_older_pytorch_is_asked_another_way(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert device.choose("cpu").dtype == torch.bfloat16
+    text = str(compute(torch.bfloat16))
+    assert text.endswith("threads (as asked), bfloat16 channels-last (measured)")
 
 
 def test_autocast_computes_in_the_chosen_format():
     x = torch.ones(2, 2)
-    for precision, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        with device.choose("cpu", precision).autocast():
-            assert (x @ x).dtype == expected
+    for dtype in (torch.float32, torch.bfloat16):
+        with compute(dtype).autocast():
+            assert (x @ x).dtype == dtype
+
+
+def test_the_fastest_that_is_there():
+    found, why = device.find_device("auto")
+    assert (found.type == "cpu") == (not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    assert why
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=rf"--device {name} cannot be used.*Here there are: cpu"):
-        device.choose(name)
+        device.find_device(name)

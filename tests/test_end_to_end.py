@@ -14,9 +14,11 @@ from PIL import Image
 import app
 import train
 import zoo
-from classifier import checkpoint, data, device, metrics
+from classifier import checkpoint, data, metrics
 from classifier.drawing import draw
+from classifier.inference import prepared
 from classifier.pictures import ORIENTATION
+from classifier.precision import choose
 from tests.conftest import run_script
 from tests.running_page import address, app_process, picture
 
@@ -96,7 +98,8 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
 
     monkeypatch.setitem(zoo.MODELS, "resnet18", Notes)
     monkeypatch.chdir(tmp_path)
-    arguments = "--data odd --name odd --size 48 --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3"
+    sizes = "--size 48 --grow-from 1"
+    arguments = "--data odd --name odd --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3 " + sizes
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split(), "--device", "cpu", "--precision", "fp32"])
     monkeypatch.setattr(train, "stop_on_signal", list)
     train.main()
@@ -104,10 +107,10 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
 
     folder = data.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
-    compute = device.choose("cpu", "fp32")
+    compute = choose("cpu", "fp32", saved.network(), 48)
     seen.clear()
     batches = data.loader(data.Pictures(folder, saved.preprocess), 4, workers=0)
-    metrics.infer(saved.network(), data.on_device(batches, compute.device), saved.preprocess, compute)
+    metrics.infer(prepared(saved.network(), compute), data.on_device(batches, compute.device), saved.preprocess)
     evaluated = list(seen)
     assert len(evaluated) == 6
 

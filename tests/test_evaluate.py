@@ -73,7 +73,7 @@ def score(*args):
 def refuses(match, *args):
     with pytest.raises(UserError, match=match):
         score(*args)
-    assert not Path("logs").exists()
+    assert not Path("logs/evaluate").exists()
 
 
 # ---------------------------------------------------------------------------------------------- what it reports

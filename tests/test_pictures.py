@@ -129,3 +129,21 @@ def test_missing_file_and_folder_are_named(tmp_path):
 def test_candidates_by_name():
     assert all(map(is_candidate, ["a.jpg", "B.JPEG", "猫.webp", "dir/c.Tiff"]))
     assert not any(map(is_candidate, ["._a.jpg", "Thumbs.db", "a.txt", "jpg", ".jpg"]))
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_when_little_is_needed():
+    large = encode(photograph().resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    whole = open_picture(large)
+    assert whole.size == (1600, 1200)
+    assert open_picture(large, 100).size == (400, 300)  # a quarter: the shorter side has more than twice what is needed
+    assert open_picture(large, 200).size == (800, 600)
+    assert open_picture(large, 400).size == whole.size
+    small, exact = (np.asarray(picture.resize((100, 75))).astype(int) for picture in (open_picture(large, 75), whole))
+    assert np.abs(small - exact).mean() < 1.5
+    png = encode(photograph().resize((800, 600)), "PNG")
+    assert open_picture(png, 10).size == (800, 600)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    stream = io.BytesIO()
+    photograph().resize((1600, 1200)).save(stream, "JPEG", exif=turned)
+    assert open_picture(stream.getvalue(), 100).size == (300, 400)

@@ -45,7 +45,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     folder, _ = finished
     best = checkpoint.load(folder / "module" / "run.pth")
     assert (best.model, best.classes) == ("resnet18", ["across", "down"])
-    assert best.preprocess.size == 32
+    assert best.preprocess.size == 40  # whole pictures are shown larger than the crops of training
     assert best.data == {
         "root": str(bars),
         "kind": "pictures",
@@ -58,7 +58,9 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     chosen = metrics.best_epoch(history)
     assert best.scores["val"] == chosen["val"] | {"epoch": chosen["epoch"], "count": 8}
     assert best.settings["epochs"] == 3
-    assert best.network()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+    assert best.state_dict["conv1.weight"].dtype == torch.float16
+    assert best.state_dict["bn1.running_var"].dtype == torch.float32
+    assert best.network()(torch.zeros(1, 3, 40, 40)).shape == (1, 2)
     assert not best.resume
     assert checkpoint.load(folder / "module" / "run.last.pth").resume["step"] == 12
     assert checkpoint.newest(folder / "module").name == "run.pth"
@@ -159,6 +161,33 @@ def test_stopped_at_any_step_and_resumed_nothing_differs(bars, tmp_path, monkeyp
         assert there["train"]["accuracy"] == here["train"]["accuracy"]
 
 
+def weights_of(folder: Path, name: str = "run.last.pth") -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "module" / name).state_dict
+
+
+def test_the_cache_changes_speed_and_nothing_else(finished, bars, tmp_path, monkeypatch):
+    folder, _ = finished
+    assert len(list((bars / ".cache").glob("*.pixels"))) == 2  # to train and to validate with
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    call(monkeypatch, tmp_path, "--data", bars, "--epochs", 3, *QUICK, "--no-cache", "--workers", 2)
+    expected, found = weights_of(folder), weights_of(tmp_path)
+    for key, value in expected.items():
+        torch.testing.assert_close(value, found[key], msg=key)
+
+
+def test_half_precision_scales_its_gradients_and_goes_on_with_the_scale(bars, tmp_path, monkeypatch):
+    arguments = ("--data", bars, "--epochs", 2, *QUICK, "--precision", "fp16")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_after(patch, 3)
+        call(patch, tmp_path, *arguments)
+    saved = checkpoint.load(tmp_path / "module" / "run.last.pth")
+    assert saved.resume["scaler"]["scale"] > 1
+    assert saved.resume["format"] == "float16" or saved.resume["format"] == "float16 channels-last"
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    call(monkeypatch, tmp_path, "--resume", "module/run.last.pth")
+    assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
+
+
 def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, bars, tmp_path, monkeypatch):
     folder, _ = finished
     last = folder / "module" / "run.last.pth"
@@ -187,7 +216,7 @@ def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, ba
         (["--device", "cuda:9"], "--device cuda:9 cannot be used"),
         (["--resume", "module/none.last.pth"], "does not exist"),
         (["--resume", "module/run.pth"], "cannot be resumed"),
-        (["--resume", "module/run.last.pth", "--lr", "0.5", "--epochs", "9"], "lr 0.001 -> 0.5"),
+        (["--resume", "module/run.last.pth", "--lr", "0.5", "--epochs", "9"], "lr 0.002 -> 0.5"),
         (["--name", "run"], "would be overwritten"),
         (["--name", "run.last"], "run can"),
         (["--name", "a:b"], "a_b can"),
@@ -266,6 +295,18 @@ def test_learning_rate_rises_and_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.001
+
+
+def test_pictures_grow_evenly():
+    settings = replace(Settings(), epochs=11, size=160, grow_from=0.4)
+    sizes = [train.size_of_epoch(epoch, settings) for epoch in range(11)]
+    assert (sizes[0], sizes[-1]) == (64, 160)
+    assert sizes == sorted(sizes)
+    assert {size % 16 for size in sizes} == {0}
+    assert len(set(sizes)) == 7
+    assert [train.size_of_epoch(epoch, replace(settings, grow_from=1.0, size=50)) for epoch in (0, 10)] == [50, 50]
+    assert train.size_of_epoch(0, replace(settings, epochs=1)) == 160
+    assert train.size_of_epoch(0, replace(settings, size=32)) == 32  # smaller ones would vanish in the network
 
 
 def test_average_follows_the_weights():

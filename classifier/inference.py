@@ -1,0 +1,55 @@
+"""A trained network, made ready to answer fast: what validation, evaluate.py and the page compute with."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from classifier.device import Compute
+
+
+def prepared(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
+    """A function from pictures (N, 3, H, W) float32, normalised, to logits (N, classes) float32 on the device.
+
+    It holds a copy: batch norm is folded into the convolutions, and all weights but those of the last linear layer are
+    in the format of `compute`. That layer stays in float32, so that logits of 8 bits do not make two classes equal.
+    `network` stays as it is.
+    """
+    network = fold_batch_norm(copy.deepcopy(network).eval()).requires_grad_(False)
+    network = network.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if linear:
+        linear[-1].float().register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
+
+    @torch.inference_mode()
+    def logits(x: Tensor) -> Tensor:
+        x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+        return network(x).float()
+
+    return logits
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """`network`, in evaluation mode, with each batch norm that follows a convolution made part of it, in place.
+
+    A trained batch norm multiplies each channel by a constant and adds another one, and so can the convolution before
+    it. A network that torch.fx cannot trace stays as it is: slower, not wrong.
+    """
+    try:
+        graph = fx.Tracer().trace(network)
+    except Exception:  # tracing runs the network's own code, which may fail in any way on values that are none
+        return network
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        if before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution = network.get_submodule(before.target)
+        if isinstance(convolution, nn.Conv2d) and calls.count(before.target) == calls.count(node.target) == 1:
+            network.set_submodule(before.target, fuse_conv_bn_eval(convolution, network.get_submodule(node.target)))
+            network.set_submodule(node.target, nn.Identity())
+    return network

@@ -1,0 +1,149 @@
+"""Which number format is fastest here? Measured on the network itself, once per machine."""
+
+import contextlib
+import copy
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from classifier.device import Compute, device_name, find_device, set_up
+from classifier.inference import prepared
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+MEMORY = Path("logs/speed.json")  # what was measured before
+BATCH = 8  # pictures in a trial step
+SECONDS = 0.5  # of trial steps for each candidate, after the first one
+
+# name -> number format, order of the values in memory
+CANDIDATES = {
+    "float32": (torch.float32, torch.contiguous_format),
+    "float32 channels-last": (torch.float32, torch.channels_last),
+    "bfloat16 channels-last": (torch.bfloat16, torch.channels_last),
+    "float16 channels-last": (torch.float16, torch.channels_last),
+}
+
+
+def choose(
+    device: str, precision: Precision, network: nn.Module, size: int, training: bool = False, before: str = ""
+) -> Compute:
+    """The fastest device that is there, and the format that is fastest on it for this network.
+
+    Args:
+        device: see `device.find_device`.
+        precision: "auto" measures; "bf16" and "fp16" compute in 16 bits, "fp32" in 32. Weights that are trained, batch
+            norm, softmax and loss are float32 always.
+        network: on the CPU; stays as it is.
+        size: side of its pictures in pixels.
+        training: whether a training step counts, or an answer.
+        before: the format that the run began with, which "auto" keeps.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    chosen, why_device = find_device(device)
+    set_up(chosen)
+    names, why = _candidates(chosen)
+    if precision != "auto":
+        names = [name for name, (dtype, _) in CANDIDATES.items() if dtype == DTYPES[precision]]
+        names, why = names[-1:] if chosen.type == "cuda" else names, "as asked"
+    elif before in CANDIDATES:
+        names, why = [before], "as this run began"
+    if len(names) > 1:
+        rates = _remembered(names, chosen, network, size, training)
+        best = max(rates, key=rates.get)
+        others = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items() if name != best)
+        why = why or f"{rates[best]:,.0f} images/s in a short trial" + f"; {others}" * bool(others)
+        names = [best]
+    return Compute(chosen, *CANDIDATES[names[0]], why_device, why)
+
+
+def _candidates(device: torch.device) -> tuple[list[str], str]:
+    """Formats worth a trial on this device; of one alone, why it."""
+    if device.type != "cuda":  # float16 has too small a range to train in without scaling: on request only
+        return [name for name in CANDIDATES if not name.startswith("float16")], ""
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return ["bfloat16 channels-last"], "it computes that natively"
+    if capability >= (7, 0):
+        return ["float16 channels-last"], "it computes that natively, and no bfloat16"
+    return ["float32 channels-last"], "it has no faster format"
+
+
+def _remembered(
+    names: list[str], device: torch.device, network: nn.Module, size: int, training: bool
+) -> dict[str, float]:
+    """Images/s of each candidate that works, as measured now or, on this machine, before."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    key = (
+        f"{device_name(device)}, {os.environ.get('ONEDNN_MAX_CPU_ISA', torch.backends.cpu.get_cpu_capability())}, "
+        f"torch {torch.__version__}, {type(network).__name__} of {parameters:,} parameters at {size}, "
+        f"{'training' if training else 'answering'}"
+    )
+    try:
+        memory = json.loads(MEMORY.read_text(encoding="utf-8"))
+        known = memory.get(key, {})
+        rates = {name: float(known[name]) for name in names if name in known}
+    except (OSError, ValueError, TypeError, AttributeError):  # not there yet, or not ours any more
+        memory, rates = {}, {}
+    if rates.keys() != set(names):
+        rates = _measure(names, device, network, size, training)
+        memory[key] = memory.get(key, {}) | {name: rates.get(name, 0.0) for name in names}
+        with contextlib.suppress(OSError):  # without memory the next run measures again
+            MEMORY.parent.mkdir(exist_ok=True)
+            temporary = MEMORY.with_name(f".{MEMORY.name}.{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(memory, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(MEMORY)
+    return {name: rate for name, rate in rates.items() if rate}
+
+
+def _measure(names: list[str], device: torch.device, network: nn.Module, size: int, training: bool) -> dict[str, float]:
+    rates = {}
+    for name in names:
+        compute = Compute(device, *CANDIDATES[name], "", "")
+        step = _training_step(network, compute, size) if training else _answer(network, compute, size)
+        try:
+            times = [_seconds(step)]  # the first step also sets things up
+            while len(times) < 3 or sum(times[1:]) < SECONDS:
+                times.append(_seconds(step))
+                if sum(times) > 4 * SECONDS:  # a large network: one step tells enough
+                    break
+            rates[name] = BATCH / min(times)
+        except (RuntimeError, NotImplementedError):  # this device has no such format
+            continue
+    return rates
+
+
+def _seconds(step: Callable[[], float]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _training_step(network: nn.Module, compute: Compute, size: int) -> Callable[[], float]:
+    network = copy.deepcopy(network).to(compute.device, memory_format=compute.memory_format).train()
+    x = torch.zeros(BATCH, 3, size, size, device=compute.device).contiguous(memory_format=compute.memory_format)
+
+    def step() -> float:
+        with compute.autocast():
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), torch.zeros(BATCH, dtype=torch.long, device=compute.device))
+        network.zero_grad()
+        loss.backward()
+        return sum(parameter.grad.sum() for parameter in network.parameters() if parameter.ndim == 1).item()
+
+    return step
+
+
+def _answer(network: nn.Module, compute: Compute, size: int) -> Callable[[], float]:
+    logits = prepared(network, compute)
+    x = torch.zeros(BATCH, 3, size, size)
+    return lambda: logits(x).sum().item()

@@ -1,0 +1,222 @@
+"""Pictures kept as bytes: the same as the opened ones, whatever happens to the files."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from classifier import cache, data
+from classifier.cli import UserError
+from classifier.pictures import PictureError
+from classifier.preprocess import Preprocess
+from tests.conftest import make_pictures
+
+SEEN = Preprocess(24)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_pictures(tmp_path / "train", {"cat": 9, "dog": 6})
+    return data.read_folder(tmp_path / "train")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths that have been opened."""
+    paths, real = [], data.open_one
+
+    def note(path, preprocess):
+        paths.append(path)
+        return real(path, preprocess)
+
+    monkeypatch.setattr(data, "open_one", note)
+    return paths
+
+
+def ready(folder, preprocess=SEEN):
+    """The folder's pictures from its cache, and all their pixels."""
+    pictures = data.kept_ready(folder, "train", preprocess, folder.root.parent / ".cache", CPU, threads=2)
+    batches = data.loader(pictures, 4)
+    return pictures, torch.cat([pixels for pixels, _ in data.on_device(batches, CPU)])
+
+
+def plain(folder, preprocess=SEEN):
+    batches = data.loader(data.Pictures(folder, preprocess), 4)
+    return torch.cat([pixels for pixels, _ in data.on_device(batches, CPU)])
+
+
+def test_the_same_pictures_and_labels_each_opened_once(folder, opened):
+    pictures, pixels = ready(folder)
+    assert sorted(opened) == sorted(folder.paths)
+    opened.clear()
+    again, same = ready(folder)
+    assert opened == []
+    assert isinstance(again, data.CachedPictures)
+    assert torch.equal(pixels, same)
+    assert torch.equal(pixels, plain(folder))
+    _, labels = zip(*data.on_device(data.loader(again, 4), CPU), strict=True)
+    assert torch.cat(labels).tolist() == folder.labels
+    assert torch.equal(pictures[7][0], pixels[7]) and pictures[7][1] == folder.labels[7]
+
+
+def test_the_dataset_may_move(folder, opened, tmp_path):
+    _, pixels = ready(folder)
+    shutil.move(tmp_path / "train", tmp_path / "elsewhere" / "train")
+    shutil.move(tmp_path / ".cache", tmp_path / "elsewhere" / ".cache")
+    opened.clear()
+    _, same = ready(data.read_folder(tmp_path / "elsewhere" / "train"))
+    assert torch.equal(pixels, same)
+    assert opened == []
+
+
+def test_what_changed_is_opened_again_and_nothing_else(folder, opened):
+    ready(folder)
+    new = folder.root / "cat" / "new.png"
+    Image.new("RGB", (30, 30), "red").save(folder.root / "cat" / "0.png")
+    Image.new("RGB", (30, 30), "blue").save(new)
+    (folder.root / "dog" / "3.png").unlink()
+    changed = data.read_folder(folder.root)
+    opened.clear()
+    _, pixels = ready(changed)
+    assert sorted(opened) == sorted([str(folder.root / "cat" / "0.png"), str(new)])
+    assert torch.equal(pixels, plain(changed))
+    size = (folder.root.parent / ".cache").glob("*.pixels").__next__().stat().st_size
+    assert size == len(changed) * 3 * 24**2  # the place of the picture that is gone was used again
+
+
+def test_another_preprocessing_has_another_cache(folder):
+    ready(folder)
+    other = Preprocess(20, "squash")
+    assert torch.equal(ready(folder, other)[1], plain(folder, other))
+    assert torch.equal(ready(folder)[1], plain(folder))
+    assert len(list((folder.root.parent / ".cache").glob("*.pixels"))) == 2
+
+
+@pytest.mark.parametrize("name", ["pixels", "index"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "garbage"])
+def test_damaged_files_are_mended(folder, opened, name, damage):
+    _, pixels = ready(folder)
+    (path,) = (folder.root.parent / ".cache").glob(f"*.{name}")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    elif damage == "garbage":
+        content[:] = bytes(i % 251 for i in range(len(content)))
+    path.write_bytes({"cut": content[: len(content) // 2 + 1], "empty": b""}.get(damage, content))
+    opened.clear()
+    assert torch.equal(ready(folder)[1], pixels)
+    assert opened
+    opened.clear()
+    assert torch.equal(ready(folder)[1], pixels)
+    assert opened == []
+
+
+def test_a_file_cut_while_it_is_read_is_noticed(folder):
+    pictures, pixels = ready(folder)
+    (path,) = (folder.root.parent / ".cache").glob("*.pixels")
+    path.write_bytes(b"")
+    assert torch.equal(pictures.cache.read(range(len(folder))), pixels)
+
+
+def test_an_interrupted_build_goes_on_where_it_was(folder, opened, monkeypatch):
+    monkeypatch.setattr(cache, "AT_ONCE", 2)
+    real = cache.Cache._keep
+    kept = []
+
+    def stop(self, place, rows):
+        if len(kept) == 7:
+            raise KeyboardInterrupt
+        kept.append(place)
+        real(self, place, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache.Cache, "_keep", stop)
+        ready(folder)
+    opened.clear()
+    assert torch.equal(ready(folder)[1], plain(folder))
+    assert len([path for path in opened if path in folder.paths]) - len(folder) == 15 - 7  # `plain` opened all once
+
+
+def test_an_unreadable_picture_is_named_before_the_first_batch(folder):
+    bad = folder.root / "dog" / "2.png"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(PictureError, match="not a picture") as caught:
+        ready(folder)
+    assert str(bad) in str(caught.value)
+
+
+def test_bytes_and_picture_both_damaged_are_an_error(folder):
+    pictures, _ = ready(folder)
+    next((folder.root.parent / ".cache").glob("*.pixels")).write_bytes(b"")
+    (folder.root / "cat" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"1\.png is not a picture"):
+        list(data.on_device(data.loader(pictures, 4), CPU))
+
+
+def test_without_room_pictures_are_opened_each_time(folder, monkeypatch, capsys):
+    usage = shutil.disk_usage(folder.root)._replace(free=100)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    pictures, pixels = ready(folder)
+    assert type(pictures) is data.Pictures
+    assert torch.equal(pixels, plain(folder))
+    said = capsys.readouterr().out
+    assert ".cache is not used" in said and "0 MB are free" in said
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_disk_that_fills_up_turns_it_off(folder, monkeypatch, capsys, short):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, content):
+            if not short:
+                raise OSError(28, "No space left on device")
+            return self.file.write(content[: len(content) // 2])
+
+    real = cache._open
+    monkeypatch.setattr(cache, "_open", lambda path: Full(real(path)))
+    pictures, pixels = ready(folder)
+    assert type(pictures) is data.Pictures
+    assert torch.equal(pixels, plain(folder))
+    assert ("disk is full" if short else "No space left") in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_to_turns_it_off(folder, capsys):
+    (folder.root.parent / ".cache").write_text("a file in its place")
+    assert torch.equal(ready(folder)[1], plain(folder))
+    assert "is not used" in capsys.readouterr().out
+
+
+def test_caches_that_nobody_used_for_long_are_deleted(folder, monkeypatch):
+    ready(folder, Preprocess(20))
+    now = cache.time.time()
+    monkeypatch.setattr(cache.time, "time", lambda: now + cache.UNUSED - 100)
+    ready(folder)
+    assert len(list((folder.root.parent / ".cache").iterdir())) == 4
+    monkeypatch.setattr(cache.time, "time", lambda: now + cache.UNUSED + 100)
+    ready(folder)
+    assert len(list((folder.root.parent / ".cache").iterdir())) == 2
+
+
+def test_in_the_devices_memory_it_is_the_same(folder):
+    cached, pixels = ready(folder)
+    resident = data.ResidentPictures(folder, SEEN, cached.cache, CPU)
+    batches = list(data.on_device(data.loader(resident, 4), CPU))
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), pixels)
+    assert torch.cat([labels for _, labels in batches]).tolist() == folder.labels
+    assert torch.equal(resident[7][0], pixels[7]) and resident[7][1] == folder.labels[7]
+
+
+@pytest.mark.parametrize(("free", "kind"), [(10**9, "resident"), (15 * 24 * 24 * 3 * 2, "cached")])
+def test_on_a_gpu_what_fits_lies_in_its_memory(folder, monkeypatch, free, kind):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    monkeypatch.setattr(data, "ResidentPictures", lambda *arguments: "resident")
+    monkeypatch.setattr(data, "CachedPictures", lambda *arguments: "cached")
+    gpu = torch.device("cuda")  # only its name is looked at here
+    assert data.kept_ready(folder, "train", SEEN, folder.root.parent / ".cache", gpu, threads=2) == kind
