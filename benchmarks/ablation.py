@@ -1,0 +1,106 @@
+"""What each piece of the default recipe brings: left out alone, at equal time, with three seeds.
+
+    python -m benchmarks.ablation DATA --epochs 6 --seeds 3 --pictures 6000
+
+Every run has the same number of steps, but for those with another picture size or batch, which get as many epochs as
+cost the same. Results are added to benchmarks/ablation.json after each run, so it can be stopped and started again, and
+benchmarks/ablation.md is written from them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import train
+from benchmarks.__main__ import HERE, Bench, table
+from classifier import checkpoint
+from classifier.augment import Augment
+
+# name -> flags of train.py, values of Augment, share of the epochs that cost as much as the default recipe's
+VARIANTS = {
+    "default recipe": ({}, {}, 1.0),
+    "pictures of one size, 160": ({"grow-from": 1}, {}, 0.55),
+    "pictures of one size, 112": ({"grow-from": 1, "size": 112}, {}, 1.1),
+    "whole pictures not enlarged afterwards": ({"enlarge": 1}, {}, 1.0),
+    "no augmentation": ({"augment": "off"}, {}, 1.0),
+    "no crops": ({}, {"area": 1.0, "ratio": 1.0}, 1.0),
+    "no flips": ({}, {"flip": False}, 1.0),
+    "no change of colours": ({}, {"color": 0.0}, 1.0),
+    "nothing covered": ({}, {"cover": 0.0}, 1.0),
+    "no average of weights": ({"ema": 0}, {}, 1.0),
+    "no label smoothing": ({"label-smoothing": 0}, {}, 1.0),
+    "no weight decay": ({"weight-decay": 0}, {}, 1.0),
+    "no warm-up": ({"warmup": 0}, {}, 1.0),
+    "constant learning rate": ({"schedule": "constant"}, {}, 1.0),
+    "half the learning rate": ({"lr": 1e-3}, {}, 1.0),
+    "twice the learning rate": ({"lr": 4e-3}, {}, 1.0),
+    "batches of 32": ({"batch-size": 32}, {}, 0.87),
+}
+
+
+def main() -> None:
+    """Make the runs that are missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=6000)
+    options = parser.parse_args()
+    path = HERE / "ablation.json"
+    plan = {"epochs": options.epochs, "pictures": options.pictures}
+    runs = json.loads(path.read_text()) if path.exists() else plan | {"accuracy": {}, "minutes": {}}
+    if {key: runs[key] for key in plan} != plan:
+        sys.exit(f"{path} is of {runs['pictures']} pictures and {runs['epochs']} epochs. Move it away to start anew.")
+    os.chdir(tempfile.mkdtemp(prefix="ablation-"))
+    root = Bench(options.data.resolve(), 0).take(options.pictures, 2000)
+    for seed in range(options.seeds):
+        for name in VARIANTS:
+            if len(runs["accuracy"].setdefault(name, [])) <= seed:
+                accuracy, minutes = one(name, seed, options.epochs, root)
+                runs["accuracy"][name].append(accuracy)
+                runs["minutes"].setdefault(name, []).append(minutes)
+                path.write_text(json.dumps(runs, indent=2) + "\n")
+                (HERE / "ablation.md").write_text(report(runs))
+                print(f"{name}, seed {seed}: {accuracy:.2%} in {minutes:.1f} min", flush=True)
+
+
+def one(name: str, seed: int, epochs: int, root: Path) -> tuple[float, float]:
+    """Validation accuracy at the end of a run, and its minutes."""
+    flags, augment, share = VARIANTS[name]
+    train.Augment = partial(Augment, **augment)
+    flags = {"epochs": max(1, round(epochs * share)), "seed": seed, "val": 0.25, "name": f"{seed}-{len(name)}"} | flags
+    flags |= {"data": root / "dataset"}
+    sys.argv = ["train.py", *(word for key, value in flags.items() for word in (f"--{key}", str(value)))]
+    for old in Path("module").glob("*.pth"):
+        old.unlink()
+    train.main()
+    history = checkpoint.load(Path("module") / f"{flags['name']}.pth").scores["history"]
+    return history[-1]["val"]["accuracy"], history[-1]["minutes"]
+
+
+def report(runs: dict) -> str:
+    """ablation.md."""
+    base = runs["accuracy"]["default recipe"]
+    rows = [("", "accuracy, %", "difference", "of each seed", "minutes")]
+    for name, values in runs["accuracy"].items():
+        pairs = [100 * (a - b) for a, b in zip(values, base, strict=False)]
+        rows.append((
+            name, f"{100 * statistics.mean(values):.1f}",
+            "" if name == "default recipe" else f"{statistics.mean(pairs):+.1f}",
+            ", ".join(f"{100 * value:.1f}" for value in values), f"{statistics.median(runs['minutes'][name]):.1f}",
+        ))  # fmt: skip
+    return (
+        "# Ablation\n\n"
+        f"Written by `python -m benchmarks.ablation DATA --epochs {runs['epochs']} --pictures {runs['pictures']}`: "
+        f"ResNet-18 from scratch on three quarters of {runs['pictures']:,} photographs of cats and dogs, scored on the "
+        "other quarter, one piece of the recipe left out at a time, at equal cost.\n\n" + table(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""How fast a training step would be if pictures cost nothing: one batch, over and over, in the format train.py takes.
+
+    python -m benchmarks.compute_only --size 224 --batch-size 32 --seconds 20
+
+Prints one line of JSON.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+import torch.nn.functional as F
+
+from classifier.precision import choose
+from resnet import resnet18
+
+WARM = 5  # steps that are not counted
+
+
+def main() -> None:
+    """Train for some seconds on one batch of noise."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=20)
+    options = parser.parse_args()
+
+    network = resnet18(num_classes=2)
+    compute = choose("auto", "auto", network, options.size, training=True)
+    network = network.to(compute.device, memory_format=compute.memory_format).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    x = torch.randn(options.batch_size, 3, options.size, options.size, device=compute.device)
+    x = x.contiguous(memory_format=compute.memory_format)
+    labels = torch.randint(0, 2, (options.batch_size,), device=compute.device)
+    marks = [time.perf_counter()]
+    while len(marks) <= 2 * WARM or marks[-1] - marks[WARM] < options.seconds:
+        with compute.autocast():
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        marks.append(time.perf_counter())
+    print(json.dumps({"images_per_second": options.batch_size * (len(marks) - 1 - WARM) / (marks[-1] - marks[WARM])}))
+
+
+if __name__ == "__main__":
+    main()
