@@ -109,7 +109,7 @@ def main() -> None:
     # --- network
     find_device(settings.device)  # a wrong one is told before the pictures are looked at
     root, kind = checks.find_pictures(settings.data)
-    pictures = data.read_folder(root / "train")
+    pictures = data.with_digests(data.read_folder(root / "train"))
     torch.manual_seed(settings.seed)
     network = MODELS[settings.model](num_classes=len(pictures.classes))
     checks.check_disk(network, MODULE)
@@ -118,7 +118,7 @@ def main() -> None:
     network = network.to(compute.device, memory_format=compute.memory_format)
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
     groups = parameter_groups(network, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
     forward = torch.compile(network) if settings.compile else network
 
@@ -131,10 +131,10 @@ def main() -> None:
     preprocess = Preprocess(round(settings.size * enlarge), settings.resize, *mean_std)  # for whole pictures
     seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
     ready = [
-        data.kept_ready(part, name, prepare, root / ".cache", compute.device, settings.workers)
+        data.kept_ready(part, pictures, prepare, root / ".cache", compute.device, settings.workers)
         if settings.cache
         else data.Pictures(part, prepare)
-        for part, name, prepare in ((training, "train", seen), (validation, "val", preprocess))
+        for part, prepare in ((training, seen), (validation, preprocess))
     ]
     order = data.EpochOrder(len(training), settings.seed)
     train_batches = data.loader(ready[0], size, settings.workers, order, drop_last=True)
@@ -152,9 +152,10 @@ def main() -> None:
     if saved:
         checks.check_resumed(saved, training, settings)
         network.load_state_dict(run.pop("network"))
-        optimizer.load_state_dict(run.pop("optimizer"))
+        checkpoint.restore(optimizer, run.pop("optimizer"))
         ema.load_state_dict(saved.state_dict)
-        scaler.load_state_dict(run.pop("scaler"))
+        if scale := run.pop("scaler"):  # empty if the run did without
+            scaler.load_state_dict(scale)
     described = Checkpoint(
         settings.model,
         training.classes,
@@ -187,6 +188,7 @@ def main() -> None:
     # --- the loop
     records = Records(Path(run["logs"]), run["step"])
     shown = torch.linspace(0, len(validation) - 1, min(PREDICTIONS, len(validation))).long().tolist()
+    shown_pixels = data.pixels_of(ready[1], shown)
     stopping = stop_on_signal()
 
     def stop_if_asked() -> None:
@@ -275,9 +277,8 @@ def main() -> None:
                 flush=True,
             )
             records.epoch(epoch + 1, run["step"], entry)
-            pixels = torch.stack([val_batches.dataset[i][0] for i in shown])
             truth, predicted = ([training.classes[i] for i in values[shown]] for values in (labels, logits.argmax(1)))
-            records.predictions(epoch + 1, pixels, truth, predicted)
+            records.predictions(epoch + 1, shown_pixels, truth, predicted)
 
     if best_path.exists():
         checkpoint.add_scores(best_path, "history", run["history"])

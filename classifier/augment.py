@@ -72,9 +72,7 @@ class Augment:
         color = torch.eye(3) * saturation + torch.ones(3, 3) / 3 * (1 - saturation)  # (N, 3, 3)
         color, offset = brightness * contrast * color, brightness * (1 - contrast)
 
-        x, y, hidden, color, offset = (
-            values.to(pixels.device, non_blocking=True) for values in (x, y, hidden, color, offset)
-        )
+        x, y, hidden, color, offset = (values.to(pixels.device) for values in (x, y, hidden, color, offset))
         grid = torch.stack([x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)], dim=3)
         pixels = F.grid_sample(pixels.contiguous().float(), grid, mode="bilinear", align_corners=False)
         mean = pixels.mean(dim=(1, 2, 3)).view(n, 1, 1)

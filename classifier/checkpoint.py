@@ -125,6 +125,15 @@ def add_scores(path: Path, part: str, scores: dict) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a saved state; in memory its means lie as their parameters do, which the fused step takes for granted."""
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
+
+
 def versions() -> dict[str, str]:
     """The versions that decide about pixels and numbers."""
     return {

@@ -65,7 +65,7 @@ def check_resumed(saved: Checkpoint, training: data.Folder, settings: Settings) 
     if len(saved.resume["history"]) >= settings.epochs:
         raise UserError(
             f"{saved.path} has finished its {settings.epochs} epochs. --epochs {2 * settings.epochs} would train it "
-            "further, with a learning rate that falls over all of them."
+            "further, with a learning rate and a size that take their course over all of them."
         )
     if saved.data["fingerprint"] != training.fingerprint():
         raise UserError(

@@ -34,7 +34,7 @@ class Folder:
     classes: list[str]
     paths: list[str]
     labels: list[int]
-    digests: list[bytes] = field(default_factory=list)  # of the files' contents, where `split_validation` read them
+    digests: list[bytes] = field(default_factory=list)  # of the files' contents, from `with_digests`
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,18 +105,22 @@ def read_folder(root: Path) -> Folder:
     return folder
 
 
+def with_digests(folder: Folder) -> Folder:
+    """The folder with a digest of each file. Raises UserError for a file that cannot be read."""
+    with ThreadPoolExecutor() as pool:
+        return replace(folder, digests=list(pool.map(_digest, folder.paths)))
+
+
 def split_validation(folder: Folder, share: float) -> tuple[Folder, Folder]:
-    """(training, validation) pictures: from each class the same share, and at least one, is set aside.
+    """(training, validation) pictures of a folder with digests: of each class the same share, and at least one.
 
     What a file contains decides, not its name or place, so the same pictures are set aside in every run and on every
     machine. Copies of a picture in its class stay together; so do those that look the same, where prepare.py has
     listed them in duplicates.csv beside `folder.root`.
 
     Raises:
-        UserError: a file that cannot be read, or a class with too few different pictures.
+        UserError: a class with too few different pictures.
     """
-    with ThreadPoolExecutor() as pool:
-        folder = replace(folder, digests=list(pool.map(_digest, folder.paths)))
     keys = _smallest_of_group(folder)
     training: list[int] = []
     validation: list[int] = []
@@ -181,18 +185,18 @@ class Pictures(Dataset):
 
 
 class CachedPictures(Pictures):
-    """The same pictures, opened once and kept in dataset/.cache."""
+    """The same pictures, opened once and kept in dataset/.cache; `places` are theirs in the cache."""
 
-    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache):
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: list[int]):
         super().__init__(folder, preprocess)
-        self.cache, self.labels = cache, torch.tensor(folder.labels)
+        self.cache, self.places, self.labels = cache, places, torch.tensor(folder.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.cache.read([index])[0], self.folder.labels[index]
+        return self.cache.read([self.places[index]])[0], self.folder.labels[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | PictureError:
         try:
-            return self.cache.read(indices), self.labels[indices]
+            return self.cache.read([self.places[index] for index in indices]), self.labels[indices]
         except PictureError as error:  # its bytes were damaged, and then the picture as well
             return error
 
@@ -200,10 +204,13 @@ class CachedPictures(Pictures):
 class ResidentPictures(Pictures):
     """The same pictures, all of them in the device's memory."""
 
-    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, device: torch.device):
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: list[int], device: torch.device):
         super().__init__(folder, preprocess)
-        parts = torch.arange(len(folder)).split(1024)
-        self.pixels = torch.cat([cache.read(part.tolist()).to(device) for part in parts])
+        shape = (len(places), 3, preprocess.size, preprocess.size)
+        self.pixels = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+        for start in range(0, len(places), 256):
+            part = cache.read(places[start : start + 256])
+            self.pixels[start : start + len(part)] = part.to(device)
         self.labels = torch.tensor(folder.labels, device=device)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -225,21 +232,37 @@ def open_one(path: str, preprocess: Preprocess) -> Tensor:
 
 
 def kept_ready(
-    folder: Folder, part: str, preprocess: Preprocess, place: Path, device: torch.device, threads: int
+    part: Folder, whole: Folder, preprocess: Preprocess, place: Path, device: torch.device, threads: int
 ) -> Pictures:
-    """The pictures of `folder` from the cache in `place`, on a GPU from its memory if they take less than half of it.
+    """The pictures of `part` from the cache in `place`, on a GPU from its memory if they take less than a quarter.
 
     Without room for a cache, they are opened anew each time.
+
+    Args:
+        part: the pictures; with digests.
+        whole: all pictures that may ever be asked for from this cache; with digests.
+        preprocess: of the pixels.
+        place: usually dataset/.cache.
+        device: where they will be needed.
+        threads: how many pictures are opened side by side.
 
     Raises:
         PictureError: a picture that cannot be opened.
     """
-    cache = open_cache(place, part, folder.paths, preprocess, partial(open_one, preprocess=preprocess), threads)
+    at = {digest: index for index, digest in enumerate(whole.digests)}
+    places = [at[digest] for digest in part.digests]
+    decode = partial(open_one, preprocess=preprocess)
+    cache = open_cache(place, whole.paths, whole.digests, preprocess, decode, places, threads)
     if cache is None:
-        return Pictures(folder, preprocess)
-    if device.type == "cuda" and 2 * len(folder) * cache.bytes < torch.cuda.mem_get_info(device)[0]:
-        return ResidentPictures(folder, preprocess, cache, device)
-    return CachedPictures(folder, preprocess, cache)
+        return Pictures(part, preprocess)
+    if device.type == "cuda" and 4 * len(part) * cache.bytes < torch.cuda.mem_get_info(device)[0]:
+        return ResidentPictures(part, preprocess, cache, places, device)
+    return CachedPictures(part, preprocess, cache, places)
+
+
+def pixels_of(pictures: Pictures, indices: list[int]) -> Tensor:
+    """(n, 3, size, size) uint8 on the CPU. Raises PictureError."""
+    return _checked(_collate(pictures.__getitems__(indices)))[0].cpu()
 
 
 class EpochOrder(Sampler):
@@ -292,6 +315,13 @@ def _collate(items: list | tuple | PictureError) -> tuple[Tensor, Tensor] | Pict
     return torch.stack(pixels), torch.tensor(labels)
 
 
+def _checked(batch: tuple[Tensor, Tensor] | PictureError) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, PictureError):
+        # a new one: raising `batch` would tie a frame to itself, and so keep the workers alive after it
+        raise PictureError(str(batch))
+    return batch
+
+
 def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this one
@@ -307,9 +337,7 @@ def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tenso
     with ThreadPoolExecutor(1) as thread:
         ahead = thread.submit(next, coming, None)
         while (batch := ahead.result()) is not None:
-            if isinstance(batch, PictureError):
-                # a new one: raising `batch` would tie this frame to itself, and so keep the workers alive after it
-                raise PictureError(str(batch))
+            pixels, labels = _checked(batch)
             ahead = thread.submit(next, coming, None)
-            pixels, labels = batch
-            yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            pinned = pixels.is_pinned()  # then the copy may take its time; elsewhere that is an error waiting to happen
+            yield pixels.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned)

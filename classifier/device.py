@@ -67,8 +67,8 @@ def set_up(device: torch.device) -> None:
         # activations anew; other systems' libraries have no mallopt. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1.
         with contextlib.suppress(OSError, AttributeError, TypeError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 1 << 30)
-            libc.mallopt(-1, (1 << 31) - 1)
+            if libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 32 << 20):  # older ones refuse more than 32 MB
+                libc.mallopt(-1, (1 << 31) - 1)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

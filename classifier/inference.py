@@ -18,10 +18,12 @@ def prepared(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]
     `network` stays as it is.
     """
     network = fold_batch_norm(copy.deepcopy(network).eval()).requires_grad_(False)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
+    exact = [copy.deepcopy(module.state_dict()) for module in last]
     network = network.to(compute.device, compute.dtype, memory_format=compute.memory_format)
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if linear:
-        linear[-1].float().register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
+    for module, weights in zip(last, exact, strict=True):
+        module.float().load_state_dict(weights)
+        module.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
 
     @torch.inference_mode()
     def logits(x: Tensor) -> Tensor:

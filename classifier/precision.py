@@ -1,4 +1,4 @@
-"""Which number format is fastest here? Measured on the network itself, once per machine."""
+"""Which number format is fastest here? Measured on the network itself, once per machine; on CUDA the GPU tells."""
 
 import contextlib
 import copy
@@ -44,7 +44,7 @@ def choose(
         network: on the CPU; stays as it is.
         size: side of its pictures in pixels.
         training: whether a training step counts, or an answer.
-        before: the format that the run began with, which "auto" keeps.
+        before: the format that a resumed run began with, kept where the other choices allow it.
 
     Raises:
         UserError: there is no such device.
@@ -55,10 +55,10 @@ def choose(
     if precision != "auto":
         names = [name for name, (dtype, _) in CANDIDATES.items() if dtype == DTYPES[precision]]
         names, why = names[-1:] if chosen.type == "cuda" else names, "as asked"
-    elif before in CANDIDATES:
-        names, why = [before], "as this run began"
+    if before in names:
+        names, why = [before], why or "as this run began"
     if len(names) > 1:
-        rates = _remembered(names, chosen, network, size, training)
+        rates = _remembered(names, chosen, network, size, training) or {names[0]: 0.0}  # float32 works everywhere
         best = max(rates, key=rates.get)
         others = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items() if name != best)
         why = why or f"{rates[best]:,.0f} images/s in a short trial" + f"; {others}" * bool(others)
@@ -68,7 +68,7 @@ def choose(
 
 def _candidates(device: torch.device) -> tuple[list[str], str]:
     """Formats worth a trial on this device; of one alone, why it."""
-    if device.type != "cuda":  # float16 has too small a range to train in without scaling: on request only
+    if device.type != "cuda":  # float16, with its small range, is no faster here: on request only
         return [name for name in CANDIDATES if not name.startswith("float16")], ""
     capability = torch.cuda.get_device_capability(device)
     if capability >= (8, 0):
@@ -96,7 +96,7 @@ def _remembered(
         memory, rates = {}, {}
     if rates.keys() != set(names):
         rates = _measure(names, device, network, size, training)
-        memory[key] = memory.get(key, {}) | {name: rates.get(name, 0.0) for name in names}
+        memory[key] = memory.get(key, {}) | rates
         with contextlib.suppress(OSError):  # without memory the next run measures again
             MEMORY.parent.mkdir(exist_ok=True)
             temporary = MEMORY.with_name(f".{MEMORY.name}.{os.getpid()}.tmp")
@@ -109,16 +109,17 @@ def _measure(names: list[str], device: torch.device, network: nn.Module, size: i
     rates = {}
     for name in names:
         compute = Compute(device, *CANDIDATES[name], "", "")
-        step = _training_step(network, compute, size) if training else _answer(network, compute, size)
         try:
+            step = _training_step(network, compute, size) if training else _answer(network, compute, size)
             times = [_seconds(step)]  # the first step also sets things up
             while len(times) < 3 or sum(times[1:]) < SECONDS:
                 times.append(_seconds(step))
                 if sum(times) > 4 * SECONDS:  # a large network: one step tells enough
                     break
             rates[name] = BATCH / min(times)
-        except (RuntimeError, NotImplementedError):  # this device has no such format
-            continue
+        except RuntimeError as error:  # this device has no such format, or too little memory at present
+            if "memory" not in str(error):
+                rates[name] = 0.0
     return rates
 
 

@@ -30,7 +30,7 @@ class Settings:
     """Go on from this module/NAME.last.pth, with its settings; how long, where and how fast may change."""
 
     epochs: int = 10
-    """How often every picture is shown. The learning rate falls over all of them, also when --resume adds some."""
+    """How often every picture is shown. Learning rate and size follow their course over all, also with --resume."""
     batch_size: int = 64
     """Pictures per step."""
     lr: float = 2e-3
@@ -114,6 +114,8 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
         saved = checkpoint.load(Path(chosen.resume))
         if not saved.resume:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
+        if "scaler" not in saved.resume:
+            raise UserError(f"{chosen.resume} is of an older version of this project, which trained differently.")
         try:
             defaults = Settings(**saved.settings | {"resume": chosen.resume})
         except TypeError as error:

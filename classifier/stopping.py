@@ -6,11 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from classifier.cli import UserError
 from classifier.pictures import PictureError
 from classifier.text import quoted
+
+# what PyTorch says -> what can be done
+ADVICE = {
+    "out of memory": "A new run with a smaller --batch-size or --size needs less memory.",
+    "allocate memory": "A new run with a smaller --batch-size or --size needs less memory.",
+    "DataLoader worker": "A process that opens pictures was ended, probably for want of memory: use fewer --workers.",
+    "compiler": "--compile needs a C++ compiler; it can be left out.",
+}
 
 
 def stop_on_signal() -> list[int]:
@@ -31,14 +37,15 @@ def stop_on_signal() -> list[int]:
 
 @contextlib.contextmanager
 def saving_on_failure(save: Callable[[], None], path: Path, stop_if_asked: Callable[[], None]) -> Iterator[None]:
-    """What fails in the middle of a run becomes a UserError, after the steps made so far are saved."""
+    """What fails in the middle of a run is raised after its steps are saved; as a UserError if it is no bug."""
     try:
         yield
-    except (PictureError, RuntimeError) as error:
+    except (PictureError, OSError, RuntimeError) as error:
         stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        if isinstance(error, RuntimeError) and not out_of_memory:
-            raise
         save()
-        advice = "\nA new run with a smaller --batch-size needs less memory." if out_of_memory else ""
-        raise UserError(f"{error}{advice}\nSaved; to go on: python train.py --resume {quoted(path)}") from None
+        advice = [text for sign, text in ADVICE.items() if sign in str(error)]
+        if isinstance(error, RuntimeError) and not advice:
+            print(f"Saved; to go on: python train.py --resume {quoted(path)}", file=sys.stderr)
+            raise
+        lines = [str(error).split("\n")[0], *advice[:1], f"Saved; to go on: python train.py --resume {quoted(path)}"]
+        raise UserError("\n".join(lines)) from None

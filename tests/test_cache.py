@@ -16,10 +16,14 @@ SEEN = Preprocess(24)
 CPU = torch.device("cpu")
 
 
+def read(root):
+    return data.with_digests(data.read_folder(root))
+
+
 @pytest.fixture
 def folder(tmp_path):
     make_pictures(tmp_path / "train", {"cat": 9, "dog": 6})
-    return data.read_folder(tmp_path / "train")
+    return read(tmp_path / "train")
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def opened(monkeypatch):
 
 def ready(folder, preprocess=SEEN):
     """The folder's pictures from its cache, and all their pixels."""
-    pictures = data.kept_ready(folder, "train", preprocess, folder.root.parent / ".cache", CPU, threads=2)
+    pictures = data.kept_ready(folder, folder, preprocess, folder.root.parent / ".cache", CPU, threads=2)
     batches = data.loader(pictures, 4)
     return pictures, torch.cat([pixels for pixels, _ in data.on_device(batches, CPU)])
 
@@ -66,7 +70,7 @@ def test_the_dataset_may_move(folder, opened, tmp_path):
     shutil.move(tmp_path / "train", tmp_path / "elsewhere" / "train")
     shutil.move(tmp_path / ".cache", tmp_path / "elsewhere" / ".cache")
     opened.clear()
-    _, same = ready(data.read_folder(tmp_path / "elsewhere" / "train"))
+    _, same = ready(read(tmp_path / "elsewhere" / "train"))
     assert torch.equal(pixels, same)
     assert opened == []
 
@@ -77,13 +81,37 @@ def test_what_changed_is_opened_again_and_nothing_else(folder, opened):
     Image.new("RGB", (30, 30), "red").save(folder.root / "cat" / "0.png")
     Image.new("RGB", (30, 30), "blue").save(new)
     (folder.root / "dog" / "3.png").unlink()
-    changed = data.read_folder(folder.root)
+    changed = read(folder.root)
     opened.clear()
     _, pixels = ready(changed)
     assert sorted(opened) == sorted([str(folder.root / "cat" / "0.png"), str(new)])
     assert torch.equal(pixels, plain(changed))
     size = (folder.root.parent / ".cache").glob("*.pixels").__next__().stat().st_size
     assert size == len(changed) * 3 * 24**2  # the place of the picture that is gone was used again
+
+
+def test_touching_a_file_or_renaming_it_opens_nothing_again(folder, opened):
+    _, pixels = ready(folder)
+    opened.clear()
+    path = folder.root / "cat" / "0.png"
+    path.touch()
+    path.rename(folder.root / "cat" / "00.png")
+    assert torch.equal(ready(read(folder.root))[1], pixels)
+    assert opened == []
+
+
+def test_training_and_validation_share_one_cache(folder, opened):
+    parts = data.split_validation(folder, 0.3)
+    place = folder.root.parent / ".cache"
+    some = [data.kept_ready(part, folder, SEEN, place, CPU, threads=1) for part in parts]
+    assert sorted(opened) == sorted(folder.paths)
+    for part, pictures in zip(parts, some, strict=True):
+        assert torch.equal(data.pixels_of(pictures, list(range(len(part)))), plain(part))
+    assert len(list(place.glob("*.pixels"))) == 1
+    opened.clear()
+    other = data.split_validation(folder, 0.5)[1]  # another share is no reason to open them again
+    assert torch.equal(ready(other)[1], plain(other))
+    assert sorted(opened) == sorted(other.paths)  # by `plain` alone
 
 
 def test_another_preprocessing_has_another_cache(folder):
@@ -121,7 +149,7 @@ def test_a_file_cut_while_it_is_read_is_noticed(folder):
 
 
 def test_an_interrupted_build_goes_on_where_it_was(folder, opened, monkeypatch):
-    monkeypatch.setattr(cache, "AT_ONCE", 2)
+    monkeypatch.setattr(cache, "AT_ONCE", 2 * 24 * 24 * 3)
     real = cache.Cache._keep
     kept = []
 
@@ -206,17 +234,17 @@ def test_caches_that_nobody_used_for_long_are_deleted(folder, monkeypatch):
 
 def test_in_the_devices_memory_it_is_the_same(folder):
     cached, pixels = ready(folder)
-    resident = data.ResidentPictures(folder, SEEN, cached.cache, CPU)
+    resident = data.ResidentPictures(folder, SEEN, cached.cache, cached.places, CPU)
     batches = list(data.on_device(data.loader(resident, 4), CPU))
     assert torch.equal(torch.cat([pixels for pixels, _ in batches]), pixels)
     assert torch.cat([labels for _, labels in batches]).tolist() == folder.labels
     assert torch.equal(resident[7][0], pixels[7]) and resident[7][1] == folder.labels[7]
 
 
-@pytest.mark.parametrize(("free", "kind"), [(10**9, "resident"), (15 * 24 * 24 * 3 * 2, "cached")])
+@pytest.mark.parametrize(("free", "kind"), [(10**9, "resident"), (15 * 24 * 24 * 3 * 4, "cached")])
 def test_on_a_gpu_what_fits_lies_in_its_memory(folder, monkeypatch, free, kind):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     monkeypatch.setattr(data, "ResidentPictures", lambda *arguments: "resident")
     monkeypatch.setattr(data, "CachedPictures", lambda *arguments: "cached")
     gpu = torch.device("cuda")  # only its name is looked at here
-    assert data.kept_ready(folder, "train", SEEN, folder.root.parent / ".cache", gpu, threads=2) == kind
+    assert data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", gpu, threads=2) == kind

@@ -27,6 +27,10 @@ def root(tmp_path):
     return tmp_path / "train"
 
 
+def read(root):
+    return data.with_digests(data.read_folder(root))
+
+
 def test_reads_classes_in_order_and_skips_what_is_no_picture(root):
     (root / "猫" / "Thumbs.db").write_bytes(b"x")
     (root / ".ipynb_checkpoints").mkdir()
@@ -51,7 +55,7 @@ def test_says_what_is_wrong_with_a_folder(root, make, message):
 
 
 def test_validation_is_stratified_disjoint_and_fixed_by_content(root, tmp_path):
-    training, validation = data.split_validation(data.read_folder(root), 0.2)
+    training, validation = data.split_validation(read(root), 0.2)
     assert validation.counts() == {"dog two": 2, "猫": 4}
     assert training.counts() == {"dog two": 8, "猫": 16}
     assert not set(training.paths) & set(validation.paths)
@@ -64,13 +68,13 @@ def test_validation_is_stratified_disjoint_and_fixed_by_content(root, tmp_path):
         target = moved / path.parent.name / f"renamed {i}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    assert contents(data.split_validation(data.read_folder(moved), 0.2)[1]) == contents(validation)
+    assert contents(data.split_validation(read(moved), 0.2)[1]) == contents(validation)
 
 
 def test_copies_of_a_picture_stay_together(root):
     for path in list((root / "猫").glob("*.png")):
         shutil.copy(path, path.with_stem(f"{path.stem} copy"))
-    training, validation = data.split_validation(data.read_folder(root), 0.33)
+    training, validation = data.split_validation(read(root), 0.33)
     seen = [{open_picture(path).tobytes() for path in part.paths} for part in (training, validation)]
     assert not seen[0] & seen[1]
 
@@ -81,7 +85,7 @@ def test_pictures_that_prepare_found_alike_stay_together(root):
     rows = [f"{number},猫,,looks the same,train/猫/{path.name}," for number, pair in enumerate(pairs) for path in pair]
     report = root.parent / "duplicates.csv"
     report.write_text("\n".join(["group,class,picture,match,file,note", *rows]), encoding="utf-8-sig")
-    _, validation = data.split_validation(data.read_folder(root), 0.3)
+    _, validation = data.split_validation(read(root), 0.3)
     for first, second in pairs:
         assert (str(first) in validation.paths) == (str(second) in validation.paths)
     assert validation.counts()["猫"] == 6
@@ -96,19 +100,19 @@ def test_hidden_files_and_folders_are_no_pictures(root):
 
 
 def test_fingerprint_tells_contents_and_classes_not_names_or_places(root, tmp_path):
-    first = data.split_validation(data.read_folder(root), 0.2)[0].fingerprint()
+    first = data.split_validation(read(root), 0.2)[0].fingerprint()
     shutil.copytree(root, tmp_path / "copy")
     (tmp_path / "copy" / "猫" / "0.png").rename(tmp_path / "copy" / "猫" / "other.png")
-    assert data.split_validation(data.read_folder(tmp_path / "copy"), 0.2)[0].fingerprint() == first
+    assert data.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() == first
     (tmp_path / "copy" / "猫").rename(tmp_path / "copy" / "cat")
-    assert data.split_validation(data.read_folder(tmp_path / "copy"), 0.2)[0].fingerprint() != first
+    assert data.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() != first
 
 
 def test_too_few_to_set_aside(tmp_path):
     fill(tmp_path / "a", 1, 0)
     fill(tmp_path / "b", 5, 9)
     with pytest.raises(UserError, match="1 pictures, too few"):
-        data.split_validation(data.read_folder(tmp_path), 0.1)
+        data.split_validation(read(tmp_path), 0.1)
 
 
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
