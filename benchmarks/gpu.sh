@@ -6,16 +6,17 @@
 # DATA is a folder with train/ and test/, or a .zip or .tar of one (so that it can be sent along with the project).
 # Without a GPU it runs as well, slower. Result: benchmarks/gpu.md, or the file named.
 set -euo pipefail
+data=$(realpath "$1")
 cd "$(dirname "$0")/.."
-data=$1 epochs=${2:-40} result=${3:-benchmarks/gpu.md}
-python=${PYTHON:-python3}
+epochs=${2:-40} result=${3:-benchmarks/gpu.md}
+python=$(command -v "${PYTHON:-python3}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 case $data in
     *.zip) "$python" -m zipfile -e "$data" "$work/dataset" ;;
     *.tar) mkdir "$work/dataset" && tar -xf "$data" -C "$work/dataset" ;;
-    *) ln -s "$(realpath "$data")" "$work/dataset" ;;
+    *) ln -s "$data" "$work/dataset" ;;
 esac
 project=$PWD
 export PYTHONPATH=$project
