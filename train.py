@@ -138,7 +138,7 @@ def main() -> None:
     ]
     order = data.EpochOrder(len(training), settings.seed)
     train_batches = data.loader(ready[0], size, settings.workers, order, drop_last=True)
-    val_batches = data.loader(ready[1], 2 * size, settings.workers)
+    val_batches = data.loader(ready[1], size, settings.workers)
 
     def training_input(pixels: Tensor, side: int, step: int) -> Tensor:  # (N, 3, S, S) uint8 -> (N, 3, side, side)
         # random numbers depend on seed and step alone (dropout's too), so there is no random state to save

@@ -1,5 +1,6 @@
 """The .pth: what goes in comes out, and what is not one is refused without harm."""
 
+import copy
 import errno
 import os
 import pickle
@@ -344,3 +345,30 @@ def test_a_thousand_classes_are_imagenets(tmp_path):
 def test_tensors_that_are_no_network(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     refused(tmp_path / "x.pth")
+
+
+def test_adams_means_lie_in_memory_as_their_parameters_do():
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.Conv2d(3, 4, 3)
+
+    x = torch.randn(2, 3, 8, 8)
+
+    def step(conv, optimizer):
+        optimizer.zero_grad()
+        conv(x).square().mean().backward()
+        optimizer.step()
+
+    first = network()
+    adam = torch.optim.AdamW(first.parameters(), fused=True)
+    step(first, adam)
+    second = network()
+    second.load_state_dict(first.state_dict())
+    second = second.to(memory_format=torch.channels_last)
+    again = torch.optim.AdamW(second.parameters(), fused=True)
+    checkpoints.restore(again, copy.deepcopy(adam.state_dict()))
+    assert again.state[second.weight]["exp_avg"].stride() == second.weight.stride()
+    assert torch.equal(again.state[second.weight]["exp_avg"], adam.state[first.weight]["exp_avg"])
+    step(first, adam)
+    step(second, again)
+    torch.testing.assert_close(second.weight, first.weight)

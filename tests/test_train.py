@@ -188,6 +188,42 @@ def test_half_precision_scales_its_gradients_and_goes_on_with_the_scale(bars, tm
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), UserError, "smaller --batch-size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), UserError, "fewer --workers"),
+        (OSError(5, "Input/output error"), UserError, "Input/output error"),
+        (RuntimeError("a mistake in the code"), RuntimeError, "a mistake in the code"),
+    ],
+)
+def test_what_fails_in_the_middle_is_told_after_saving(bars, tmp_path, monkeypatch, capsys, error, raised, said):
+    update, made = train.update_ema, []
+
+    def fail(*arguments):
+        update(*arguments)
+        made.append(1)
+        if len(made) == 4:
+            raise error
+
+    monkeypatch.setattr(train, "update_ema", fail)
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    with pytest.raises(raised, match=said) as caught:
+        call(monkeypatch, tmp_path, "--data", bars, "--epochs", 2, *QUICK)
+    told = str(caught.value) + capsys.readouterr().err
+    assert "python train.py --resume module/run.last.pth" in told.replace("\\", "/")
+    assert checkpoint.load(tmp_path / "module" / "run.last.pth").resume["step"] == 3
+
+
+def test_an_older_versions_run_is_not_gone_on_with(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    old = checkpoint.load(folder / "module" / "run.last.pth")
+    del old.resume["scaler"]
+    checkpoint.save(old, tmp_path / "old.last.pth")
+    with pytest.raises(UserError, match="older version"):
+        call(monkeypatch, folder, "--resume", tmp_path / "old.last.pth", "--epochs", 4)
+
+
 def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, bars, tmp_path, monkeypatch):
     folder, _ = finished
     last = folder / "module" / "run.last.pth"
