@@ -178,3 +178,31 @@ def curves(histories: Mapping[str, list[dict]]) -> Figure:
     panels[0].legend(parts, ["training", "validation"], loc="upper right", frameon=False)
     figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
     return figure
+
+
+@_styled
+def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
+    """Validation accuracy over the minutes of training of one or several runs, a point per epoch.
+
+    Args:
+        histories: as for `curves`.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, history) in enumerate(histories.items()):
+        color = COLORS[number % len(COLORS)]
+        minutes = [entry["minutes"] for entry in history]
+        axes.plot(minutes, [entry["val"]["accuracy"] for entry in history], "o-", color=color, lw=1.8, markersize=3)
+        best = best_epoch(history)
+        text = f"{shorten(name, 40)}, {best['val']['accuracy']:.2%}"
+        axes.annotate(text, (best["minutes"], best["val"]["accuracy"]), (0, 7), textcoords="offset points", color=color,
+                      ha="right" if best["minutes"] > max(minutes) / 2 else "left")  # fmt: skip
+    axes.set_title("validation accuracy", loc="left")
+    axes.set_xlabel("minutes of training")
+    axes.set_xlim(0, None)
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    return figure

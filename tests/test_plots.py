@@ -116,3 +116,15 @@ def test_a_figure_nobody_holds_is_gone():
     figure = weakref.ref(plots.curves({"a": HISTORY}))
     gc.collect()
     assert figure() is None
+
+
+def test_accuracy_over_time_has_a_point_per_epoch():
+    history = [
+        {"epoch": i + 1, "minutes": 2.0 * (i + 1), "train": {}, "val": {"accuracy": 0.5 + i / 10, "loss": 1 - i / 10}}
+        for i in range(4)
+    ]
+    (axes,) = plots.accuracy_over_time({"slow": history, "fast": history[:2]}).axes
+    slow, fast = axes.lines
+    assert slow.get_xdata().tolist() == [2, 4, 6, 8] and fast.get_xdata().tolist() == [2, 4]
+    assert slow.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert [text.get_text() for text in axes.texts] == ["slow, 80.00%", "fast, 60.00%"]

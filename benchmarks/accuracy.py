@@ -1,0 +1,25 @@
+"""Validation accuracy over minutes of training, of runs on the same machine: docs/accuracy.png.
+
+    python -m benchmarks.accuracy module/classic.pth module/catdog-resnet18.pth
+
+The runs are those of
+
+    python train.py --recipe classic --name classic --epochs 5
+    python train.py --epochs 44 --val 0.05 --name catdog
+"""
+
+import sys
+from pathlib import Path
+
+from classifier import checkpoint, plots
+
+
+def main() -> None:
+    """Draw it."""
+    runs = [checkpoint.load(Path(name)) for name in sys.argv[1:]]
+    histories = {f"{run.settings['recipe']} recipe, {run.model}": run.scores["history"] for run in runs}
+    plots.accuracy_over_time(histories).savefig("docs/accuracy.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
