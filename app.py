@@ -6,7 +6,7 @@
 Expected, after about six seconds on two cores:
 
     module/resnet18.pth: ResNet-18, 2 classes (cat, dog)
-    Computing on AMD EPYC, 2 threads (PyTorch finds no GPU), bfloat16 (it computes that natively)
+    Computing on AMD EPYC, 2 threads (PyTorch finds no GPU), bfloat16 channels-last (269 images/s in a short trial)
     Open http://127.0.0.1:7860 in a browser; Ctrl-C stops.
 
 Programs ask through /classify, which answers with the class and all probabilities, or raises the reason:

@@ -3,8 +3,8 @@
     python evaluate.py                                    the newest weights in module/, on their test pictures
     python evaluate.py module/flowers.pth --data photos   others, on photos/<class>/* or photos/test/<class>/*
 
-Expected: ResNet-18 after ten epochs of train.py: 92.65% of 2,000 photographs of cats and dogs, 95% interval 91.42% to
-93.71%, in 6 seconds (2.95 ms each) on two cores.
+Expected: the weights that come with the project: 97.80% of 2,000 photographs of cats and dogs, 95% interval 97.06% to
+98.36%, in 9 seconds (4.6 ms each) on two busy cores.
 
 A plain state_dict of a ResNet will do as well. Every picture counts once. The report goes to
 logs/evaluate/<weights>/<time>/: report.json, confusion_matrix.png and, of weights that train.py made, curves.png.

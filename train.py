@@ -5,8 +5,8 @@
     python train.py --recipe classic                    the published baseline, for comparison
     python train.py --resume module/NAME.last.pth       go on where a run stopped
 
-Expected: on 17,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16) and no GPU: ten epochs in 27 minutes,
-92.65% of 2,000 test pictures right; on the 540 drawings: one minute, 119 of 120.
+Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16) and no GPU: 44 epochs in 106 minutes,
+97.8% of 2,000 test pictures right; on the 540 drawings: ten epochs in one minute, 95% of 120 or more.
 """
 
 import copy

@@ -50,7 +50,7 @@ class Settings:
     """Side of the square that the network sees at the end of training, in pixels."""
     grow_from: float = 0.4
     """Side at the beginning, as a share of that: small pictures cost a fraction and teach much. It grows evenly."""
-    enlarge: float = 1.25
+    enlarge: float = 1.2
     """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger."""
     resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""

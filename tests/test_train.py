@@ -45,7 +45,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     folder, _ = finished
     best = checkpoint.load(folder / "module" / "run.pth")
     assert (best.model, best.classes) == ("resnet18", ["across", "down"])
-    assert best.preprocess.size == 40  # whole pictures are shown larger than the crops of training
+    assert best.preprocess.size == 38  # whole pictures are shown larger than the crops of training
     assert best.data == {
         "root": str(bars),
         "kind": "pictures",
@@ -60,7 +60,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     assert best.settings["epochs"] == 3
     assert best.state_dict["conv1.weight"].dtype == torch.float16
     assert best.state_dict["bn1.running_var"].dtype == torch.float32
-    assert best.network()(torch.zeros(1, 3, 40, 40)).shape == (1, 2)
+    assert best.network()(torch.zeros(1, 3, 38, 38)).shape == (1, 2)
     assert not best.resume
     assert checkpoint.load(folder / "module" / "run.last.pth").resume["step"] == 12
     assert checkpoint.newest(folder / "module").name == "run.pth"
@@ -167,7 +167,7 @@ def weights_of(folder: Path, name: str = "run.last.pth") -> dict[str, torch.Tens
 
 def test_the_cache_changes_speed_and_nothing_else(finished, bars, tmp_path, monkeypatch):
     folder, _ = finished
-    assert len(list((bars / ".cache").glob("*.pixels"))) == 1  # to train and to validate with
+    assert len(list((bars / ".cache").glob("*.pixels"))) == 2  # to train and to validate with
     monkeypatch.setattr(train, "stop_on_signal", list)
     call(monkeypatch, tmp_path, "--data", bars, "--epochs", 3, *QUICK, "--no-cache", "--workers", 2)
     expected, found = weights_of(folder), weights_of(tmp_path)
