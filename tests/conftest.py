@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}  # one thread: the machine may be busy
+# one thread, in processes and here: the machine may be busy, and another number of threads gives other last digits
+ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+torch.set_num_threads(1)
 
 
 def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess:

@@ -18,18 +18,8 @@ from classifier.cli import UserError
 from classifier.settings import RECIPES, Settings
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
 
-QUICK = (
-    "--size",
-    32,
-    "--batch-size",
-    16,
-    "--workers",
-    0,
-    "--name",
-    "run",
-    "--precision",
-    "bf16",
-)  # a trial may choose by chance
+# the last of them is replaced in some tests
+QUICK = ("--size", 32, "--batch-size", 16, "--workers", 0, "--name", "run", "--precision", "bf16")
 
 
 @pytest.fixture(scope="module")
