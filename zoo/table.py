@@ -5,13 +5,14 @@ shortcuts and branches included, and works for any network that can be traced.
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from zoo import MODELS
+from zoo import MODELS, unknown
 
 
 @dataclass
@@ -27,14 +28,15 @@ class Row:
 
 
 def layer_table(model: nn.Module, size: int) -> list[Row]:
-    """What each layer does to one (3, size, size) picture; a block of layers ("layer1.0.conv1", ...) is one row.
+    """What each layer does to one (3, size, size) picture; the layers of a block are one row.
 
     Args:
         model: any network that torch.fx can trace and that takes (1, 3, size, size).
         size: the picture's side in pixels.
 
     Returns:
-        Rows in the order of execution. Parameters and multiply-adds add up to the network's.
+        Rows in the order of execution. Parameters and multiply-adds add up to those of the network as it answers;
+        what only training uses (GoogLeNet's auxiliary classifiers) is not among them.
     """
     graph = fx.symbolic_trace(model.eval())
     ShapeProp(graph).propagate(torch.zeros(1, 3, size, size))
@@ -43,28 +45,42 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
     for node in graph.graph.nodes:
         # where branches meet (+, cat), an output value sees as much as the widest of them
         fields[node] = max((fields[source] for source in node.all_input_nodes), default=(1, 1))
-        if node.op != "call_module":
-            continue
-        layer = graph.get_submodule(node.target)
-        fields[node] = _receptive_field(layer, fields[node], _shape(node.all_input_nodes[0]))
-        name = ".".join(node.target.split(".")[:2])
-        row = rows.setdefault(name, Row(name, type(model.get_submodule(name)).__name__))
-        row.shape = _shape(node)
-        row.parameters += sum(parameter.numel() for parameter in layer.parameters())
-        row.multiply_adds += _multiply_adds(layer, row.shape)
-        row.receptive_field = max(row.receptive_field, fields[node][0])
+        name = _row_of(node, model)
+        if node.op == "call_module":
+            layer = graph.get_submodule(node.target)
+            before = _shape(node.all_input_nodes[0])
+            fields[node] = _receptive_field(layer, fields[node], before, _shape(node))
+            row = rows.setdefault(name, Row(name, type(model.get_submodule(name)).__name__))
+            row.parameters += sum(parameter.numel() for parameter in layer.parameters())
+            row.multiply_adds += _multiply_adds(layer, _shape(node))
+        elif node.target is torch.flatten:  # the linear layer after it sees all places of the map at once
+            field, jump = fields[node]
+            fields[node] = field + (_shape(node.all_input_nodes[0])[-1] - 1) * jump, jump
+        if name in rows:
+            rows[name].shape = _shape(node)
+            rows[name].receptive_field = max(rows[name].receptive_field, fields[node][0])
     return list(rows.values())
+
+
+def _row_of(node: fx.Node, model: nn.Module) -> str:
+    """The outermost block around a node, where a plain sequence of layers or blocks does not count as one."""
+    stack = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    names = [*stack, node.target] if node.op == "call_module" else stack
+    return next((name for name in names if name and type(model.get_submodule(name)) is not nn.Sequential), "")
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(node.meta["tensor_meta"].shape[1:])
 
 
-def _receptive_field(layer: nn.Module, before: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+def _receptive_field(
+    layer: nn.Module, before: tuple[int, int], from_shape: tuple[int, ...], to_shape: tuple[int, ...]
+) -> tuple[int, int]:
     """(field, jump) after a layer: field + (kernel - 1) * dilation * jump, jump * stride."""
     field, jump = before
     if isinstance(layer, nn.AdaptiveAvgPool2d):
-        kernel, stride, dilation = shape[-1], shape[-1], 1  # pools the whole map
+        ratio = from_shape[-1] / to_shape[-1]  # each output is the mean of so many values along one side, rounded up
+        kernel, stride, dilation = math.ceil(ratio), max(1, int(ratio)), 1
     elif isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
         kernel, stride, dilation = (_side(getattr(layer, name, 1)) for name in ("kernel_size", "stride", "dilation"))
     else:
@@ -85,7 +101,7 @@ def _multiply_adds(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 def render(name: str, rows: list[Row], size: int) -> str:
     """The table as text, with a line wherever the map gets smaller and the totals at the end."""
-    header = f"{'layer':<14}{'kind':<20}{'output':>16}{'parameters':>14}{'multiply-adds':>16}{'receptive field':>17}"
+    header = f"{'layer':<24}{'kind':<20}{'output':>16}{'parameters':>14}{'multiply-adds':>16}{'receptive field':>17}"
     lines = [f"{name}, one {size} x {size} picture", "", header]
     side = None
     for row in rows:
@@ -94,21 +110,27 @@ def render(name: str, rows: list[Row], size: int) -> str:
             side = row.shape[1:]
         shape = " x ".join(map(str, row.shape))
         field = str(row.receptive_field)
-        lines.append(f"{row.name:<14}{row.kind:<20}{shape:>16}{row.parameters:>14,}{row.multiply_adds:>16,}{field:>17}")
+        lines.append(f"{row.name:<24}{row.kind:<20}{shape:>16}{row.parameters:>14,}{row.multiply_adds:>16,}{field:>17}")
     parameters, multiply_adds = (sum(getattr(row, key) for row in rows) for key in ("parameters", "multiply_adds"))
-    lines += ["-" * len(header), f"{'total':<50}{parameters:>14,}{multiply_adds:>16,}"]
+    lines += ["-" * len(header), f"{'total':<60}{parameters:>14,}{multiply_adds:>16,}"]
     return "\n".join(lines)
 
 
 def main() -> None:
     """The command line of `python resnet.py` and `python -m zoo`."""
     parser = argparse.ArgumentParser(description="The layers of a network as a table.")
-    parser.add_argument("model", nargs="?", default="resnet18", choices=MODELS)
+    parser.add_argument("model", nargs="?", default="resnet18", metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--size", type=int, default=224, help="the picture's side in pixels (default: 224)")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: 1000)")
     arguments = parser.parse_args()
     for option in ("size", "classes"):
         if getattr(arguments, option) < 1:
             parser.error(f"--{option} is {getattr(arguments, option)}, but has to be at least 1")
-    rows = layer_table(MODELS[arguments.model](num_classes=arguments.classes), arguments.size)
+    if arguments.model not in MODELS:
+        parser.error(unknown(arguments.model))
+    network = MODELS[arguments.model](num_classes=arguments.classes)
+    smallest = getattr(network, "smallest", 1)
+    if arguments.size < smallest:
+        parser.error(f"--size is {arguments.size}; {arguments.model} needs pictures of at least {smallest} pixels")
+    rows = layer_table(network, arguments.size)
     print(render(arguments.model, rows, arguments.size))

@@ -1,0 +1,178 @@
+"""The hand-written networks agree with torchvision's, offer the same faces, and show their layers."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.conftest import ENVIRONMENT, REPOSITORY
+from zoo import MODELS, unknown
+from zoo.table import layer_table
+
+ONE_OF_EACH = ["resnet18", "resnet50", "alexnet", "vgg11", "vgg11_bn", "googlenet", "densenet121"]
+
+
+def filled(network: nn.Module) -> nn.Module:
+    """A network built on "meta", with weights as large as a ReLU network needs them, and statistics as after training.
+
+    That is several times faster than each network's own initialisation; the large ones have 140 million weights.
+    """
+    torch.manual_seed(0)
+    network.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, value in [*network.named_parameters(), *network.named_buffers()]:
+            if value.ndim > 1:
+                nn.init.kaiming_uniform_(value, nonlinearity="relu")
+            elif name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):
+                value.uniform_(0.5, 1.5)
+            elif value.is_floating_point():
+                value.uniform_(-0.1, 0.1)
+            else:
+                value.zero_()
+    return network
+
+
+def theirs_on_meta(name: str, classes: int = 1000) -> nn.Module:
+    options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    with torch.device("meta"):
+        return getattr(torchvision.models, name)(num_classes=classes, **options)
+
+
+def pair(name: str, classes: int) -> tuple[nn.Module, nn.Module]:
+    """torchvision's network and ours with the same weights, without dropout, which would differ by chance."""
+    theirs = filled(theirs_on_meta(name, classes))
+    with torch.device("meta"):
+        ours = MODELS[name](num_classes=classes)
+    ours.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()}, assign=True)
+    for network in (theirs, ours):
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    return theirs, ours
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_weights_give_torchvisions_logits(name):
+    theirs, ours = pair(name, 10)
+    x = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        expected, found = theirs.eval()(x), ours.eval()(x)
+        size = expected.abs().max()
+        assert size > 0.01
+        assert (expected - found).abs().max() <= 1e-5 * max(1.0, size)
+        features = ours.forward_features(x)
+        assert features.ndim == 4 and features.min() >= 0  # the last map, after its activation
+        assert torch.equal(ours.forward_head(features), found)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_torchvisions(name):
+    theirs = theirs_on_meta(name)
+    with torch.device("meta"):
+        ours = MODELS[name]()
+    assert {key: value.shape for key, value in theirs.state_dict().items()} == {
+        key: value.shape for key, value in ours.state_dict().items()
+    }
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_one_training_step_has_torchvisions_gradients(name):
+    theirs, ours = pair(name, 3)
+    x, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
+    for network in (theirs, ours):
+        outputs = network.train()(x)
+        if name == "googlenet":
+            assert [value.shape for value in outputs] == [(4, 3)] * 3
+            outputs = outputs[0] + 0.3 * outputs[1] + 0.1 * outputs[2]
+        torch.nn.functional.cross_entropy(outputs, labels).backward()
+    expected = {key: p.grad for key, p in theirs.named_parameters()}
+    for key, parameter in ours.named_parameters():
+        size = expected[key].abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-3, atol=1e-4 * size + 1e-6, msg=key)
+    for key, buffer in ours.named_buffers():  # batch norm has learned the same statistics
+        torch.testing.assert_close(buffer, theirs.get_buffer(key))
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_small_pictures_work_or_are_refused_with_the_smallest_size(name):
+    torch.manual_seed(0)
+    network = MODELS[name](num_classes=2).eval()
+    smallest = getattr(network, "smallest", 1)
+    assert smallest <= 64
+    with torch.inference_mode():
+        for size in {96, 64, max(32, smallest), smallest}:
+            assert network(torch.zeros(1, 3, size, size)).shape == (1, 2)
+        if smallest > 1:
+            with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels; these have 96 x"):
+                network(torch.zeros(1, 3, smallest - 1, 96))
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_fresh_weights_neither_fade_nor_explode(name):
+    torch.manual_seed(0)
+    network = MODELS[name](num_classes=10).eval()
+    with torch.inference_mode():
+        logits = network(torch.randn(2, 3, 96, 96))
+    assert 1e-6 < logits.std() < 100
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_table_counts_what_pytorch_counts(name):
+    network = MODELS[name](num_classes=10).eval()
+    rows = layer_table(network, 96)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 96, 96))
+    assert 2 * sum(row.multiply_adds for row in rows) == counter.get_total_flops()
+    used = [p.numel() for key, p in network.named_parameters() if not key.startswith("aux")]
+    assert sum(row.parameters for row in rows) == sum(used)
+
+
+def test_a_block_is_a_row_with_the_shape_that_it_gives():
+    rows = {row.name: row for row in layer_table(MODELS["googlenet"](), 224)}
+    assert (rows["inception3a"].kind, rows["inception3a"].shape) == ("Inception", (256, 28, 28))
+    rows = {row.name: row for row in layer_table(MODELS["densenet121"](), 224)}
+    assert (rows["features.denseblock4"].kind, rows["features.denseblock4"].shape) == ("DenseBlock", (1024, 7, 7))
+    assert rows["features.transition1.pool"].shape == (128, 28, 28)
+
+
+def test_receptive_fields_by_hand():
+    rows = {row.name: row for row in layer_table(MODELS["vgg16"](), 224)}
+    # thirteen 3 x 3 convolutions and five poolings: 1 + 2 * (2 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16) + 1 + 2 + 4 + 8 + 16
+    assert rows["features.30"].receptive_field == 212
+    assert rows["avgpool"].receptive_field == 212  # 7 x 7 values are pooled to 7 x 7
+    assert rows["classifier.0"].receptive_field == 212 + 6 * 32  # a linear layer sees all of them
+    rows = {row.name: row for row in layer_table(MODELS["alexnet"](), 224)}
+    assert [rows[f"features.{i}"].receptive_field for i in (0, 2, 3, 5, 12)] == [11, 19, 51, 67, 195]
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"), [("resnet81", "resnet18"), ("VGG-16-BN", "vgg16_bn"), ("dense-net121", "densenet121")]
+)
+def test_an_unknown_name_lists_the_nearest_and_all(written, nearest):
+    message = unknown(written)
+    assert f"Did you mean {nearest}?" in message
+    assert all(name in message for name in MODELS)
+    assert "Did you mean" not in unknown("x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["vgg16", "--size", "64"], 0, "138,357,544"),
+        (["resnet81"], 2, "Did you mean resnet18?"),
+        (["alexnet", "--size", "62"], 2, "at least 63 pixels"),
+        (["alexnet", "--classes", "0"], 2, "has to be at least 1"),
+    ],
+)
+def test_the_command_line(arguments, status, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo", *arguments], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

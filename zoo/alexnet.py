@@ -1,0 +1,69 @@
+"""AlexNet by hand.
+
+    python -m zoo alexnet
+
+The network of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
+2012, in the one-tower form of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
+(https://arxiv.org/abs/1404.5997). Its ideas, then new together: ReLU instead of tanh, so that gradients do not fade;
+dropout, so that the large linear layers do not learn the pictures by heart; and a GPU. Of its 61 million parameters 59
+are in the linear layers, of its multiply-adds nine tenths in the convolutions.
+
+Parameter names equal torchvision's.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.sizes import check_size
+
+
+class AlexNet(nn.Module):
+    """Five convolutions and three linear layers. (N, 3, H, W) -> (N, num_classes)."""
+
+    smallest = 63  # pixels: the last pooling needs a map of 3 x 3
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.5):
+        super().__init__()
+        self.register_forward_pre_hook(check_size)
+        # shapes for a 224 x 224 picture                               (N,   3, 224, 224)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  #  (N,  64,  55,  55)
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  #                  (N,  64,  27,  27)
+            nn.Conv2d(64, 192, kernel_size=5, padding=2),  #           (N, 192,  27,  27)
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  #                  (N, 192,  13,  13)
+            nn.Conv2d(192, 384, kernel_size=3, padding=1),  #          (N, 384,  13,  13)
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1),  #          (N, 256,  13,  13)
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1),  #          (N, 256,  13,  13)
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  #                  (N, 256,   6,   6)
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(6)  # any size of map -> 6 x 6, which the linear layers need
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Linear(4096, num_classes),
+        )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 256, h, w): the last map, after its ReLU and pooling."""
+        return self.features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(N, 256, h, w) -> (N, num_classes)."""
+        return self.classifier(torch.flatten(self.avgpool(features), 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.forward_head(self.forward_features(x))
+
+
+def alexnet(num_classes: int = 1000) -> AlexNet:
+    """AlexNet: 61.1 million parameters with 1000 classes."""
+    return AlexNet(num_classes)

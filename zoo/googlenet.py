@@ -1,0 +1,159 @@
+"""GoogLeNet by hand.
+
+    python -m zoo googlenet
+
+The network of Szegedy et al., "Going Deeper with Convolutions", 2014 (https://arxiv.org/abs/1409.4842). Its idea: how
+large a kernel should be is not decided but left to training. An Inception block looks at its input with 1 x 1, 3 x 3
+and larger kernels and with pooling, side by side, and lays the results on top of each other; 1 x 1 convolutions first
+reduce the channels, so that this stays cheap. 22 layers with a tenth of AlexNet's parameters.
+
+Two auxiliary classifiers half-way up bring gradient to the early layers while the network trains; they are not used
+afterwards.
+
+As torchvision built it, it departs from the paper: batch norm follows each convolution (the paper had none), what
+should be a 5 x 5 kernel is 3 x 3 (a mistake that was kept for its trained weights), the last pooling of the fourth
+stage is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window. Parameter
+names equal torchvision's.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.sizes import check_size
+
+
+class Convolution(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, stride: int = 1, padding: int = 0):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(channels, eps=0.001)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.relu(self.bn(self.conv(x)))
+
+
+class Inception(nn.Module):
+    """Four branches side by side. (N, in_channels, H, W) -> (N, one + three + five + pool, H, W)
+
+    Args:
+        in_channels: of the input.
+        one: channels of the 1 x 1 branch.
+        three: (reduced to, channels) of the 3 x 3 branch.
+        five: the same of the branch that the paper gives 5 x 5 kernels.
+        pool: channels of the 1 x 1 convolution after pooling.
+    """
+
+    def __init__(self, in_channels: int, one: int, three: tuple[int, int], five: tuple[int, int], pool: int):
+        super().__init__()
+        self.branch1 = Convolution(in_channels, one, 1)
+        self.branch2 = nn.Sequential(Convolution(in_channels, three[0], 1), Convolution(*three, 3, padding=1))
+        self.branch3 = nn.Sequential(Convolution(in_channels, five[0], 1), Convolution(*five, 3, padding=1))
+        self.branch4 = nn.Sequential(
+            nn.MaxPool2d(kernel_size=3, stride=1, padding=1, ceil_mode=True), Convolution(in_channels, pool, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
+
+
+class Auxiliary(nn.Module):
+    """A classifier half-way up, used in training only. (N, in_channels, H, W) -> (N, num_classes)"""
+
+    def __init__(self, in_channels: int, num_classes: int):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.conv = Convolution(in_channels, 128, 1)
+        self.fc1 = nn.Linear(128 * 4 * 4, 1024)
+        self.relu = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(0.7)
+        self.fc2 = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = torch.flatten(self.conv(self.pool(x)), 1)
+        return self.fc2(self.dropout(self.relu(self.fc1(x))))
+
+
+class Outputs(NamedTuple):
+    """What `forward` gives in training: the logits, and those of the two auxiliary classifiers, each (N, classes)."""
+
+    logits: Tensor
+    aux_logits2: Tensor
+    aux_logits1: Tensor
+
+
+class GoogLeNet(nn.Module):
+    """A stem and nine Inception blocks.
+
+    (N, 3, H, W) -> (N, num_classes), in training `Outputs`.
+    """
+
+    smallest = 15  # pixels: one less, and the fourth pooling has nothing left to look at
+
+    def __init__(self, num_classes: int = 1000):
+        super().__init__()
+        self.register_forward_pre_hook(check_size)
+
+        def halve(kernel_size: int = 3) -> nn.MaxPool2d:
+            return nn.MaxPool2d(kernel_size, stride=2, ceil_mode=True)
+
+        # shapes for a 224 x 224 picture                                          (N,    3, 224, 224)
+        self.conv1 = Convolution(3, 64, kernel_size=7, stride=2, padding=3)  #     (N,   64, 112, 112)
+        self.maxpool1 = halve()  #                                                 (N,   64,  56,  56)
+        self.conv2 = Convolution(64, 64, kernel_size=1)
+        self.conv3 = Convolution(64, 192, kernel_size=3, padding=1)  #             (N,  192,  56,  56)
+        self.maxpool2 = halve()  #                                                 (N,  192,  28,  28)
+        self.inception3a = Inception(192, 64, (96, 128), (16, 32), 32)  #          (N,  256,  28,  28)
+        self.inception3b = Inception(256, 128, (128, 192), (32, 96), 64)  #        (N,  480,  28,  28)
+        self.maxpool3 = halve()  #                                                 (N,  480,  14,  14)
+        self.inception4a = Inception(480, 192, (96, 208), (16, 48), 64)  #         (N,  512,  14,  14)
+        self.inception4b = Inception(512, 160, (112, 224), (24, 64), 64)  #        (N,  512,  14,  14)
+        self.inception4c = Inception(512, 128, (128, 256), (24, 64), 64)  #        (N,  512,  14,  14)
+        self.inception4d = Inception(512, 112, (144, 288), (32, 64), 64)  #        (N,  528,  14,  14)
+        self.inception4e = Inception(528, 256, (160, 320), (32, 128), 128)  #      (N,  832,  14,  14)
+        self.maxpool4 = halve(2)  #                                                (N,  832,   7,   7)
+        self.inception5a = Inception(832, 256, (160, 320), (32, 128), 128)  #      (N,  832,   7,   7)
+        self.inception5b = Inception(832, 384, (192, 384), (48, 128), 128)  #      (N, 1024,   7,   7)
+        self.aux1 = Auxiliary(512, num_classes)
+        self.aux2 = Auxiliary(528, num_classes)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.2)
+        self.fc = nn.Linear(1024, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 1024, H/32, W/32): the last map, after its ReLUs."""
+        return self._upper(self.inception4d(self._middle(self._lower(x))))
+
+    def _lower(self, x: Tensor) -> Tensor:  # to where the first auxiliary classifier looks
+        x = self.maxpool2(self.conv3(self.conv2(self.maxpool1(self.conv1(x)))))
+        return self.inception4a(self.maxpool3(self.inception3b(self.inception3a(x))))
+
+    def _middle(self, x: Tensor) -> Tensor:
+        return self.inception4c(self.inception4b(x))
+
+    def _upper(self, x: Tensor) -> Tensor:
+        return self.inception5b(self.inception5a(self.maxpool4(self.inception4e(x))))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(N, 1024, h, w) -> (N, num_classes)."""
+        return self.fc(self.dropout(torch.flatten(self.avgpool(features), 1)))
+
+    def forward(self, x: Tensor) -> Tensor | Outputs:  # noqa: D102
+        if not self.training:
+            return self.forward_head(self.forward_features(x))
+        first = self._lower(x)
+        second = self.inception4d(self._middle(first))
+        logits = self.forward_head(self._upper(second))
+        return Outputs(logits, self.aux2(second), self.aux1(first))
+
+
+def googlenet(num_classes: int = 1000) -> GoogLeNet:
+    """GoogLeNet: 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers."""
+    return GoogLeNet(num_classes)
