@@ -38,10 +38,10 @@ from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import page as html
+from classifier.answer import answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError, parse, run
 from classifier.device import Compute
-from classifier.inference import prepared
 from classifier.pictures import PictureError, is_candidate
 from classifier.precision import Precision, choose
 
@@ -103,19 +103,19 @@ class Picture(gr.Image):
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
-def classifier(checkpoint: Checkpoint, compute: Compute) -> Callable[[str], dict[str, float]]:
-    """A function from a picture's path to the probability of each class. The network is loaded here, once."""
-    predict = prepared(checkpoint.network(), compute)
+def classifier(checkpoint: Checkpoint, compute: Compute) -> Callable[[str], tuple[dict[str, float], bool]]:
+    """A function from a picture's path to the probability of each class, and whether it is unlike all of them.
 
-    def probabilities(x: torch.Tensor) -> list[float]:
-        return predict(x.unsqueeze(0)).softmax(1)[0].tolist()
+    The network is loaded here, once.
+    """
+    answer = answerer(checkpoint, compute)
 
-    def classify(path: str) -> dict[str, float]:
-        x = checkpoint.preprocess.normalize(checkpoint.preprocess.read(path))  # (3, size, size)
-        return dict(zip(checkpoint.classes, probabilities(x), strict=True))
+    def classify(path: str) -> tuple[dict[str, float], bool]:
+        answers = answer(checkpoint.preprocess.read(path).unsqueeze(0).to(compute.device))
+        return dict(zip(checkpoint.classes, answers.probabilities[0].tolist(), strict=True)), bool(answers.unlike[0])
 
     side = checkpoint.preprocess.size
-    probabilities(torch.zeros(3, side, side))  # the first run is the slowest
+    answer(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=compute.device))  # the first run is the slowest
     return classify
 
 
@@ -169,7 +169,8 @@ def page(checkpoint: Checkpoint, compute: Compute, shared: bool) -> gr.Blocks:
             return html.waiting(checkpoint.classes)
         start = time.perf_counter()
         try:
-            return html.answer(classify(path), time.perf_counter() - start)
+            probabilities, unlike = classify(path)
+            return html.answer(probabilities, unlike, time.perf_counter() - start)
         except PictureError as error:
             return html.no_answer(error)
 
@@ -177,7 +178,7 @@ def page(checkpoint: Checkpoint, compute: Compute, shared: bool) -> gr.Blocks:
         if picture is None:
             raise gr.Error("Send one picture.", print_exception=False)
         try:
-            return classify(picture)
+            return classify(picture)[0]
         except PictureError as error:
             raise gr.Error(html.sentence(error), print_exception=False) from None
 

@@ -1,41 +1,45 @@
-"""Score a network on labelled pictures.
+"""Score networks on labelled pictures, and compare them.
 
     python evaluate.py                                    the newest weights in module/, on their test pictures
     python evaluate.py module/flowers.pth --data photos   others, on photos/<class>/* or photos/test/<class>/*
+    python evaluate.py module/a.pth module/b.pth          which is better, is that more than chance, and what it costs
+    python evaluate.py --tta flip                         with and without a look at the mirrored picture
 
 Expected: the weights that come with the project: 97.80% of 2,000 photographs of cats and dogs, 95% interval 97.06% to
 98.36%, in 9 seconds (4.6 ms each) on two busy cores.
 
-A plain state_dict of a ResNet will do as well. Every picture counts once. The report goes to
-logs/evaluate/<weights>/<time>/: report.json, confusion_matrix.png and, of weights that train.py made, curves.png.
+A plain state_dict of a network in zoo/ will do as well. Every picture counts once. A page with figures, the most wrong
+pictures and doubtful labels goes to logs/evaluate/<weights>/<time>/report.html, with report.json and predictions.csv
+beside it; that of several networks to logs/evaluate/comparison/<time>/.
 """
 
 import dataclasses
-import json
 import os
-import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
-from classifier import cli, data, metrics, plots
+from classifier import cli, comparison, data, folders, report
+from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
-from classifier.data import Folder
+from classifier.comparison import Judged
 from classifier.device import Compute, device_name, dtype_name
-from classifier.inference import prepared
+from classifier.folders import Folder
 from classifier.pictures import is_candidate
 from classifier.precision import Precision, choose
+from classifier.scores import score
 from classifier.text import print_table, quoted, shorten
 
 DRAWINGS = "drawings"  # the kind of pictures that the built-in sample set holds
@@ -46,10 +50,12 @@ MANY = 12  # with more classes than these the terminal shows the worst confusion
 class Settings:
     """The command line."""
 
-    weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
-    """A .pth; without one, the newest in module/."""
+    weights: conf.Positional[Annotated[tuple[Path, ...], conf.arg(metavar="[WEIGHTS ...]")]] = ()
+    """One or several .pth; without one, the newest in module/."""
     data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; without one, the test pictures of the weights' own run."""
+    tta: Literal["off", "flip"] = "off"
+    """flip: judge also, like a network of its own, the mean of the answers to a picture and to its mirror image."""
     batch_size: int = 64
     """Pictures at a time."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -59,67 +65,60 @@ class Settings:
     precision: Precision = "auto"
     """auto: what a short trial on this machine shows to be fastest."""
     logs: Path = Path("logs")
-    """Folder for the report."""
+    """Folder for the reports."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Score, print, write the report, and note the score in the .pth."""
+    """Score, print, write the reports, and note the scores in the .pth files."""
     settings = cli.parse(Settings, __doc__.split("\n")[0], args)
     for name, low in (("batch_size", 1), ("workers", 0)):
         if getattr(settings, name) < low:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; at least {low} is needed.")
-    path = settings.weights or checkpoints.newest(Path("module"))
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
-    checkpoint = checkpoints.load(path)
+    paths = list(dict.fromkeys(settings.weights)) or [checkpoints.newest(Path("module"))]
+    stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+    loaded = [checkpoints.load(path) for path in paths]
+    roots = [pictures_for(checkpoint, settings.data) for checkpoint in loaded]
+    if len({root.resolve() for root in roots}) > 1:
+        raise UserError(
+            f"These weights belong to different pictures, {' and '.join(sorted(map(str, set(roots))))}. "
+            "Say with --data DIR which they shall be compared on."
+        )
+    read = folders.read_folder(roots[0])
+    folder = match_classes(read, loaded[0])[0]  # the first one's order of classes is that of the comparison
+
+    judged: list[Judged] = []
+    for name, checkpoint, stamp in zip(names(paths), loaded, stamps, strict=True):
+        own = own_test_folder(checkpoint)
+        labelled, assumed = match_classes(read, checkpoint)
+        entries = judge(name, checkpoint, labelled, assumed, settings)
+        for entry in entries:
+            print_report(entry.report)
+            learned_from = bool(own) and (own.parent / "train").resolve() == read.root.resolve()
+            written = report.write_one(entry, labelled, learned_from, settings.logs / "evaluate" / entry.name)
+            print(f"report     {written[0]}", flush=True)
+        if not checkpoint.assumed and own and own.resolve() == read.root.resolve():
+            print(note_score(checkpoint.path, stamp, entries[0].report))
+        judged += [in_order(entry, labelled.classes, folder.classes) for entry in entries]
+
+    if len(judged) > 1:
+        compare(judged, folder, settings)
+    print(f"next       python app.py{f' {quoted(settings.weights[0])}' if settings.weights else ''}")
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """What to call each of the weights: the file's name, with its folder where two have the same."""
+    count = Counter(path.stem for path in paths)
+    return [path.stem if count[path.stem] == 1 else f"{path.parent.name}-{path.stem}" for path in paths]
+
+
+def pictures_for(checkpoint: Checkpoint, chosen: Path | None) -> Path:
+    """The folder to score on: `chosen`, or the test pictures of the weights' own run."""
     own = own_test_folder(checkpoint)
-    if own and not settings.data and not own.is_dir():
-        raise UserError(f"{path} belongs to {own}, which does not exist. Score other pictures with --data DIR.")
-    root = test_folder(settings.data) if settings.data else own or Path("dataset/test")
-    folder, assumed = match_classes(data.read_folder(root), checkpoint)
-    checkpoint.classes = folder.classes
-    seen = checkpoint.preprocess
-    network = checkpoint.network()
-    compute = choose(settings.device, settings.precision, network, seen.size)
-    print(f"weights    {path}")
-    if assumed:
-        print(f"assumed    {assumed}")
-    print(
-        f"network    {checkpoint.model}, {len(folder.classes)} classes, sees {seen.size} x {seen.size} ({seen.resize})"
-    )
-    print(f"pictures   {root}, {len(folder):,} of {brief(folder.classes)}")
-    print(f"device     {compute}", flush=True)
-
-    start = time.perf_counter()
-    logits, labels = infer(checkpoint, network, folder, compute, settings)
-    seconds = time.perf_counter() - start
-
-    report = {
-        "weights": path.as_posix(),
-        "model": checkpoint.model,
-        "folder": root.as_posix(),
-        "trained_on": checkpoint.data.get("kind", "unknown"),
-        "assumed": assumed,
-        "preprocess": checkpoint.preprocess.to_dict(),
-        **score(logits, labels, folder.classes),
-        "seconds": seconds,  # from file to logits: reading, decoding, resizing, network
-        "milliseconds_per_picture": 1000 * seconds / len(folder),
-        "device": device_name(compute.device),
-        "precision": dtype_name(compute.dtype),
-        "batch_size": settings.batch_size,
-        "workers": settings.workers,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": checkpoints.versions(),
-    }
-    print_report(report)
-    written = write_report(
-        report,
-        checkpoint.scores.get("history") or checkpoint.resume.get("history"),
-        settings.logs / "evaluate" / path.stem,
-    )
-    if not checkpoint.assumed and own and own.resolve() == root.resolve():
-        print(note_score(path, stamp, report))
-    print("report     " + "\n           ".join(map(str, written)))
-    print(f"next       python app.py{f' {quoted(settings.weights)}' if settings.weights else ''}")
+    if own and not chosen and not own.is_dir():
+        raise UserError(
+            f"{checkpoint.path} belongs to {own}, which does not exist. Score other pictures with --data DIR."
+        )
+    return test_folder(chosen) if chosen else own or Path("dataset/test")
 
 
 def own_test_folder(checkpoint: Checkpoint) -> Path | None:
@@ -165,47 +164,100 @@ def brief(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f", ... and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def infer(
-    checkpoint: Checkpoint, network: nn.Module, folder: Folder, compute: Compute, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) and labels (N,), with a progress bar where there is a terminal."""
-    batches = data.loader(data.Pictures(folder, checkpoint.preprocess, settings.workers), settings.batch_size)
+def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, settings: Settings) -> list[Judged]:
+    """The network's answers to all pictures and its scores; with --tta a second time, for mirrored views as well."""
+    seen = checkpoint.preprocess
+    checkpoint.classes = folder.classes
+    compute = choose(settings.device, settings.precision, checkpoint.network(), seen.size)
+    print(f"\nweights    {checkpoint.path}")
+    if assumed:
+        print(f"assumed    {assumed}")
+    print(
+        f"network    {checkpoint.model}, {len(folder.classes)} classes, sees {seen.size} x {seen.size} ({seen.resize})"
+    )
+    print(f"pictures   {folder.root}, {len(folder):,} of {brief(folder.classes)}")
+    print(f"device     {compute}", flush=True)
 
-    def shown() -> Iterator[tuple[Tensor, Tensor]]:
+    answer = answerer(checkpoint, compute)
+    views = {name: answer}
+    if settings.tta == "flip":
+        views[f"{name}-flip"] = lambda pixels: mean_of(answer(pixels), answer(pixels.flip(-1)))
+    judged = []
+    for view, predict in views.items():
+        start = time.perf_counter()
+        logits, unlike, labels = infer(predict, checkpoint, folder, compute, settings)
+        seconds = time.perf_counter() - start
+        scores = {
+            "weights": checkpoint.path.as_posix(),
+            "model": checkpoint.model,
+            "folder": folder.root.as_posix(),
+            "trained_on": checkpoint.data.get("kind", "unknown"),
+            "assumed": assumed,
+            "preprocess": seen.to_dict(),
+            **score(logits, labels, folder.classes, checkpoint.temperature),
+            "neither": unlike.sum().item() if checkpoint.novelty else None,  # pictures called unlike the training's
+            **comparison.cost(checkpoint),
+            "seconds": seconds,  # from file to logits: reading, decoding, resizing, network
+            "milliseconds_per_picture": 1000 * seconds / len(folder),
+            **comparison.latency(predict, compute.device, seen.size),
+            "device": device_name(compute.device),
+            "precision": dtype_name(compute.dtype),
+            "batch_size": settings.batch_size,
+            "workers": settings.workers,
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": checkpoints.versions(),
+        }
+        mirrored = view != name
+        if mirrored and scores["multiply_adds"]:
+            scores["multiply_adds"] *= 2
+        judged.append(Judged(view, checkpoint, scores, logits, labels, mirrored))
+    return judged
+
+
+def mean_of(one: Answers, other: Answers) -> Answers:
+    """Two views of the same pictures: the mean of the logits; neither class only where both say so."""
+    return one._replace(logits=(one.logits + other.logits) / 2, unlike=one.unlike & other.unlike)
+
+
+def infer(
+    predict: Callable[[Tensor], Answers], checkpoint: Checkpoint, folder: Folder, compute: Compute, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, classes), whether unlike (N,), and labels (N,), with a progress bar where there is a terminal."""
+    batches = data.loader(data.Pictures(folder, checkpoint.preprocess, settings.workers), settings.batch_size)
+    found = []
+    try:
         with tqdm(total=len(folder), unit=" pictures", leave=False, disable=None) as bar:
             for pixels, labels in data.on_device(batches, compute.device):
-                yield pixels, labels
+                answers = predict(pixels)
+                found.append((answers.logits, answers.unlike, labels.cpu()))
                 bar.update(len(labels))
-
-    try:
-        logits, labels = metrics.infer(prepared(network, compute), shown(), checkpoint.preprocess)
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch-size {settings.batch_size} needs more memory than {compute.device} has. Try a smaller one."
         ) from None
+    logits, unlike, labels = map(torch.cat, zip(*found, strict=True))
     if not logits.isfinite().all():
         raise UserError(f"{checkpoint.path} gives logits that are not numbers. Train it again, with a smaller --lr.")
-    return logits, labels
+    return logits, unlike, labels
 
 
-def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict:
-    """All scores as plain values, ready for JSON; a share of nothing is None."""
-    matrix = metrics.confusion_matrix(logits, labels)
-    right, count = int(matrix.trace()), len(labels)
-    columns = metrics.per_class(matrix)
-    table = [
-        {key: None if value != value else value for key, value in zip(columns._fields, row, strict=True)}
-        for row in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    return {
-        "accuracy": right / count,
-        "interval": list(metrics.wilson_interval(right, count)),  # 95%
-        "loss": metrics.loss(logits, labels),
-        "count": count,
-        "classes": list(classes),
-        "per_class": [{"class": name, **row} for name, row in zip(classes, table, strict=True)],
-        "confusion_matrix": matrix.tolist(),  # rows truth, columns prediction
-    }
+def in_order(entry: Judged, classes: Sequence[str], wanted: Sequence[str]) -> Judged:
+    """The same answers, with the classes in another order."""
+    places = [classes.index(name) for name in wanted]
+    labels = torch.tensor(places).argsort()[entry.labels]
+    return dataclasses.replace(entry, logits=entry.logits[:, places], labels=labels)
+
+
+def compare(judged: list[Judged], folder: Folder, settings: Settings) -> None:
+    """Print and write the networks side by side."""
+    verdicts = comparison.verdicts(judged)
+    print("\nside by side")
+    print_table(comparison.rows(judged))
+    print()
+    for verdict in verdicts:
+        print(verdict["words"])
+    written = report.write_comparison(judged, folder, verdicts, settings.logs / "evaluate" / "comparison")
+    print(f"\ncompared   {written[0]}")
 
 
 def print_report(report: dict) -> None:
@@ -218,7 +270,14 @@ def print_report(report: dict) -> None:
         + f"\n           of a network that learned from {DRAWINGS}, not from photographs"
         * (report["trained_on"] == DRAWINGS)
     )
-    print(f"loss       {report['loss']:.4f}\n")
+    print(f"loss       {report['loss']:.4f}")
+    print(
+        f"sureness   off by {report['calibration_error']:.3f} on average (calibration error; "
+        f"{report['calibration_error_without_temperature']:.3f} before the temperature, {report['temperature']:.2f})"
+    )
+    if report["neither"] is not None:
+        print(f"neither    {report['neither']:,} of {report['count']:,} called unlike the training pictures")
+    print()
     table = [("class", "precision", "recall", "F1", "pictures")]
     for name, row in zip(names, report["per_class"], strict=True):
         shares = ("-" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1"))
@@ -240,37 +299,10 @@ def print_report(report: dict) -> None:
     rate = 1000 / report["milliseconds_per_picture"]
     print(
         f"\ntime       {report['milliseconds_per_picture']:.2f} ms per picture ({rate:,.0f} pictures/s) from file to "
-        f"answer, decoding included; {report['device']}"
+        f"answer, decoding included; {report['device']}\n"
+        f"           {report['milliseconds_for_one']:.1f} ms for one alone, from pixels to answer; 95% below "
+        f"{report['milliseconds_for_one_p95']:.1f} ms"
     )
-
-
-def write_report(report: dict, history: list[dict] | None, folder: Path) -> list[Path]:
-    """Write report.json and the figures into `folder`/<time>, all or nothing, and give their paths.
-
-    Raises:
-        UserError: the folder cannot be written to or the disk is full.
-    """
-    begun = datetime.now()
-    target = folder / f"{begun:%Y%m%d-%H%M%S}"
-    if target.exists():  # a second one within this second
-        target = folder / f"{begun:%Y%m%d-%H%M%S-%f}"
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.mkdir(parents=True)
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        (unfinished / "report.json").write_text(text + "\n", encoding="utf-8")
-        figure = plots.confusion_matrix(torch.tensor(report["confusion_matrix"]), report["classes"])
-        figure.savefig(unfinished / "confusion_matrix.png", dpi=150)
-        if history:
-            plots.curves({folder.name: history}).savefig(unfinished / "curves.png", dpi=150)
-        unfinished.rename(target)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written to ({error.strerror or error}). Choose another with --logs."
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return sorted(target.iterdir(), reverse=True)
 
 
 def note_score(path: Path, stamp: int, report: dict) -> str:
@@ -284,7 +316,7 @@ def note_score(path: Path, stamp: int, report: dict) -> str:
             return f"           {path} is read-only, so the score is not noted in it."
         if state.st_mtime_ns != stamp:  # a run that is still going on has saved a better epoch
             return f"           {path} has changed meanwhile, so the score is not noted in it."
-        checkpoints.add_scores(path.resolve(), "test", {key: report[key] for key in keys})
+        checkpoints.amend(path.resolve(), scores={"test": {key: report[key] for key in keys}})
     except (CheckpointError, OSError) as error:
         return f"           The score is not noted in {path}: {error}"
     return f"           The score is noted in {path}."

@@ -2,6 +2,8 @@
 
     python train.py                                     ResNet-18 on dataset/train/<class>/*
     python train.py --model resnet34 --epochs 20
+    python train.py --weights module/catdog-resnet18.pth --data flowers     go on from weights that know something
+    python train.py --weights imagenet --freeze         only the last layer learns
     python train.py --recipe classic                    the published baseline, for comparison
     python train.py --resume module/NAME.last.pth       go on where a run stopped
 
@@ -13,71 +15,34 @@ import copy
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
+from torchvision.transforms import v2
 from tqdm import tqdm
 
-from classifier import checkpoint, checks, cli, data, metrics
+from classifier import checkpoint, checks, cli, data, finetune, folders, learning_rate_finder, metrics
 from classifier.augment import MARGIN, Augment, scaled
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import find_device
 from classifier.inference import prepared
+from classifier.novelty import fit_novelty
+from classifier.optimization import parameter_groups, training_loss, update_ema
 from classifier.precision import choose
-from classifier.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from classifier.settings import Settings, read_settings
+from classifier.preprocess import NORMALIZATIONS
+from classifier.schedule import learning_rate, size_of_epoch
+from classifier.settings import read_settings
 from classifier.stopping import saving_on_failure, stop_on_signal
 from classifier.text import quoted
 from zoo import MODELS
 
 MODULE, LOGS = Path("module"), Path("logs")
 PREDICTIONS = 24  # validation pictures shown in TensorBoard
-NORMALIZATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
-
-
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to 0 (https://arxiv.org/abs/1608.03983) or no change."""
-    warmup_steps = round(settings.warmup * steps)
-    if step < warmup_steps:
-        return settings.lr * (step + 1) / warmup_steps
-    if settings.schedule == "constant":
-        return settings.lr
-    return settings.lr * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps))) / 2
-
-
-def size_of_epoch(epoch: int, settings: Settings) -> int:
-    """Side of the training pictures: from `grow_from * size` evenly to `size`, in steps of 16 pixels."""
-    done = epoch / (settings.epochs - 1) if settings.epochs > 1 else 1.0
-    side = settings.size * (settings.grow_from + done * (1 - settings.grow_from))
-    return settings.size if settings.size - side < 8 else max(32, 16 * round(side / 16))
-
-
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """ema <- decay * ema + (1 - decay) * network; early on it forgets faster, so that it keeps up."""
-    decay = min(decay, (1 + step) / (10 + step))
-    averaged: list[list[Tensor]] = [[], []]
-    for mean, value in zip(ema.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            averaged[0].append(mean)
-            averaged[1].append(value)
-        else:
-            mean.copy_(value)  # batch norm counts its batches
-    get_ema_multi_avg_fn(decay)(*averaged, None)
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Kernels and matrices are decayed; biases and batch norm's scales, which have one dimension, are not."""
-    parameters = list(network.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+MIXES = {"off": (), "mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "both": (v2.MixUp, v2.CutMix)}
 
 
 def main() -> None:
@@ -109,26 +74,33 @@ def main() -> None:
     # --- network
     find_device(settings.device)  # a wrong one is told before the pictures are looked at
     root, kind = checks.find_pictures(settings.data)
-    pictures = data.with_digests(data.read_folder(root / "train"))
+    pictures = folders.with_digests(folders.read_folder(root / "train"))
     torch.manual_seed(settings.seed)
     network = MODELS[settings.model](num_classes=len(pictures.classes))
+    checks.check_sizes(network, settings)
     checks.check_disk(network, MODULE)
+    origin = saved  # of the weights
+    if settings.weights and not saved:
+        origin = finetune.read_beginning(settings.weights, settings.model)
+        print(finetune.begin(network, origin, pictures.classes))
     compute = choose(settings.device, settings.precision, network, settings.size, True, run.get("format", ""))
     run["format"] = compute.format  # a resumed run goes on with it, whatever a trial would show then
     network = network.to(compute.device, memory_format=compute.memory_format)
+    compiled = torch.compile(network) if settings.compile else network
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
-    groups = parameter_groups(network, settings.weight_decay)
+    groups = parameter_groups(network, settings.weight_decay, settings.early_lr)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
-    forward = torch.compile(network) if settings.compile else network
 
     # --- pictures
-    training, validation = data.split_validation(pictures, settings.val)
+    training, validation = folders.split_validation(pictures, settings.val)
     checks.check_pictures(root, training, settings)
-    augment = Augment() if settings.augment == "on" else None
+    augment = Augment(cover=settings.cover) if settings.augment == "on" else None
+    kinds = [mixing(num_classes=len(training.classes)) for mixing in MIXES[settings.mix]]
+    mix = v2.RandomChoice(kinds) if kinds else None
     enlarge, margin = (settings.enlarge, MARGIN) if augment else (1, 1)
-    mean_std = NORMALIZATIONS[settings.normalize]
-    preprocess = Preprocess(round(settings.size * enlarge), settings.resize, *mean_std)  # for whole pictures
+    looks = origin.preprocess if settings.normalize == "weights" else NORMALIZATIONS[settings.normalize]
+    preprocess = replace(looks, size=round(settings.size * enlarge), resize=settings.resize)  # for whole pictures
     seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
     ready = [
         data.kept_ready(part, pictures, prepare, root / ".cache", compute.device, settings.workers)
@@ -136,16 +108,25 @@ def main() -> None:
         else data.Pictures(part, prepare)
         for part, prepare in ((training, seen), (validation, preprocess))
     ]
-    order = data.EpochOrder(len(training), settings.seed)
-    train_batches = data.loader(ready[0], size, settings.workers, order, drop_last=True)
-    val_batches = data.loader(ready[1], size, settings.workers)
+    scarcity = folders.scarcity(training)  # (classes,)
+    chances = scarcity[training.labels] if settings.balance == "sampling" else None
+    class_weights = scarcity.to(compute.device) if settings.balance == "weights" else None
+    order = data.EpochOrder(len(training), settings.seed, chances)
+    batches = {
+        "train": data.loader(ready[0], size, settings.workers, order, drop_last=True),
+        "val": data.loader(ready[1], size, settings.workers),
+    }
 
-    def training_input(pixels: Tensor, side: int, step: int) -> Tensor:  # (N, 3, S, S) uint8 -> (N, 3, side, side)
+    def training_input(pixels: Tensor, labels: Tensor, side: int, step: int) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S) uint8, (N,) -> (N, 3, side, side), (N,) or, of mixed pictures, shares (N, classes)."""
         # random numbers depend on seed and step alone (dropout's too), so there is no random state to save
         generator = torch.manual_seed(settings.seed * 1_000_003 + step)
+        if pixels.ndim == 2:  # features, which nothing changes
+            return pixels, labels
         if augment:
             pixels = augment(scaled(pixels, round(side * MARGIN)), side, generator)
-        return preprocess.normalize(scaled(pixels, side)).contiguous(memory_format=compute.memory_format)
+        x = preprocess.normalize(scaled(pixels, side)).contiguous(memory_format=compute.memory_format)
+        return mix(x, labels) if mix else (x, labels)
 
     epoch_steps = len(training) // size
     steps = settings.epochs * epoch_steps
@@ -176,19 +157,51 @@ def main() -> None:
     print(f"{settings.model}: {parameters:.1f} million parameters, {len(training.classes)} classes")
     for name, count in training.counts().items():
         print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
+    if uneven := folders.uneven(training):
+        print(f"{uneven}; --balance {settings.balance}")
     print(
         f"{settings.epochs} epochs of {epoch_steps} steps, each of {size} pictures, "
         f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
     )
     print(f"on {compute}")
+    if settings.freeze:
+        until = f"for {settings.unfreeze_after} epochs" if settings.unfreeze_after else "to the end"
+        print(f"only the last layer learns, {until}")
     if saved:
         print(f"going on after step {run['step']} of {steps}")
     sys.stdout.flush()
+
+    # --- one step
+    def train_step(forward: Callable, x: Tensor, targets: Tensor, rate: float) -> tuple[Tensor, float]:
+        """The logits (N, classes) before it, and their loss without smoothing, so that it compares with validation."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        with compute.autocast():
+            outputs = forward(x)  # (N, classes); of GoogLeNet in training three of them
+        optimizer.zero_grad()
+        scaler.scale(training_loss(outputs, targets, settings.label_smoothing, class_weights)).backward()
+        logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
+        loss = metrics.loss(logits, targets)
+        if not math.isfinite(loss):
+            raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
+        scaler.step(optimizer)
+        scaler.update()
+        return logits, loss
+
+    if settings.find_lr:
+        finetune.freeze(network, settings.freeze)
+        coming = (batch for _ in iter(int, 1) for batch in data.on_device(batches["train"], compute.device))
+        learning_rate_finder.report(
+            lambda rate: train_step(compiled, *training_input(*next(coming), settings.size, 0), rate)[1],
+            Path(run["logs"]),
+        )
+        return
 
     # --- the loop
     records = Records(Path(run["logs"]), run["step"])
     shown = torch.linspace(0, len(validation) - 1, min(PREDICTIONS, len(validation))).long().tolist()
     shown_pixels = data.pixels_of(ready[1], shown)
+    kept: dict = {}  # of a frozen network, features instead of pictures
     stopping = stop_on_signal()
 
     def stop_if_asked() -> None:
@@ -202,33 +215,31 @@ def main() -> None:
     with saving_on_failure(save_last, last_path, stop_if_asked):
         for epoch in range(len(run["history"]), settings.epochs):
             stop_if_asked()
+            frozen = settings.freeze and not 0 < settings.unfreeze_after <= epoch
+            finetune.freeze(network, frozen)
+            learner, average = (finetune.last_layer(net) if frozen else net for net in (network, ema))
+            source, forward = batches, compiled
+            if frozen and not augment and not mix:  # then each picture looks the same in every epoch
+                if not kept:
+                    parts = [finetune.features(network, part, preprocess, compute, settings.workers) for part in ready]
+                    kept["train"] = data.loader(parts[0], size, order=order, drop_last=True)
+                    kept["val"] = data.loader(parts[1], size)
+                source, forward = kept, learner
             order.epoch, order.start = epoch, run["totals"][2]
             bar = tqdm(total=epoch_steps * size, initial=order.start, unit="img", leave=False, disable=None)
             bar.set_description_str(f"epoch {epoch + 1}/{settings.epochs}")
-            network.train()
             side = size_of_epoch(epoch, settings)
             clock = time.perf_counter()
-            for pixels, labels in data.on_device(train_batches, compute.device):
+            for pixels, labels in data.on_device(source["train"], compute.device):
                 rate = learning_rate(run["step"], steps, settings)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                x = training_input(pixels, side, run["step"])  # (N, 3, side, side)
-                if run["step"] == 0:
+                x, targets = training_input(pixels, labels, side, run["step"])  # (N, 3, side, side)
+                if run["step"] == 0 and x.ndim == 4:
                     records.beginning(network, vars(settings), preprocess.denormalize(x))
-                with compute.autocast():
-                    logits = forward(x)  # (N, classes)
-                logits = logits.float()
-                optimizer.zero_grad()
-                scaler.scale(F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)).backward()
-                loss = metrics.loss(logits.detach(), labels)  # without smoothing, so that it compares with validation
-                accuracy = metrics.accuracy(logits, labels)
-                if not math.isfinite(loss):
-                    raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
-                scaler.step(optimizer)
-                scaler.update()
-                update_ema(ema, network, settings.ema, run["step"])
+                logits, loss = train_step(forward, x, targets, rate)
+                update_ema(average, learner, settings.ema, run["step"])
 
                 run["step"] += 1
+                accuracy = metrics.accuracy(logits, targets if targets.ndim == 1 else targets.argmax(1))
                 clock, before = time.perf_counter(), clock
                 made = (loss * size, round(accuracy * size), size, clock - before)
                 run["totals"] = [a + b for a, b in zip(run["totals"], made, strict=True)]
@@ -241,8 +252,9 @@ def main() -> None:
             bar.close()
             stop_if_asked()
 
+            predict = torch.inference_mode()(average) if source is kept else prepared(ema, compute)
             logits, labels = metrics.infer(
-                prepared(ema, compute), data.on_device(val_batches, compute.device), preprocess
+                predict, data.on_device(source["val"], compute.device), None if source is kept else preprocess
             )
             if not logits.isfinite().all():
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. A smaller --lr may help.")
@@ -265,7 +277,9 @@ def main() -> None:
                     "history": run["history"],
                 }
                 weights = checkpoint.in_half(ema.state_dict())
-                checkpoint.save(replace(described, state_dict=weights, scores=scores), best_path)
+                temperature = metrics.fit_temperature(logits, labels)
+                scored = replace(described, state_dict=weights, scores=scores, temperature=temperature)
+                checkpoint.save(scored, best_path)
             save_last()
             train, val = entry["train"], entry["val"]
             left = run["minutes"] / (epoch + 1) * (settings.epochs - epoch - 1)
@@ -279,9 +293,14 @@ def main() -> None:
             records.epoch(epoch + 1, run["step"], entry)
             truth, predicted = ([training.classes[i] for i in values[shown]] for values in (labels, logits.argmax(1)))
             records.predictions(epoch + 1, shown_pixels, truth, predicted)
+            if 0 < settings.patience <= epoch + 1 - best["epoch"]:
+                print(f"no better for {settings.patience} epochs, so this is the end (--patience)")
+                break
 
     if best_path.exists():
-        checkpoint.add_scores(best_path, "history", run["history"])
+        chosen = checkpoint.load(best_path)
+        known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these pictures
+        checkpoint.amend(best_path, scores={"history": run["history"]}, novelty=known)
     records.end(vars(settings), best)
     print(
         f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} of {len(validation):,} validation {kind}; "

@@ -25,21 +25,16 @@ from classifier.augment import Augment
 VARIANTS = {
     "default recipe": ({}, {}, 1.0),
     "pictures of one size, 160": ({"grow-from": 1}, {}, 0.55),
-    "pictures of one size, 112": ({"grow-from": 1, "size": 112}, {}, 1.1),
     "whole pictures not enlarged afterwards": ({"enlarge": 1}, {}, 1.0),
     "no augmentation": ({"augment": "off"}, {}, 1.0),
     "no crops": ({}, {"area": 1.0, "ratio": 1.0}, 1.0),
     "no flips": ({}, {"flip": False}, 1.0),
     "no change of colours": ({}, {"color": 0.0}, 1.0),
-    "nothing covered": ({}, {"cover": 0.0}, 1.0),
+    "nothing covered": ({"cover": 0}, {}, 1.0),
     "no average of weights": ({"ema": 0}, {}, 1.0),
     "no label smoothing": ({"label-smoothing": 0}, {}, 1.0),
     "no weight decay": ({"weight-decay": 0}, {}, 1.0),
     "no warm-up": ({"warmup": 0}, {}, 1.0),
-    "constant learning rate": ({"schedule": "constant"}, {}, 1.0),
-    "half the learning rate": ({"lr": 1e-3}, {}, 1.0),
-    "twice the learning rate": ({"lr": 4e-3}, {}, 1.0),
-    "batches of 32": ({"batch-size": 32}, {}, 0.87),
 }
 
 

@@ -8,6 +8,8 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
     preprocess  size, resize, mean, std, interpolation: see preprocess.py
     state_dict  the weights of the plain network: kernels and matrices in float16, which halves the file
     scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
+    temperature divides the logits, so that probabilities mean what they say; fitted on validation pictures
+    novelty     what tells pictures unlike the training pictures: see novelty.py
     data        folder, kind ("drawings" or "photographs"), pictures per part
     settings    the run's settings, as train.py had them
     versions    of python, torch, torchvision, pillow
@@ -21,9 +23,11 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
+import math
 import os
 import pickle
 import platform
+import re
 import time
 import zipfile
 from collections.abc import Mapping
@@ -34,13 +38,15 @@ from pathlib import Path, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
+from classifier import novelty
 from classifier.cli import UserError
-from classifier.preprocess import Preprocess
+from classifier.preprocess import NORMALIZATIONS, Preprocess
 from zoo import MODELS
 
 FORMAT = 1
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
+OLDER = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # as scripts of tutorials prepare pictures
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
 
 
@@ -62,6 +68,8 @@ class Checkpoint:
     versions: dict = field(default_factory=dict)
     created: str = ""
     resume: dict = field(default_factory=dict)
+    temperature: float = 1.0
+    novelty: dict = field(default_factory=dict)
     path: Path | None = None
     assumed: str = ""  # the preprocessing taken for granted where a plain state_dict does not say
 
@@ -116,10 +124,13 @@ def _replace(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def add_scores(path: Path, part: str, scores: dict) -> None:
-    """Put `scores` of one part ("test") into an existing .pth of ours; its date stays, so that it is not the newest."""
+def amend(path: Path, scores: dict | None = None, **fields) -> None:
+    """Add `scores`, by part ("test"), or replace other fields of an existing .pth of ours.
+
+    Its date stays, so that it is not the newest.
+    """
     checkpoint = load(path)
-    checkpoint.scores[part] = scores
+    checkpoint = dataclasses.replace(checkpoint, scores=checkpoint.scores | (scores or {}), **fields)
     before = path.stat()
     save(checkpoint, path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -156,7 +167,7 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, but a .pth of train.py or a state_dict is needed."
         )
-    checkpoint = _own(path, content) if "format" in content else _plain(path, content)
+    checkpoint = _own(path, content) if "format" in content else plain(path, content)
     checkpoint.path = path
     return checkpoint
 
@@ -225,9 +236,12 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
         checkpoint = Checkpoint(**values)
         if not all(isinstance(name, str) and PureWindowsPath(name).name == name for name in checkpoint.classes):
             raise TypeError("class names have to be text, each the name of a folder")
-        for name in ("scores", "data", "settings", "versions", "resume"):
+        if not isinstance(checkpoint.temperature, float) or not 0 < checkpoint.temperature < math.inf:
+            raise TypeError("temperature is not a number above 0")
+        for name in ("scores", "novelty", "data", "settings", "versions", "resume"):
             if not isinstance(getattr(checkpoint, name), dict):
                 raise TypeError(f"{name} is not a dictionary")
+        novelty.check(checkpoint.novelty)
         fits = _shapes(checkpoint.state_dict) == _shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error
@@ -238,8 +252,11 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
     return checkpoint
 
 
-def _plain(path: Path, content: Mapping) -> Checkpoint:
-    """A state_dict says neither classes nor preprocessing; only its shapes tell which network it belongs to."""
+def plain(path: Path | str, content: Mapping) -> Checkpoint:
+    """A state_dict says neither classes nor preprocessing; only its shapes tell which network it belongs to.
+
+    Raises CheckpointError where it fits none.
+    """
     if isinstance(content.get("state_dict"), Mapping):  # scripts that save more than the weights put them there
         content = content["state_dict"]
     weights = {}
@@ -247,6 +264,7 @@ def _plain(path: Path, content: Mapping) -> Checkpoint:
         name = str(name)
         while name.startswith(WRAPPERS):  # in either order
             name = name.split(".", 1)[1]
+        name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)  # torchvision's oldest files
         weights[name] = value
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} is neither a .pth of train.py nor a plain state_dict.")
@@ -257,11 +275,14 @@ def _plain(path: Path, content: Mapping) -> Checkpoint:
     model = next((name for name in MODELS if _shapes(weights) == _shapes_of(name, classes)), None)
     if model is None:
         raise CheckpointError(f"{path} holds a state_dict that fits none of {', '.join(MODELS)}.")
-    # 1000 classes are ImageNet's, with torchvision's preprocessing; older scripts squash and use mean and std 0.5
-    half = (0.5, 0.5, 0.5)
-    preprocess = Preprocess() if classes == 1000 else Preprocess(resize="squash", mean=half, std=half)
+    preprocess = usual_preprocess(model) if classes == 1000 else OLDER
     assumed = f"{preprocess.resize} to {preprocess.size}, mean {preprocess.mean}, std {preprocess.std}"
     return Checkpoint(model, [f"class {i}" for i in range(classes)], preprocess, weights, assumed=assumed)
+
+
+def usual_preprocess(model: str) -> Preprocess:
+    """What torchvision's ImageNet weights of a network are used to; those of GoogLeNet were trained elsewhere."""
+    return NORMALIZATIONS["half" if model == "googlenet" else "imagenet"]
 
 
 def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 from torch import nn
 
-from classifier import data
+from classifier import folders
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.pictures import is_candidate
 from classifier.sample import draw_sample_set, holds_sample_set
+from classifier.schedule import size_of_epoch
 from classifier.settings import Settings
 
 
 def find_pictures(folder: str) -> tuple[Path, str]:
     """(folder that holds train/, what is in it): the user's pictures, or the drawings where there are none yet."""
     root = Path(folder)
-    if folder != Settings.data or data.has_pictures(root / "train"):
+    if folder != Settings.data or folders.has_pictures(root / "train"):
         return root, "drawings" if holds_sample_set(root) else "pictures"
     others = [path for path in root.glob("[!.]*") if path.name != "sample"]
     misplaced = sorted(path.name for path in others if path.is_dir() and any(map(is_candidate, path.rglob("*"))))
@@ -35,9 +36,9 @@ def find_pictures(folder: str) -> tuple[Path, str]:
     return root / "sample", "drawings"
 
 
-def check_pictures(root: Path, training: data.Folder, settings: Settings) -> None:
+def check_pictures(root: Path, training: folders.Folder, settings: Settings) -> None:
     """What would only go wrong later: classes that differ from the test pictures', a batch larger than the set."""
-    classes = data.class_names(root / "test")
+    classes = folders.class_names(root / "test")
     if classes and classes != training.classes:
         raise UserError(
             f"{root / 'train'} has the classes {', '.join(training.classes)}, but {root / 'test'} has "
@@ -47,6 +48,16 @@ def check_pictures(root: Path, training: data.Folder, settings: Settings) -> Non
         raise UserError(
             f"--batch-size is {settings.batch_size}, but there are {len(training)} pictures to train with. "
             f"Add pictures, or use --batch-size {max(2, len(training) // 8)}."
+        )
+
+
+def check_sizes(network: nn.Module, settings: Settings) -> None:
+    """Raise a UserError where the run's smallest pictures are too small for the network's poolings."""
+    smallest, first = getattr(network, "smallest", 1), size_of_epoch(0, settings)
+    if first < smallest:
+        raise UserError(
+            f"{settings.model} needs pictures of at least {smallest} pixels, and this run begins with {first}. "
+            f"Use a --size of at least {smallest}, and --grow-from 1."
         )
 
 
@@ -60,7 +71,7 @@ def check_disk(network: nn.Module, folder: Path) -> None:
         raise UserError(f"The weights need {needed / 1e6:.0f} MB in {folder}, but {free / 1e6:.0f} MB are free.")
 
 
-def check_resumed(saved: Checkpoint, training: data.Folder, settings: Settings) -> None:
+def check_resumed(saved: Checkpoint, training: folders.Folder, settings: Settings) -> None:
     """Raise a UserError where going on would not be the same run."""
     if len(saved.resume["history"]) >= settings.epochs:
         raise UserError(

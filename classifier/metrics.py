@@ -6,24 +6,26 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 from torch import Tensor
 
 from classifier.preprocess import Preprocess
 
 
 def infer(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess | None
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and labels (N,) of all pictures, on the CPU, in the order they came.
 
     Args:
         predict: from `inference.prepared`.
         batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.on_device`; at least one.
-        preprocess: normalises the pixels.
+        preprocess: normalises the pixels; None where the batches hold features, which need none.
     """
     logits, labels = [], []
     for pixels, target in batches:
-        logits.append(predict(preprocess.normalize(pixels)).cpu())
+        logits.append(predict(preprocess.normalize(pixels) if preprocess else pixels).cpu())
         labels.append(target.cpu())
     return torch.cat(logits), torch.cat(labels)
 
@@ -41,6 +43,64 @@ def best_epoch(history: list[dict]) -> dict:
 def loss(logits: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats, without label smoothing."""
     return F.cross_entropy(logits, labels).item()
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """What to divide logits by so that probabilities mean what they say: the divisor with the smallest loss.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017. It lies between 0.05 and 20; the loss has one minimum.
+
+    Args:
+        logits: (N, classes) of pictures that the network did not learn from.
+        labels: (N,).
+    """
+    logits = logits.double()
+    found = minimize_scalar(lambda log: loss(logits / math.exp(log), labels), bounds=(math.log(0.05), math.log(20)))
+    return math.exp(found.x)
+
+
+class Calibration(NamedTuple):
+    """Pictures sorted into bins by how sure the network is of its answer."""
+
+    confidence: Tensor  # (bins,) mean of each bin, NaN where it is empty
+    accuracy: Tensor  # (bins,) share of right answers
+    count: Tensor  # (bins,) pictures
+    error: float  # the expected calibration error: |accuracy - confidence|, averaged over pictures
+
+
+def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
+    """Does "90% sure" mean right nine times out of ten? (Naeini et al., 2015; Guo et al., 2017)
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        bins: of equal width, over 0..1.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(place, minlength=bins)
+    sure = torch.bincount(place, confidence, minlength=bins)
+    right = torch.bincount(place, (predicted == labels).double(), minlength=bins)
+    return Calibration(sure / count, right / count, count, ((sure - right).abs().sum() / len(labels)).item())
+
+
+class Disagreement(NamedTuple):
+    """Two networks on the same pictures."""
+
+    first: int  # pictures that only the first one has right
+    second: int  # that only the second one has right
+    p: float  # how probable a split at least as uneven is if neither is better
+
+
+def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
+    """McNemar's exact test: of the pictures that one has right and the other wrong, is the split like a coin's?
+
+    Args:
+        first, second: (N,) bool, whether each network has each picture right.
+    """
+    only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
+    both = only_first + only_second
+    return Disagreement(only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0)
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -59,10 +59,12 @@ def waiting(classes: list[str]) -> str:
     return f'<h2 class="quiet">The answer appears here</h2>{bars(dict.fromkeys(classes, 0.0))}'
 
 
-def answer(probabilities: dict[str, float], seconds: float) -> str:
-    """The most probable class, large, and the bars."""
+def answer(probabilities: dict[str, float], unlike: bool, seconds: float) -> str:
+    """The most probable class, large, and the bars; for a picture that is `unlike` all of them, that."""
     best = max(probabilities, key=probabilities.get)
     name = f"<h2><span>{words(best)}</span> <b>{percent(probabilities[best])}</b></h2>"
+    if unlike:
+        name = f"<h2>Neither</h2><p>unlike the pictures it learned from; the nearest is {words(best)}</p>"
     return f"{name}{bars(probabilities)}<p>answered in {1000 * seconds:.0f} ms</p>"
 
 

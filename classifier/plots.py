@@ -15,9 +15,10 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
-from classifier.metrics import best_epoch
+from classifier.metrics import Calibration, best_epoch
 from classifier.text import shorten, text_width
 
 # Fonts with Chinese characters, of Linux, Windows and macOS; the first that is installed helps out where the usual one
@@ -30,6 +31,8 @@ CJK_FONTS = (
 INK, FAINT, RED = "#222222", "#999999", "#c1272d"
 # distinct for colour-blind eyes too: Okabe and Ito, "Color Universal Design", 2008
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
 
 # Without such a font a box is drawn in place of the character, which says it all.
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
@@ -173,10 +176,123 @@ def curves(histories: Mapping[str, list[dict]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5")
         axes.set_axisbelow(True)
-    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    panels[1].yaxis.set_major_formatter(PERCENT)
     parts = [Line2D([], [], color=INK, lw=1.2, linestyle=style) for style in ("--", "-")]
     panels[0].legend(parts, ["training", "validation"], loc="upper right", frameon=False)
     figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
+    return figure
+
+
+@_styled
+def calibration(before: Calibration, after: Calibration, temperature: float) -> Figure:
+    """How often answers are right, by how sure the network is of them, and how many answers are how sure.
+
+    Args:
+        before: without the temperature.
+        after: with it.
+        temperature: named in the legend.
+    """
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1, linestyle="--")
+    for found, color, name in ((before, FAINT, "as it is"), (after, COLORS[0], f"temperature {temperature:.2f}")):
+        some = found.count > 0
+        label = f"{name}: error {found.error:.3f}"
+        axes.plot(found.confidence[some], found.accuracy[some], "o-", color=color, lw=1.6, markersize=4, label=label)
+    axes.set_title("share of right answers", loc="left")
+    axes.legend(loc="upper left", frameon=False)
+    edges = np.linspace(0, 1, len(after.count) + 1)
+    counts.bar(edges[:-1], after.count.numpy(), width=edges[1], align="edge", color=COLORS[0])
+    counts.set_title("pictures", loc="left")
+    counts.set_xlabel("how sure the network is of its answer")
+    for panel in (axes, counts):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
+    least = min([value for found in (before, after) for value in found.confidence[found.count > 0].tolist()], default=0)
+    axes.set_xlim(max(0, least - 0.05), 1)
+    return figure
+
+
+@_styled
+def rankings(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
+    """ROC and precision-recall curves; of two classes for the second, of more for each against the rest.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        classes: names; of more than seven only those with the smallest areas are drawn.
+    """
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    drawn = []
+    for number in range(1 if len(classes) == 2 else 0, len(classes)):
+        truth, scores = (labels == number).numpy(), probabilities[:, number].double().numpy()
+        if 0 < truth.sum() < len(truth):
+            drawn.append((roc_auc_score(truth, scores), number, truth, scores))
+    for color, (area, number, truth, scores) in zip(COLORS, sorted(drawn, key=lambda entry: entry[0]), strict=False):
+        wrong, found, _ = roc_curve(truth, scores)
+        left.plot(wrong, found, color=color, lw=1.6, label=f"{shorten(classes[number], 24)}: area {area:.4f}")
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        mean = average_precision_score(truth, scores)
+        right.plot(recall, precision, color=color, lw=1.6, label=f"{shorten(classes[number], 24)}: mean {mean:.4f}")
+    left.set_title("ROC: found, over falsely taken", loc="left")
+    left.set(xlabel="share of the others falsely taken for it", ylabel="share of the class that is found")
+    right.set_title("precision over recall", loc="left")
+    right.set(xlabel="share of the class that is found", ylabel="share of what was taken for it that is")
+    for axes, corner in ((left, "lower right"), (right, "lower left")):
+        axes.legend(loc=corner, frameon=False)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
+    return figure
+
+
+@_styled
+def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: str, title: str) -> Figure:
+    """Accuracy with its interval over what it costs, a point per network.
+
+    Args:
+        names: of the networks.
+        reports: their scores: "accuracy", "interval" and `key`.
+        key: of the cost.
+        title: of its axis.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, report) in enumerate(zip(names, reports, strict=True)):
+        color = COLORS[number % len(COLORS)]
+        low, high = report["interval"]
+        error = [[report["accuracy"] - low], [high - report["accuracy"]]]
+        axes.errorbar(report[key], report["accuracy"], error, fmt="o", color=color, capsize=3, lw=1.2)
+        axes.annotate(shorten(name, 30), (report[key], report["accuracy"]), (7, 4), textcoords="offset points",
+                      color=color, fontsize=9)  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.set_title("accuracy, with its 95% interval", loc="left")
+    axes.set_xlabel(title)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5")
+    return figure
+
+
+@_styled
+def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float) -> Figure:
+    """Loss over the learning rate, and the rate that is suggested."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=COLORS[0], lw=1.8)
+    axes.axvline(best, color=RED, lw=1, linestyle="--")
+    axes.annotate(f"{best:.1e}", (best, max(losses)), (4, -4), textcoords="offset points", color=RED, va="top")
+    axes.set_xscale("log")
+    axes.set_title("loss, smoothed", loc="left")
+    axes.set_xlabel("learning rate")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5")
     return figure
 
 
@@ -187,22 +303,22 @@ def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
     Args:
         histories: as for `curves`.
     """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(7, 3.6 + 0.11 * len(histories)), layout="constrained")
+    axes, runs = figure.subplots(), []
     for number, (name, history) in enumerate(histories.items()):
         color = COLORS[number % len(COLORS)]
         minutes = [entry["minutes"] for entry in history]
         axes.plot(minutes, [entry["val"]["accuracy"] for entry in history], "o-", color=color, lw=1.8, markersize=3)
         best = best_epoch(history)
-        text = f"{shorten(name, 40)}, {best['val']['accuracy']:.2%}"
-        axes.annotate(text, (best["minutes"], best["val"]["accuracy"]), (0, 7), textcoords="offset points", color=color,
-                      ha="right" if best["minutes"] > max(minutes) / 2 else "left")  # fmt: skip
+        label = f"{shorten(name, 40)}: {best['val']['accuracy']:.2%} after {best['minutes']:.0f} min"
+        runs.append(Line2D([], [], color=color, lw=1.8, label=label))
     axes.set_title("validation accuracy", loc="left")
     axes.set_xlabel("minutes of training")
     axes.set_xlim(0, None)
     axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)
+    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
     return figure

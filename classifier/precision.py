@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from classifier.device import Compute, device_name, find_device, set_up
 from classifier.inference import prepared
+from classifier.optimization import training_loss
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -138,8 +138,8 @@ def _training_step(network: nn.Module, compute: Compute, size: int) -> Callable[
 
     def step() -> float:
         with compute.autocast():
-            logits = network(x)
-        loss = F.cross_entropy(logits.float(), torch.zeros(BATCH, dtype=torch.long, device=compute.device))
+            outputs = network(x)
+        loss = training_loss(outputs, torch.zeros(BATCH, dtype=torch.long, device=compute.device))
         network.zero_grad()
         loss.backward()
         return sum(parameter.grad.sum() for parameter in network.parameters() if parameter.ndim == 1).item()

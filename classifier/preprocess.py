@@ -83,3 +83,6 @@ class Preprocess:
     def from_dict(cls, values: dict) -> "Preprocess":
         """The other way round. Raises ValueError or TypeError for values that are none."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+NORMALIZATIONS = {"imagenet": Preprocess(), "half": Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))}

@@ -2,16 +2,18 @@
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from classifier import checkpoint, cli
+from tyro import conf
+
+from classifier import checkpoint, cli, finetune
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.intake.names import safe_name
 from classifier.precision import Precision
-from zoo import MODELS
+from zoo import MODELS, unknown
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,24 @@ class Settings:
 
     recipe: Literal["default", "classic"] = "default"
     """default: the values below. classic: a published baseline, 224 px squashed, plain Adam 1e-4, no augmentation."""
-    model: Literal[tuple(MODELS)] = "resnet18"
-    """The network."""
+    model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
     """Folder that holds train/<class>/*."""
     name: str = ""
     """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
     resume: str = ""
     """Go on from this module/NAME.last.pth, with its settings; how long, where and how fast may change."""
+
+    weights: Annotated[str, conf.arg(metavar="FILE")] = ""
+    """Fine-tune these instead of random ones: a .pth, or imagenet for torchvision's. Size, resizing, mean and std come
+    with them. Empty: random ones."""
+    freeze: bool = False
+    """Train only the last layer on top of --weights; unless pictures are changed (--augment), what lies below is
+    computed only once."""
+    unfreeze_after: int = 0
+    """With --freeze: after so many epochs the whole network learns. 0: never."""
+    early_lr: float = 1.0
+    """Learning rate of the first layers, as a share of the last ones'."""
 
     epochs: int = 10
     """How often every picture is shown. Learning rate and size follow their course over all, also with --resume."""
@@ -54,13 +66,23 @@ class Settings:
     """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger."""
     resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
-    normalize: Literal["imagenet", "half"] = "imagenet"
-    """Mean and std that are subtracted and divided by: ImageNet's, or 0.5."""
+    normalize: Literal["imagenet", "half", "weights"] = "imagenet"
+    """Mean and std that are subtracted and divided by: ImageNet's, 0.5, or those of --weights."""
     augment: Literal["on", "off"] = "on"
     """In training random crops, flips, brightness, contrast, saturation, and a part that is covered."""
+    cover: float = 0.25
+    """Share of the training pictures of which a part is covered; it pays off in long runs only."""
+    mix: Literal["off", "mixup", "cutmix", "both"] = "off"
+    """Mix the pictures of a batch, and their labels likewise: over each other, or a part of one into another."""
+    balance: Literal["off", "weights", "sampling"] = "off"
+    """For classes of uneven size: small ones count more in the loss, or are shown more often."""
 
     val: float = 0.1
     """Share of the training pictures that is set aside to choose the best epoch."""
+    patience: int = 0
+    """End the run when so many epochs in a row were no better. 0: never."""
+    find_lr: bool = False
+    """Do not train, but try which --lr suits: a hundred steps at rising rates, a plot and a suggestion."""
     seed: int = 0
     """Decides first weights, order and augmentation."""
     cache: bool = True
@@ -84,15 +106,22 @@ RECIPES = {
     ),
 }  # fmt: skip
 
+# over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
+FINE_TUNING = {"lr": 5e-4}
+FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
+
+# network -> what it needs other than the default recipe, to learn at all
+NETWORKS: dict[str, dict] = {}
+
 # setting -> smallest and largest value that makes sense
 RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
-    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31),
-    "workers": (0, 256),
+    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1), "cover": (0, 1),
+    "unfreeze_after": (0, 100_000), "patience": (0, 100_000),
 }  # fmt: skip
 
-MAY_CHANGE_ON_RESUME = {"resume", "epochs", "data", "cache", "workers", "device", "precision", "compile"}
+MAY_CHANGE_ON_RESUME = {"resume", "epochs", "patience", "data", "cache", "workers", "device", "precision", "compile"}
 
 
 def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
@@ -104,26 +133,30 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
     Raises:
         UserError: a value out of range, or one that a resumed run cannot change.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # looks at two flags and reports no mistakes
-    first.add_argument("--recipe", nargs="?", default="default")
-    first.add_argument("--resume", nargs="?", default="")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # looks at some flags and reports no mistakes
+    for flag, default in (("--recipe", "default"), ("--resume", ""), ("--model", ""), ("--weights", "")):
+        first.add_argument(flag, nargs="?", default=default)
+    first.add_argument("--freeze", action="store_true")
+    first.add_argument("--unfreeze-after", "--unfreeze_after", nargs="?", default="0")
     chosen = first.parse_known_args()[0]
     saved = None
-    defaults = RECIPES.get(chosen.recipe, Settings())
     if chosen.resume:
         saved = checkpoint.load(Path(chosen.resume))
         if not saved.resume:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
-        if "scaler" not in saved.resume:
+        if "scaler" not in saved.resume or "weights" not in saved.settings:
             raise UserError(f"{chosen.resume} is of an older version of this project, which trained differently.")
         try:
             defaults = Settings(**saved.settings | {"resume": chosen.resume})
         except TypeError as error:
             raise UserError(f"{chosen.resume} is of another version of this project ({error}).") from None
+    else:
+        defaults = _defaults(chosen)
     settings = cli.parse(Settings, description, default=defaults)
     for name, (low, high) in RANGES.items():
         if not low <= getattr(settings, name) <= high:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; allowed is {low} to {high}.")
+    _check_together(settings)
     if settings.name and (safe_name(settings.name) != settings.name or settings.name.endswith(".last")):
         possible = safe_name(settings.name).removesuffix(".last")
         raise UserError(f"--name {settings.name} cannot be the name of a file on every system; {possible} can.")
@@ -136,3 +169,30 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
                 f"A resumed run keeps its settings; these differ: {listed}. Start a new run to change them."
             )
     return settings, saved
+
+
+def _defaults(chosen: argparse.Namespace) -> Settings:
+    """The recipe's values, and over them what the network needs and what belongs to the weights to begin with."""
+    if chosen.model and chosen.model not in MODELS:
+        raise UserError(unknown(chosen.model))
+    recipe = RECIPES.get(chosen.recipe, Settings())
+    values: dict = {"model": chosen.model or recipe.model}
+    if chosen.weights:
+        values["weights"] = chosen.weights
+        values["model"], seen = finetune.look(chosen.weights, chosen.model)
+        values |= FROZEN if chosen.freeze and chosen.unfreeze_after == "0" else FINE_TUNING
+        size = seen.size / values.get("enlarge", recipe.enlarge)
+        values |= {"size": round(size), "resize": seen.resize, "normalize": "weights"}
+    if recipe.recipe == "default":
+        values = NETWORKS.get(values["model"], {}) | values
+    return replace(recipe, **values)
+
+
+def _check_together(settings: Settings) -> None:
+    """Raise a UserError for settings that make no sense beside each other."""
+    if settings.freeze and not settings.weights:
+        raise UserError("--freeze keeps random weights as they are, which tell nothing. Give it --weights to keep.")
+    if settings.unfreeze_after and not settings.freeze:
+        raise UserError("--unfreeze-after needs --freeze: without it the whole network learns from the beginning.")
+    if settings.normalize == "weights" and not settings.weights:
+        raise UserError("--normalize weights needs --weights.")

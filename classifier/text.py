@@ -24,10 +24,10 @@ def quoted(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
-def print_table(rows: Iterable[Sequence[object]], width: int = 11) -> None:
-    """Print rows with their first cell to the left and the others, `width` columns each, to the right."""
+def print_table(rows: Iterable[Sequence[object]]) -> None:
+    """Print rows with their first cell to the left and the others to the right, each column as wide as it needs."""
     lines = [[str(cell) for cell in row] for row in rows]
-    first = max(text_width(line[0]) for line in lines)
+    widths = [max(map(text_width, column)) for column in zip(*lines, strict=True)]
     for name, *cells in lines:
-        columns = (" " * (width - text_width(cell)) + cell for cell in cells)
-        print(name + " " * (first - text_width(name)) + "".join(columns))
+        columns = (" " * (width + 2 - text_width(cell)) + cell for width, cell in zip(widths[1:], cells, strict=True))
+        print(name + " " * (widths[0] - text_width(name)) + "".join(columns))

@@ -184,9 +184,11 @@ def test_what_the_page_says():
     assert page.question(["ants", "bees", "wasps"]) == "Ants, bees or wasps?"
     assert page.question([str(i) for i in range(20)]) == "What is in the picture?"
     assert [page.percent(share) for share in (0.001, 0.5, 0.994, 1.0)] == ["&lt;1%", "50%", "99%", "&gt;99%"]
-    twenty = page.answer({f"class_{i}": i / 190 for i in range(20)}, 0.02)
+    twenty = page.answer({f"class_{i}": i / 190 for i in range(20)}, False, 0.02)
     assert twenty.count("<li") == page.SHOWN and "and 15 other classes" in twenty and "Class 19" not in twenty
-    assert "&lt;i&gt;" in page.answer({"<i>ant": 0.9, "dog": 0.1}, 0.02)
+    assert "&lt;i&gt;" in page.answer({"<i>ant": 0.9, "dog": 0.1}, False, 0.02)
+    neither = page.answer({"cat": 0.9, "dog": 0.1}, True, 0.02)
+    assert "Neither" in neither and "the nearest is cat" in neither
     assert "<i>" not in page.introduction(Checkpoint("resnet18", CLASSES, Preprocess(), {}), shared=False)
 
 

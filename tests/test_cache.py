@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import cache, data
+from classifier import cache, data, folders
 from classifier.cli import UserError
 from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def read(root):
-    return data.with_digests(data.read_folder(root))
+    return folders.with_digests(folders.read_folder(root))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_touching_a_file_or_renaming_it_opens_nothing_again(folder, opened):
 
 
 def test_training_and_validation_share_one_cache(folder, opened):
-    parts = data.split_validation(folder, 0.3)
+    parts = folders.split_validation(folder, 0.3)
     place = folder.root.parent / ".cache"
     some = [data.kept_ready(part, folder, SEEN, place, CPU, threads=1) for part in parts]
     assert sorted(opened) == sorted(folder.paths)
@@ -109,7 +109,7 @@ def test_training_and_validation_share_one_cache(folder, opened):
         assert torch.equal(data.pixels_of(pictures, list(range(len(part)))), plain(part))
     assert len(list(place.glob("*.pixels"))) == 1
     opened.clear()
-    other = data.split_validation(folder, 0.5)[1]  # another share is no reason to open them again
+    other = folders.split_validation(folder, 0.5)[1]  # another share is no reason to open them again
     assert torch.equal(ready(other)[1], plain(other))
     assert sorted(opened) == sorted(other.paths)  # by `plain` alone
 

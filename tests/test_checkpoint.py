@@ -96,10 +96,10 @@ def test_what_is_needed_to_resume_comes_back(original, saved):
     assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], torch.ones(2))
 
 
-def test_add_scores_keeps_everything_else_and_the_date(original, saved):
+def test_amending_keeps_everything_else_and_the_date(original, saved):
     os.utime(saved, (1_000_000_000, 1_000_000_001))
     created = checkpoints.load(saved).created
-    checkpoints.add_scores(saved, "test", {"accuracy": 0.75, "interval": [0.5, 0.9]})
+    checkpoints.amend(saved, scores={"test": {"accuracy": 0.75, "interval": [0.5, 0.9]}})
     loaded = checkpoints.load(saved)
     assert loaded.scores == original.scores | {"test": {"accuracy": 0.75, "interval": [0.5, 0.9]}}
     assert loaded.created == created and saved.stat().st_mtime == 1_000_000_001

@@ -1,118 +1,20 @@
-"""Folders to batches: what is set aside, in which order, and that everyone sees the same pixels."""
-
-import shutil
+"""Pictures to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from classifier import data
+from classifier import data, folders
 from classifier.augment import Augment, scaled
-from classifier.cli import UserError
-from classifier.pictures import PictureError, open_picture
+from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
-
-
-def fill(folder, count, color, start=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(start, start + count):
-        Image.new("RGB", (30, 20), (color, i % 256, i // 256)).save(folder / f"{i}.png")
+from tests.conftest import make_pictures
 
 
 @pytest.fixture
 def root(tmp_path):
-    fill(tmp_path / "train" / "猫", 20, 10)
-    fill(tmp_path / "train" / "dog two", 10, 200)
-    return tmp_path / "train"
-
-
-def read(root):
-    return data.with_digests(data.read_folder(root))
-
-
-def test_reads_classes_in_order_and_skips_what_is_no_picture(root):
-    (root / "猫" / "Thumbs.db").write_bytes(b"x")
-    (root / ".ipynb_checkpoints").mkdir()
-    folder = data.read_folder(root)
-    assert folder.classes == ["dog two", "猫"]
-    assert folder.counts() == {"dog two": 10, "猫": 20}
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda root: shutil.rmtree(root), "does not exist"),
-        (lambda root: (shutil.rmtree(root), root.mkdir()), "no pictures"),
-        (lambda root: shutil.rmtree(root / "猫"), "one class only"),
-        (lambda root: (root / "empty one").mkdir(), "without pictures: empty one"),
-    ],
-)
-def test_says_what_is_wrong_with_a_folder(root, make, message):
-    make(root)
-    with pytest.raises(UserError, match=message):
-        data.read_folder(root)
-
-
-def test_validation_is_stratified_disjoint_and_fixed_by_content(root, tmp_path):
-    training, validation = data.split_validation(read(root), 0.2)
-    assert validation.counts() == {"dog two": 2, "猫": 4}
-    assert training.counts() == {"dog two": 8, "猫": 16}
-    assert not set(training.paths) & set(validation.paths)
-
-    def contents(folder):
-        return {open_picture(path).tobytes() for path in folder.paths}
-
-    moved = tmp_path / "elsewhere"
-    for i, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):  # other names, another order
-        target = moved / path.parent.name / f"renamed {i}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    assert contents(data.split_validation(read(moved), 0.2)[1]) == contents(validation)
-
-
-def test_copies_of_a_picture_stay_together(root):
-    for path in list((root / "猫").glob("*.png")):
-        shutil.copy(path, path.with_stem(f"{path.stem} copy"))
-    training, validation = data.split_validation(read(root), 0.33)
-    seen = [{open_picture(path).tobytes() for path in part.paths} for part in (training, validation)]
-    assert not seen[0] & seen[1]
-
-
-def test_pictures_that_prepare_found_alike_stay_together(root):
-    files = sorted((root / "猫").iterdir())
-    pairs = list(zip(files[::2], files[1::2], strict=True))
-    rows = [f"{number},猫,,looks the same,train/猫/{path.name}," for number, pair in enumerate(pairs) for path in pair]
-    report = root.parent / "duplicates.csv"
-    report.write_text("\n".join(["group,class,picture,match,file,note", *rows]), encoding="utf-8-sig")
-    _, validation = data.split_validation(read(root), 0.3)
-    for first, second in pairs:
-        assert (str(first) in validation.paths) == (str(second) in validation.paths)
-    assert validation.counts()["猫"] == 6
-
-
-def test_hidden_files_and_folders_are_no_pictures(root):
-    hidden = root / "猫" / ".ipynb_checkpoints"
-    hidden.mkdir()
-    shutil.copy(root / "猫" / "0.png", hidden / "0-checkpoint.png")
-    assert len(data.read_folder(root)) == 30
-    assert not data.has_pictures(root / "猫")
-
-
-def test_fingerprint_tells_contents_and_classes_not_names_or_places(root, tmp_path):
-    first = data.split_validation(read(root), 0.2)[0].fingerprint()
-    shutil.copytree(root, tmp_path / "copy")
-    (tmp_path / "copy" / "猫" / "0.png").rename(tmp_path / "copy" / "猫" / "other.png")
-    assert data.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() == first
-    (tmp_path / "copy" / "猫").rename(tmp_path / "copy" / "cat")
-    assert data.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() != first
-
-
-def test_too_few_to_set_aside(tmp_path):
-    fill(tmp_path / "a", 1, 0)
-    fill(tmp_path / "b", 5, 9)
-    with pytest.raises(UserError, match="1 pictures, too few"):
-        data.split_validation(read(tmp_path), 0.1)
+    return make_pictures(tmp_path / "train", {"猫": 20, "dog two": 10})
 
 
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
@@ -130,7 +32,7 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_picture_comes_once_the_last_batch_included(root, workers):
-    folder = data.read_folder(root)
+    folder = folders.read_folder(root)
     batches = data.loader(data.Pictures(folder, Preprocess(16)), 8, workers)
     pixels, labels = zip(*data.on_device(batches, torch.device("cpu")), strict=True)
     assert [len(batch) for batch in labels] == [8, 8, 8, 6]
@@ -143,7 +45,7 @@ def test_every_picture_comes_once_the_last_batch_included(root, workers):
 def test_an_unreadable_picture_is_named(root, workers):
     bad = root / "猫" / "3.png"
     bad.write_bytes(b"nothing")
-    batches = data.loader(data.Pictures(data.read_folder(root), Preprocess(16)), 8, workers)
+    batches = data.loader(data.Pictures(folders.read_folder(root), Preprocess(16)), 8, workers)
     with pytest.raises(PictureError, match="not a picture") as caught:
         list(data.on_device(batches, torch.device("cpu")))
     assert str(bad) in str(caught.value)

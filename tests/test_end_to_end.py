@@ -14,7 +14,7 @@ from PIL import Image
 import app
 import train
 import zoo
-from classifier import checkpoint, data, metrics
+from classifier import checkpoint, data, folders, metrics
 from classifier.drawing import draw
 from classifier.inference import prepared
 from classifier.pictures import ORIENTATION
@@ -105,7 +105,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     train.main()
     trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black picture
 
-    folder = data.read_folder(root)
+    folder = folders.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
     compute = choose("cpu", "fp32", saved.network(), 48)
     seen.clear()

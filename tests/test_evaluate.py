@@ -1,12 +1,15 @@
 """evaluate.py as people run it, and its parts: classes by name, every picture once, clear refusals."""
 
+import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
 from classifier import checkpoint as checkpoints
@@ -86,17 +89,17 @@ def test_report(project, capsys):
     assert report["interval"] == pytest.approx([0.5777, 0.9567], abs=1e-4)
     assert report["classes"] == ["blue", "红", "green"]  # the weights' order, not the folder's
     assert report["confusion_matrix"] == [[3, 0, 0], [2, 4, 0], [0, 0, 4]]
-    assert report["per_class"][1] == {
-        "class": "红",
-        "precision": 1,
-        "recall": pytest.approx(4 / 6),
-        "f1": 0.8,
-        "count": 6,
-    }
+    found = {"class": "红", "precision": 1, "recall": pytest.approx(4 / 6), "f1": 0.8, "count": 6}
+    assert found.items() <= report["per_class"][1].items()
+    assert report["per_class"][2]["auroc"] == 1  # all greens before all others
     assert report["folder"] == "dataset/test" and report["assumed"] == ""
 
     (folder,) = Path("logs/evaluate/colors").iterdir()
-    assert sorted(file.name for file in folder.iterdir()) == ["confusion_matrix.png", "curves.png", "report.json"]
+    written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
+    figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
+    assert written == figures | {
+        "predictions.csv", "report.html", "report.json", "suspects.csv"
+    }  # fmt: skip
     for figure in folder.glob("*.png"):
         Image.open(figure).load()
 
@@ -158,6 +161,117 @@ def test_two_reports_within_a_second(project):
     score()
     score()
     assert len(list(Path("logs/evaluate/colors").iterdir())) == 2
+
+
+# ------------------------------------------------------------------------------------- the page, tables and lists
+
+
+def test_the_page_opens_from_disk_and_holds_its_pictures(project):
+    score()
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpg;base64,") == 2
+    assert "http" not in page and 'src="data:' in page  # nothing is fetched
+    assert "84.62%" in page and "红" in page and "Labels to check" in page
+    with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13 and list(rows[0]) == ["path", "label", "answer", "blue", "红", "green"]
+    for row in rows:  # each row is its own picture's: the colour is the answer
+        assert row["answer"] == max(COLORS, key=lambda name: float(row[name]))
+        wrong = row["label"] == "红" and Path(row["path"]).stem in "45"
+        assert (row["answer"] != row["label"]) == wrong
+        assert row["answer"] == ("blue" if wrong else row["label"])
+    records = EventAccumulator(str(folder), {"images": 0}).Reload().Tags()
+    assert "evaluation/calibration" in records["images"] and "evaluation/accuracy" in records["scalars"]
+
+
+def test_doubtful_labels_are_listed_the_surest_first(project):
+    report = score()
+    assert report["calibration_error"] >= 0
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    with (folder / "suspects.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(Path(row["path"]).stem for row in rows) == ["4", "5"]
+    assert {(row["label"], row["answer"]) for row in rows} == {("红", "blue")}
+
+
+def test_pictures_that_it_learned_from_say_nothing_of_their_labels(project):
+    Path("dataset/train").mkdir()
+    for name in COLORS:
+        shutil.copytree(f"dataset/test/{name}", f"dataset/train/{name}")
+    score("--data", "dataset/train")
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    assert not (folder / "suspects.csv").exists()
+    assert "learned from" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_temperature_of_the_pth_is_used(project):
+    hot = colors()
+    hot.temperature = 50.0
+    checkpoints.save(hot, Path("module/colors.pth"))
+    report = score()
+    assert report["temperature"] == 50.0
+    assert report["calibration_error"] != report["calibration_error_without_temperature"]
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    assert not (folder / "suspects.csv").read_text(encoding="utf-8-sig").strip().count("\n")  # sure of nothing now
+
+
+# ------------------------------------------------------------------------------------------------- several at once
+
+
+def blind(**options):
+    """Says red whatever it sees; its classes are in yet another order."""
+    network = Colors()
+    network.load_state_dict({"fc.weight": torch.zeros(3, 3), "fc.bias": torch.tensor([0.0, 0.0, 5.0])})
+    return Checkpoint("colors", ["green", "blue", "红"], PIXELS, network.state_dict(), data={"root": "dataset"})
+
+
+def test_two_networks_side_by_side(project, capsys):
+    checkpoints.save(blind(), Path("module/blind.pth"))
+    score("module/colors.pth", "module/blind.pth")
+    shown = capsys.readouterr().out
+    # right: 11 and 6 of 13, of which 4 both; so 7 against 2, and p = 2 * (1 + 9 + 36) / 2**9
+    words = "no difference shown between colors and blind: 7 against 2 of the 9 that only one has right, p = 0.18"
+    assert words in shown
+    (folder,) = Path("logs/evaluate/comparison").iterdir()
+    content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert content["verdicts"][0]["words"] == words
+    assert content["networks"]["blind"]["accuracy"] == pytest.approx(6 / 13)
+    assert content["networks"]["blind"]["confusion_matrix"][2] == [0, 0, 6]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert words in page and "colors or blind right, not both: 9 pictures" in page
+    with (folder / "differences.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and all(row["colors"] != row["blind"] == "红" for row in rows)
+    for name in ("colors", "blind"):
+        assert list(Path(f"logs/evaluate/{name}").glob("*/report.html"))
+        assert checkpoints.load(Path(f"module/{name}.pth")).scores["test"]["count"] == 13
+
+
+def test_a_clear_difference_is_called_one(project, capsys):
+    for number in range(40):
+        Image.new("RGB", (40, 30), COLORS["green"]).save(f"dataset/test/green/more{number}.png")
+    checkpoints.save(blind(), Path("module/blind.pth"))
+    score("module/blind.pth", "module/colors.pth")
+    assert "colors is better than blind: 47 against 2 of the 49" in capsys.readouterr().out
+
+
+def test_mirrored_views_are_judged_like_a_network_of_their_own(project, capsys):
+    score("--tta", "flip")
+    shown = capsys.readouterr().out
+    assert "colors and colors-flip are right and wrong on the same pictures" in shown
+    assert list(Path("logs/evaluate/colors-flip").glob("*/report.html"))
+
+
+def test_weights_of_different_pictures_are_not_compared_unasked(project):
+    paint(Path("photos/test"), (1, 1, 3))
+    checkpoints.save(colors(data={"root": "photos"}), Path("module/other.pth"))
+    refuses("belong to different pictures.*--data DIR", "module/colors.pth", "module/other.pth")
+    assert score("module/colors.pth", "module/other.pth", "--data", "photos")
+
+
+def test_files_of_the_same_name_keep_their_folders_in_theirs():
+    assert evaluate.names([Path("a/x.pth"), Path("b/x.pth"), Path("b/y.pth")]) == ["a-x", "b-x", "y"]
 
 
 # ------------------------------------------------------------------------------------------- which pictures

@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint, checks, metrics
+from classifier import checkpoint, checks, metrics, optimization, schedule
 from classifier.cli import UserError
 from classifier.settings import RECIPES, Settings
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
@@ -322,12 +322,12 @@ def test_the_classic_recipe_is_the_published_one():
     assert (classic.size, classic.resize, classic.normalize) == (224, "squash", "half")
     assert (classic.lr, classic.weight_decay, classic.batch_size, classic.epochs) == (1e-4, 0, 32, 10)
     assert (classic.augment, classic.ema, classic.label_smoothing, classic.precision) == ("off", 0, 0, "fp32")
-    assert [train.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
+    assert [schedule.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
 
 
 def test_learning_rate_rises_and_falls():
     settings = replace(Settings(), lr=1.0, warmup=0.1)
-    rates = [train.learning_rate(step, 100, settings) for step in range(100)]
+    rates = [schedule.learning_rate(step, 100, settings) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.5)
@@ -336,14 +336,14 @@ def test_learning_rate_rises_and_falls():
 
 def test_pictures_grow_evenly():
     settings = replace(Settings(), epochs=11, size=160, grow_from=0.4)
-    sizes = [train.size_of_epoch(epoch, settings) for epoch in range(11)]
+    sizes = [schedule.size_of_epoch(epoch, settings) for epoch in range(11)]
     assert (sizes[0], sizes[-1]) == (64, 160)
     assert sizes == sorted(sizes)
     assert {size % 16 for size in sizes} == {0}
     assert len(set(sizes)) == 7
-    assert [train.size_of_epoch(epoch, replace(settings, grow_from=1.0, size=50)) for epoch in (0, 10)] == [50, 50]
-    assert train.size_of_epoch(0, replace(settings, epochs=1)) == 160
-    assert train.size_of_epoch(0, replace(settings, size=32)) == 32  # smaller ones would vanish in the network
+    assert [schedule.size_of_epoch(epoch, replace(settings, grow_from=1.0, size=50)) for epoch in (0, 10)] == [50, 50]
+    assert schedule.size_of_epoch(0, replace(settings, epochs=1)) == 160
+    assert schedule.size_of_epoch(0, replace(settings, size=32)) == 32  # smaller ones would vanish in the network
 
 
 def test_average_follows_the_weights():
@@ -352,16 +352,16 @@ def test_average_follows_the_weights():
         network.weight.fill_(3.0)
         network.running_mean.fill_(5.0)
     network.num_batches_tracked += 7
-    train.update_ema(average, network, 0.9, step=10**6)
+    optimization.update_ema(average, network, 0.9, step=10**6)
     assert average.weight.tolist() == pytest.approx([0.9 * 1 + 0.1 * 3] * 2)
     assert average.num_batches_tracked == 7
     assert average.running_mean.tolist() == pytest.approx([0.1 * 5] * 2)
-    train.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
+    optimization.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
     assert average.weight.tolist() == [3.0, 3.0]
 
 
 def test_only_kernels_and_matrices_are_decayed():
-    decayed, not_decayed = train.parameter_groups(
+    decayed, not_decayed = optimization.parameter_groups(
         torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), 0.1
     )
     assert [p.ndim for p in decayed["params"]] == [4]

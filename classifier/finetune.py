@@ -1,0 +1,122 @@
+"""Weights to begin with, instead of random ones: torchvision's of ImageNet, or those in any .pth."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from classifier import checkpoint, data
+from classifier.cli import UserError
+from classifier.device import Compute
+from classifier.inference import prepared
+from classifier.metrics import infer
+from classifier.preprocess import Preprocess
+from zoo import MODELS
+
+IMAGENET = "imagenet"
+BATCH = 32  # pictures at a time, where nothing is learned
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Weights, and how pictures have to look for them."""
+
+    source: str
+    model: str
+    classes: list[str]
+    preprocess: Preprocess
+    state_dict: dict[str, Tensor]
+
+
+def read_beginning(source: str, model: str) -> Beginning:
+    """The weights that `--weights` names.
+
+    Args:
+        source: "imagenet" or a .pth: one of ours, or a plain state_dict.
+        model: the network that they are for; of a .pth, empty for whatever it holds.
+
+    Raises:
+        UserError: no such file, weights of another network, or torchvision's could not be fetched.
+    """
+    if source == IMAGENET:
+        saved = _imagenet(model)
+    else:
+        saved = checkpoint.load(Path(source))
+        if model and saved.model != model:
+            raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
+    return Beginning(source, saved.model, saved.classes, saved.preprocess, saved.state_dict)
+
+
+def look(source: str, model: str) -> tuple[str, Preprocess]:
+    """The network that `--weights` are for, and how pictures have to look for them; nothing is fetched.
+
+    Raises UserError as `read_beginning`.
+    """
+    if source == IMAGENET:
+        model = model or "resnet18"
+        return model, checkpoint.usual_preprocess(model)
+    beginning = read_beginning(source, model)
+    return beginning.model, beginning.preprocess
+
+
+def _imagenet(model: str) -> checkpoint.Checkpoint:
+    weights = torchvision.models.get_model_weights(model).DEFAULT
+    try:
+        state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: not the bytes that its name promises
+        raise UserError(
+            f"ImageNet's weights of {model} could not be fetched from {weights.url} ({error}). "
+            "Fetch that file elsewhere and give it as --weights FILE."
+        ) from error
+    return checkpoint.plain(f"{model}, ImageNet", state_dict)
+
+
+def features(
+    network: nn.Module, pictures: data.Pictures, preprocess: Preprocess, compute: Compute, workers: int
+) -> data.Features:
+    """What the last layer of `network` sees of all pictures."""
+    trunk = copy.deepcopy(network)
+    last = last_layer(trunk)
+    trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is last), nn.Identity())
+    batches = data.on_device(data.loader(pictures, BATCH, workers), compute.device)
+    return data.Features(*infer(prepared(trunk, compute), batches, preprocess))
+
+
+def begin(network: nn.Module, beginning: Beginning, classes: list[str]) -> str:
+    """Load what fits into `network`, in place; what depends on the classes only where those are the same.
+
+    Returns:
+        A sentence on what was taken and what is new.
+    """
+    own = network.state_dict()
+    new = [] if beginning.classes == classes else class_dependent(beginning.model)
+    taken = {name: value for name, value in beginning.state_dict.items() if name not in new}
+    network.load_state_dict(taken, strict=False)  # every other name and shape was compared when the file was read
+    values = sum(own[name].numel() for name in taken)
+    text = f"begins with {beginning.source}: {len(taken)} of {len(own)} tensors, {values / 1e6:.1f} million values"
+    if not new:
+        return f"{text}; the classes are the same"
+    told = f"{len(beginning.classes)} classes" if len(beginning.classes) > 8 else ", ".join(beginning.classes)
+    return f"{text}; new for other classes than {told}: {', '.join(new)}"
+
+
+def class_dependent(model: str) -> list[str]:
+    """Names of the tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        two, three = (MODELS[model](num_classes=count).state_dict() for count in (2, 3))
+    return [name for name, value in two.items() if value.shape != three[name].shape]
+
+
+def last_layer(network: nn.Module) -> nn.Linear:
+    """The linear layer that gives the logits."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def freeze(network: nn.Module, frozen: bool) -> None:
+    """Let only the last layer learn, or everything; in the frozen part batch norm's statistics stay as well."""
+    network.train(not frozen).requires_grad_(not frozen)
+    last_layer(network).requires_grad_(True)

@@ -1,0 +1,46 @@
+"""Which learning rate? A short trial at rising rates (Smith, https://arxiv.org/abs/1506.01186)."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from classifier import plots
+
+STEPS = 100
+LOWEST, HIGHEST = 1e-6, 1.0
+MEMORY = 0.95  # of the running mean of the losses
+TOO_LARGE = 4  # times the smallest loss: there the trial ends
+
+
+def find_learning_rate(step: Callable[[float], float]) -> tuple[list[float], list[float], float]:
+    """Train with rates that rise from LOWEST to HIGHEST, until the loss grows.
+
+    Args:
+        step: one training step at a rate; gives its loss.
+
+    Returns:
+        The rates, the smoothed losses, and a rate to try: where the loss falls fastest, counted per factor of the rate.
+    """
+    rates, losses, mean = [], [], 0.0
+    for i in range(STEPS):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (i / (STEPS - 1))
+        loss = step(rate)
+        mean = MEMORY * mean + (1 - MEMORY) * loss
+        smooth = mean / (1 - MEMORY ** (i + 1))
+        if not math.isfinite(loss) or (losses and smooth > TOO_LARGE * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smooth)
+    lowest = losses.index(min(losses))
+    slopes = [losses[i + 1] - losses[i - 1] for i in range(1, max(2, lowest))] if lowest else []
+    steepest = 1 + slopes.index(min(slopes)) if slopes else 0
+    return rates, losses, rates[steepest]
+
+
+def report(step: Callable[[float], float], folder: Path) -> None:
+    """Try rates with `step`, put the curve into `folder`, and say which one it suggests."""
+    rates, losses, best = find_learning_rate(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "learning_rate.png"
+    plots.learning_rates(rates, losses, best).savefig(path, dpi=150)
+    print(f"the loss falls fastest at {best:.1e}; the curve is in {path}\nnext: python train.py --lr {best:.1e}")
