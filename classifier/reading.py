@@ -1,0 +1,61 @@
+"""Pictures to label, opened side by side while the network answers others; each stays with its name."""
+
+# os.path takes any text for a name, where pathlib raises for some.
+# ruff: noqa: PTH110, PTH113
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from torch import Tensor
+
+from classifier.cli import UserError
+from classifier.intake import archives
+from classifier.preprocess import Preprocess
+from classifier.unlabelled import Picture
+
+ONE_AT_A_TIME = threading.Lock()  # zipfile says nothing about threads that open members of one archive
+
+
+def contents(picture: Picture) -> bytes:
+    """The bytes of the file. Raises UserError or OSError."""
+    if picture.member is None:
+        return Path(picture.name).read_bytes()
+    with ONE_AT_A_TIME:
+        return archives.read_member(picture.file, picture.member)
+
+
+def read(picture: Picture, preprocess: Preprocess) -> Tensor | str:
+    """(3, size, size) uint8, or why there is none."""
+    try:
+        if picture.problem:
+            return picture.problem
+        if picture.member is not None:
+            return preprocess.read(contents(picture))
+        if os.path.isfile(picture.name):  # a device or a pipe might never end
+            return preprocess.read(picture.name)
+        return "is not a file" if os.path.exists(picture.name) else "does not exist"
+    except UserError as error:
+        return str(error)
+
+
+def batches(
+    pictures: Iterable[Picture], preprocess: Preprocess, size: int, threads: int
+) -> Iterator[list[tuple[Picture, Tensor | str]]]:
+    """`size` pictures at a time, each with what `read` gives, in their order; the next ones are opened meanwhile."""
+    pictures = iter(pictures)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+
+        def begun() -> list:
+            return [(one, pool.submit(read, one, preprocess)) for one in itertools.islice(pictures, size)]
+
+        try:
+            ahead = begun()
+            while ahead:
+                batch, ahead = ahead, begun()
+                yield [(picture, opened.result()) for picture, opened in batch]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
