@@ -1,0 +1,292 @@
+"""export.py as people run it: the ONNX says what the network says, of any picture, and never replaces what is there."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from classifier import checkpoint as checkpoints
+from classifier.answer import Answers, answerer
+from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
+from classifier.device import Compute
+from classifier.pictures import open_picture
+from classifier.preprocess import Preprocess
+from resnet import Bottleneck, ResNet
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
+from tests.test_inference import trained
+from zoo import MODELS
+from zoo.densenet import DenseNet
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import export  # noqa: E402
+
+CLASSES = ["blue", "红", "a \"b\""]  # fmt: skip
+SIZE = 24
+BUILDERS = dict(MODELS)  # before tests put others there
+FAMILIES = {"resnet50": 32, "alexnet": 64, "vgg11_bn": 64, "googlenet": 32, "densenet121": 32}  # size
+
+
+class Places(nn.Module):
+    """Looks at every pixel, so that each one that differs changes the answer."""
+
+    def __init__(self, num_classes=3, size=SIZE):
+        super().__init__()
+        self.fc = nn.Linear(3 * size * size, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def places(preprocess: Preprocess, **options) -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint("places", CLASSES, preprocess, Places().state_dict(), **options)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Something with edges and soft parts, as photographs have them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    image.paste((250, 10, 120), (width // 3, height // 4, width // 2, height // 2))
+    return image
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder, as the current one, with a few test pictures and module/places.pth."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "places", Places)
+    make_pictures(Path("dataset/test"), {"across": 2, "down": 2})
+    checkpoints.save(places(Preprocess(size=SIZE)), Path("module/places.pth"))
+    return tmp_path
+
+
+def exported(checkpoint: Checkpoint, *args: str) -> onnxruntime.InferenceSession:
+    path = Path("module", f"{checkpoint.model}.pth")
+    checkpoints.save(checkpoint, path)
+    export.main([str(path), *args])
+    return onnxruntime.InferenceSession(str(path.with_suffix(".onnx")), providers=["CPUExecutionProvider"])
+
+
+def answers(session: onnxruntime.InferenceSession, images: list[Image.Image]) -> np.ndarray:
+    return session.run(["probabilities"], {"picture": np.stack([np.asarray(image) for image in images])})[0]
+
+
+def answer_of(checkpoint: Checkpoint, images: list[Image.Image]) -> Answers:
+    compute = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
+    return answerer(checkpoint, compute)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
+
+
+def own_answers(checkpoint: Checkpoint, images: list[Image.Image]) -> np.ndarray:
+    return answer_of(checkpoint, images).probabilities.numpy()
+
+
+# -------------------------------------------------------------------------------------------------- preprocessing
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_pixels_are_those_of_pillow(resize, interpolation):
+    preprocess = Preprocess(SIZE, resize, interpolation=interpolation)
+    for shape in ((97, 60), (61, 130), (16, 16), (SIZE, SIZE), (10, 15), (1, 7), (501, 333), (48, 48), (25, 900)):
+        image = photograph(*shape)
+        found = export.resized(torch.from_numpy(np.array(image))[None], preprocess)[0]
+        assert torch.equal(found, preprocess.pixels(image).double()), shape
+
+
+@pytest.mark.parametrize("resize, interpolation", [("crop", "bilinear"), ("squash", "bilinear"), ("crop", "bicubic")])
+def test_any_picture_in_any_number(project, resize, interpolation):
+    checkpoint = places(Preprocess(SIZE, resize, interpolation=interpolation))
+    session = exported(checkpoint)
+    for count, (width, height) in ((1, (97, 60)), (3, (31, 130)), (7, (SIZE, SIZE)), (1, (5, 1)), (2, (700, 401))):
+        images = [photograph(width, height, seed) for seed in range(count)]
+        found, expected = answers(session, images), own_answers(checkpoint, images)
+        assert found.shape == (count, 3) and found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert count == 1 or np.abs(expected[0] - expected[-1]).max() > 0.01  # of different pictures, not one for all
+
+
+# ------------------------------------------------------------------------------------------------------- networks
+
+
+def bare(name: str, num_classes: int) -> nn.Module:
+    """A network of the family with fewer blocks or fewer neurons, where it has so many that exporting takes long."""
+    with torch.device("meta"):
+        if name == "resnet50":
+            network = ResNet(Bottleneck, (1, 1, 1, 1), num_classes)
+        elif name == "densenet121":
+            network = DenseNet((2, 2, 2, 2), num_classes)
+        else:
+            network = BUILDERS[name](num_classes=num_classes)
+        if name.startswith(("vgg", "alexnet")):
+            pixels = next(layer.in_features for layer in network.classifier if isinstance(layer, nn.Linear))
+            layers = nn.Linear(pixels, 16), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(16, num_classes)
+            network.classifier = nn.Sequential(*layers)
+    return network.to_empty(device="cpu")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_of_each_family(project, monkeypatch, name, capfd):
+    monkeypatch.setitem(MODELS, name, lambda num_classes: bare(name, num_classes))
+    torch.manual_seed(0)
+    network = bare(name, 3)
+    for value in [*network.parameters(), *network.buffers()]:
+        nn.init.kaiming_uniform_(value, nonlinearity="relu") if value.ndim > 1 else nn.init.zeros_(value)
+    checkpoint = Checkpoint(name, CLASSES, Preprocess(size=FAMILIES[name]), trained(network).state_dict())
+    images = [photograph(90, 70, seed) for seed in range(3)]
+    checkpoint.temperature = answer_of(checkpoint, images).logits.std().item()  # so that no class is certain
+    session = exported(checkpoint)
+    found, expected = answers(session, images), own_answers(checkpoint, images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the networks do look at the pictures
+    shown = capfd.readouterr()
+    assert shown.err == "" and shown.out.startswith("weights ")  # no word of the exporter
+
+    weights = sum(value.numel() for key, value in network.named_parameters() if not key.startswith("aux"))
+    assert Path(f"module/{name}.onnx").stat().st_size < 4 * weights + 200_000  # not what only training uses
+
+
+# ------------------------------------------------------------------------------------------------ what it writes
+
+
+def test_the_file_describes_itself(project):
+    test = {"accuracy": 0.75, "count": 4}
+    options = {
+        "scores": {"test": test | {"folder": "/home/me/photos"}},
+        "data": {"kind": "photographs"},
+        "temperature": 3.0,
+    }
+    session = exported(places(Preprocess(SIZE, "squash"), **options))
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["classes"]) == CLASSES and "红" in notes["classes"]
+    assert (notes["model"], notes["size"], notes["resize"]) == ("places", str(SIZE), "squash")
+    assert json.loads(notes["test"]) == test and notes["trained_on"] == "photographs"
+    assert notes["sha256"] == hashlib.sha256(Path("module/places.pth").read_bytes()).hexdigest()
+    assert abs((datetime.now().astimezone() - datetime.fromisoformat(notes["created"])).total_seconds()) < 300
+
+    assert str(REPOSITORY).encode() not in Path("module/places.onnx").read_bytes()
+
+    (picture,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (picture.name, picture.type) == ("picture", "tensor(uint8)")
+    assert picture.shape == ["pictures", "height", "width", 3]
+    assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
+    assert probabilities.shape == ["pictures", 3]
+
+    images = [photograph(50, 40)]
+    plain = own_answers(places(Preprocess(SIZE, "squash")), images)
+    softer = plain ** (1 / 3) / (plain ** (1 / 3)).sum()
+    np.testing.assert_allclose(answers(session, images), softer, atol=1e-5)
+    assert np.abs(softer - plain).max() > 0.02
+
+
+def test_without_a_name_the_newest_weights(project, capsys):
+    export.main([])
+    assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
+    shown = capsys.readouterr().out
+    assert "module/places.onnx" in shown and "on 4 pictures of" in shown
+
+
+def test_without_pictures_it_asks_about_drawings(project, capsys):
+    Path("dataset").rename("elsewhere")
+    export.main([])
+    assert f"on {export.EXAMPLES} drawings" in capsys.readouterr().out
+
+
+def test_a_file_that_is_there_stays(project):
+    Path("module/places.onnx").write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"places\.onnx exists already.*--overwrite"):
+        export.main([])
+    assert Path("module/places.onnx").read_bytes() == b"something else"
+    export.main(["--output", "other/new.onnx"])
+    assert Path("other/new.onnx").stat().st_size > 4 * 3 * 3 * SIZE * SIZE
+    export.main(["--overwrite"])
+    assert Path("module/places.onnx").read_bytes() != b"something else"
+
+
+@pytest.mark.parametrize("mixed_up", ["pictures", "classes"])
+def test_a_file_that_answers_otherwise_is_not_written(project, monkeypatch, mixed_up):
+    class Wrong(export.Answer):
+        def forward(self, picture):
+            return super().forward(picture).flip(0 if mixed_up == "pictures" else 1)
+
+    monkeypatch.setattr(export, "Answer", Wrong)
+    with pytest.raises(UserError, match=r"Nothing is written.* than the network itself"):
+        export.main([])
+    assert [path.name for path in Path("module").iterdir()] == ["places.pth"]
+
+
+def test_weights_that_went_wrong(project):
+    broken = places(Preprocess(size=SIZE))
+    broken.state_dict["fc.bias"][0] = float("nan")
+    with pytest.raises(UserError, match="Nothing is written"):
+        exported(broken)
+
+
+# ------------------------------------------------------------------------------------------------ what it refuses
+
+
+def test_weights_that_are_none(project):
+    with pytest.raises(UserError, match="does not exist"):
+        export.main(["module/nothing.pth"])
+    Path("module/places.pth").unlink()
+    with pytest.raises(UserError, match=r"holds no \.pth yet.*python train\.py"):
+        export.main([])
+
+
+def test_places_that_cannot_be_written(project):
+    Path("file").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"cannot be written.*--output"):
+        export.main(["--output", "file/x.onnx"])
+    before = Path("module/places.pth").read_bytes()
+    with pytest.raises(UserError, match=r"end in \.onnx"):
+        export.main(["--output", "module/places.pth", "--overwrite"])
+    assert Path("module/places.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["onnxscript", "onnxruntime"])
+def test_packages_that_are_missing(project, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"{name}.*pip install -r requirements-export\.txt"):
+        export.main([])
+
+
+# ---------------------------------------------------------------------------------------------------- as a process
+
+
+def test_as_a_process_and_what_it_prints_runs(tmp_path):
+    torch.manual_seed(0)
+    make_pictures(tmp_path / "dataset" / "test", {"across": 3, "红 向下": 3}, size=50)
+    network = trained(MODELS["resnet18"](num_classes=3))
+    checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), network.state_dict())
+    checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
+    done = run_script("export.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    heading, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
+    assert [line.split()[0] for line in heading.splitlines() if line] == [
+        "weights",
+        "network",
+        "written",
+        "checked",
+        "To",
+    ]
+
+    code = "\n".join(line.removeprefix("    ") for line in snippet.splitlines())
+    used = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert used.returncode == 0 and used.stderr == "", used.stderr
+    picture = open_picture(tmp_path / "dataset" / "test" / "across" / "0.png", 32)
+    (expected,) = own_answers(checkpoint, [picture])
+    name, probability = used.stdout.rstrip().rsplit(" ", 1)
+    assert name == CLASSES[expected.argmax()] and float(probability) == pytest.approx(expected.max(), abs=1e-3)
