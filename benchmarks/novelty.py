@@ -1,0 +1,161 @@
+"""How well pictures of something else are told from those of the classes: benchmarks/novelty.md.
+
+    python -m benchmarks.novelty module/catdog-resnet18.pth --known dataset --other flowers=FOLDER bees=FOLDER
+
+The known pictures are those of dataset/test; the scores are fitted on dataset/train, of which the same validation
+pictures are set aside as when the weights were trained. Of each class and set the same pictures are taken every time.
+
+Pictures of another collection also differ in how they were made, and a blurred flower is easily told from a sharp cat
+by the blur. So the sharpness alone is a score of the table as well, and each comparison is made a second time with the
+sharper of the two sets made as blurred as the other one.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.__main__ import HERE, table
+from classifier import checkpoint as checkpoints
+from classifier import data, folders, novelty
+from classifier.checkpoint import Checkpoint
+from classifier.device import Compute
+from classifier.folders import Folder
+from classifier.inference import prepared_with_features
+from classifier.novelty import KEPT
+from classifier.pictures import is_candidate
+from classifier.precision import choose
+
+BATCH = 64
+SHARES = [*(x / 100 for x in range(10, 100, 5)), 1.0]  # of the side, to which pictures are shrunk
+FINE = 0.2  # cycles per pixel, above which a detail is fine
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--known", type=Path, required=True, help="dataset with train/ and test/ of the classes")
+    parser.add_argument("--other", nargs="+", required=True, metavar="NAME=FOLDER", help="pictures of something else")
+    parser.add_argument("--pictures", type=int, default=1000, help="of each set, at most")
+    options = parser.parse_args()
+    weights = checkpoints.load(options.weights)
+    compute = choose("auto", "auto", weights.network(), weights.preprocess.size)
+    pictures = folders.with_digests(folders.read_folder(options.known / "train"))
+    training, validation = folders.split_validation(pictures, weights.settings["val"])
+    answer = prepared_with_features(weights.network(), compute)
+
+    sets = {"validation": validation, "known": folders.read_folder(options.known / "test")}
+    for entry in options.other:
+        name, _, root = entry.partition("=")
+        paths = [str(path) for path in sorted(Path(root).rglob("*")) if is_candidate(path)]
+        if not paths:
+            sys.exit(f"{entry}: no pictures there; expected NAME=FOLDER")
+        sets[name] = Folder(Path(root), [name], paths, [0] * len(paths))
+    pixels = {name: pixels_of(novelty.spread(part, options.pictures), weights) for name, part in sets.items()}
+    weights.novelty = novelty.fit_novelty(weights, compute, training, validation)
+
+    rows = {name: scores(pixels[name], weights, answer, compute) for name in ("validation", "known")}
+    bounds = {name: values.quantile(KEPT) for name, values in rows["validation"].items()}
+    bounds["this project's"] = torch.tensor(weights.novelty["threshold"])
+    lines, notes = [("", "score", "AUROC", "not noticed", "AUROC, equally sharp")], []
+    for name in list(sets)[2:]:
+        found = scores(pixels[name], weights, answer, compute)
+        share, blurred = equally_sharp(pixels["known"], pixels[name])
+        pair = {"known": pixels["known"], "other": pixels[name]}
+        pair[blurred] = shrunk(pair[blurred], share)
+        equal = [scores(part, weights, answer, compute) for part in pair.values()]
+        for score, bound in bounds.items():
+            lines.append((
+                name, score, f"{auroc(rows['known'][score], found[score]):.3f}",
+                f"{(found[score] <= bound).double().mean():.0%}", f"{auroc(equal[0][score], equal[1][score]):.3f}",
+            ))  # fmt: skip
+        who = "test pictures" if blurred == "known" else name
+        flagged = (equal[0]["this project's"] > bounds["this project's"]).double().mean()
+        notes.append(
+            f"- {name}, {len(pixels[name]):,} pictures; equally sharp: {who} shrunk to {share:.0%} of the side and back"
+            + f", when {flagged:.0%} of the test pictures are called unlike" * (blurred == "known")
+        )
+    kept = [f"{score} {(values > bounds[score]).double().mean():.1%}" for score, values in rows["known"].items()]
+    text = (
+        "# Pictures of something else\n\n"
+        f"Written by `python -m benchmarks.novelty {options.weights.as_posix()} --known DATASET "
+        f"--other NAME=FOLDER ...` on {date.today().isoformat()}: {weights.model}, {', '.join(weights.classes)}, "
+        f"fitted on at most {novelty.PICTURES:,} training and as many validation pictures. AUROC: how often a picture "
+        "of something else scores higher than a test picture of the classes; 0.5 is chance. Not noticed: the share "
+        "below the "
+        f"threshold that keeps {KEPT:.0%} of the validation pictures.\n\n{table(lines)}\n\n"
+        + "\n".join(notes)
+        + f"\n\nOf {len(pixels['known']):,} test pictures of the classes these shares are called unlike, where "
+        f"{1 - KEPT:.0%} is meant: {', '.join(kept)}.\n\n"
+        "An AUROC that sharpness alone reaches as well says nothing about what the pictures show; the last column "
+        "does.\n"
+    )
+    (HERE / "novelty.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def pixels_of(folder: Folder, weights: Checkpoint) -> Tensor:
+    """(N, 3, S, S) uint8."""
+    batches = data.loader(data.Pictures(folder, weights.preprocess, threads=2), BATCH)
+    return torch.cat([pixels for pixels, _ in data.on_device(batches, torch.device("cpu"))])
+
+
+def scores(pixels: Tensor, weights: Checkpoint, answer: Callable, compute: Compute) -> dict[str, Tensor]:
+    """Of N pictures, each (N,): the larger, the more unlike."""
+    batches = ((part.to(compute.device), part) for part in pixels.split(BATCH))
+    logits, features = novelty.features_of(answer, batches, weights.preprocess)
+    return {
+        "this project's": novelty.score(weights.novelty, features),
+        "max softmax": -logits.softmax(1).amax(1),  # Hendrycks and Gimpel, 2017
+        "energy": -logits.logsumexp(1),  # Liu et al., 2020
+        "sharpness alone": -sharpness(pixels),
+    }
+
+
+def sharpness(pixels: Tensor) -> Tensor:
+    """(N,): the logarithm of the share of fine details in the brightness's variance."""
+    side = pixels.shape[-1]
+    window = torch.hann_window(side, periodic=False)
+    away = torch.fft.fftfreq(side).square()
+    fine = (away[:, None] + away[None]).sqrt() > FINE
+    found = []
+    for part in pixels.split(BATCH):
+        grey = part.float().mean(1)
+        grey = (grey - grey.mean((1, 2), keepdim=True)) * window[:, None] * window
+        power = torch.fft.fft2(grey).abs().square()
+        found.append((power[:, fine].sum(1) / (power.sum((1, 2)) + 1e-9) + 1e-9).log10())
+    return torch.cat(found)
+
+
+def shrunk(pixels: Tensor, share: float) -> Tensor:
+    """The same pictures, shrunk to a share of their side and enlarged again."""
+    side = pixels.shape[-1]
+    size = {"mode": "bilinear", "antialias": True}
+    parts = (F.interpolate(part.float(), round(share * side), **size) for part in pixels.split(BATCH))
+    return torch.cat([F.interpolate(part, side, **size).round().to(torch.uint8) for part in parts])
+
+
+def equally_sharp(known: Tensor, other: Tensor) -> tuple[float, str]:
+    """To which share the sharper set has to be shrunk, and which one that is: "known" or "other"."""
+    medians = [sharpness(part).median() for part in (known, other)]
+    blurred = "known" if medians[0] > medians[1] else "other"
+    sharper = (known if blurred == "known" else other)[:: max(1, len(known) // 200)]
+    differences = [(sharpness(shrunk(sharper, share)).median() - min(medians)).abs().item() for share in SHARES]
+    return SHARES[differences.index(min(differences))], blurred
+
+
+def auroc(known: Tensor, other: Tensor) -> float:
+    """How often a value of `other` is larger than one of `known`; equal ones count half."""
+    known = known.double().sort().values
+    below = torch.searchsorted(known, other.double()) + torch.searchsorted(known, other.double(), right=True)
+    return (below.double().mean() / (2 * len(known))).item()
+
+
+if __name__ == "__main__":
+    main()
