@@ -117,8 +117,8 @@ NETWORKS: dict[str, dict] = {}
 RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
-    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1), "cover": (0, 1),
-    "unfreeze_after": (0, 100_000), "patience": (0, 100_000),
+    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1),
+    "cover": (0, 1), "unfreeze_after": (0, 100_000), "patience": (0, 100_000),
 }  # fmt: skip
 
 MAY_CHANGE_ON_RESUME = {"resume", "epochs", "patience", "data", "cache", "workers", "device", "precision", "compile"}

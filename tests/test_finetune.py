@@ -205,7 +205,7 @@ def published(tmp_path, monkeypatch):
 
 
 def test_imagenets_weights_come_once_and_are_checked(published, capfd):
-    folder, asked = published
+    _, asked = published
     known = finetune.read_beginning("imagenet", "resnet18")
     assert (known.model, len(known.classes), known.preprocess) == ("resnet18", 1000, Preprocess())
     network = MODELS["resnet18"](num_classes=2)
@@ -220,10 +220,10 @@ def test_changed_or_missing_downloads_are_told(published, monkeypatch):
     folder, _ = published
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match="invalid hash value.*--weights FILE"):
+    with pytest.raises(UserError, match=r"invalid hash value.*--weights FILE"):
         finetune.read_beginning("imagenet", "resnet18")
     file.unlink()
-    with pytest.raises(UserError, match="404.*--weights FILE"):
+    with pytest.raises(UserError, match=r"404.*--weights FILE"):
         finetune.read_beginning("imagenet", "resnet18")
 
 
