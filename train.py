@@ -233,8 +233,9 @@ def main() -> None:
             for pixels, labels in data.on_device(source["train"], compute.device):
                 rate = learning_rate(run["step"], steps, settings)
                 x, targets = training_input(pixels, labels, side, run["step"])  # (N, 3, side, side)
-                if run["step"] == 0 and x.ndim == 4:
-                    records.beginning(network, vars(settings), preprocess.denormalize(x))
+                if run["step"] == 0:
+                    seen_now = preprocess.denormalize(x) if x.ndim == 4 else shown_pixels / 255
+                    records.beginning(network, vars(settings), seen_now)
                 logits, loss = train_step(forward, x, targets, rate)
                 update_ema(average, learner, settings.ema, run["step"])
 

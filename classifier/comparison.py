@@ -5,11 +5,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
-from classifier import metrics
 from classifier.checkpoint import Checkpoint
 from zoo.table import layer_table
 
@@ -70,6 +71,25 @@ def latency(answer: Callable[[Tensor], object], device: torch.device, size: int)
     }
 
 
+class Disagreement(NamedTuple):
+    """Two networks on the same pictures."""
+
+    first: int  # pictures that only the first one has right
+    second: int  # that only the second one has right
+    p: float  # how probable a split at least as uneven is if neither is better
+
+
+def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
+    """McNemar's exact test: of the pictures that one has right and the other wrong, is the split like a coin's?
+
+    Args:
+        first, second: (N,) bool, whether each network has each picture right.
+    """
+    only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
+    both = only_first + only_second
+    return Disagreement(only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0)
+
+
 def verdicts(judged: Sequence[Judged]) -> list[dict]:
     """For every pair who is better, in words, by McNemar's exact test.
 
@@ -77,7 +97,7 @@ def verdicts(judged: Sequence[Judged]) -> list[dict]:
     Sequentially Rejective Multiple Test Procedure", 1979), which keeps the chance of any wrong claim below LEVEL.
     """
     pairs = list(itertools.combinations(judged, 2))
-    tests = [metrics.mcnemar(first.right, second.right) for first, second in pairs]
+    tests = [mcnemar(first.right, second.right) for first, second in pairs]
     real, claimed = set(), True
     for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: tests[i].p)):
         claimed = claimed and tests[i].p <= LEVEL / (len(pairs) - rank)
@@ -97,7 +117,7 @@ def verdicts(judged: Sequence[Judged]) -> list[dict]:
     ]
 
 
-def _words(first: str, second: str, test: metrics.Disagreement, real: bool, pairs: int) -> str:
+def _words(first: str, second: str, test: Disagreement, real: bool, pairs: int) -> str:
     both = test.first + test.second
     if not both:
         return f"{first} and {second} are right and wrong on the same pictures"

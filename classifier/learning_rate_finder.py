@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from classifier import plots
-
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
 MEMORY = 0.95  # of the running mean of the losses
@@ -39,6 +37,8 @@ def find_learning_rate(step: Callable[[float], float]) -> tuple[list[float], lis
 
 def report(step: Callable[[float], float], folder: Path) -> None:
     """Try rates with `step`, put the curve into `folder`, and say which one it suggests."""
+    from classifier import plots  # not at the top: processes that open pictures do without matplotlib
+
     rates, losses, best = find_learning_rate(step)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "learning_rate.png"

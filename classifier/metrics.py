@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
 from torch import Tensor
 
 from classifier.preprocess import Preprocess
@@ -82,25 +81,6 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
     sure = torch.bincount(place, confidence, minlength=bins)
     right = torch.bincount(place, (predicted == labels).double(), minlength=bins)
     return Calibration(sure / count, right / count, count, ((sure - right).abs().sum() / len(labels)).item())
-
-
-class Disagreement(NamedTuple):
-    """Two networks on the same pictures."""
-
-    first: int  # pictures that only the first one has right
-    second: int  # that only the second one has right
-    p: float  # how probable a split at least as uneven is if neither is better
-
-
-def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
-    """McNemar's exact test: of the pictures that one has right and the other wrong, is the split like a coin's?
-
-    Args:
-        first, second: (N,) bool, whether each network has each picture right.
-    """
-    only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
-    both = only_first + only_second
-    return Disagreement(only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0)
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:

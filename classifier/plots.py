@@ -32,8 +32,6 @@ INK, FAINT, RED = "#222222", "#999999", "#c1272d"
 # distinct for colour-blind eyes too: Okabe and Ito, "Color Universal Design", 2008
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
-
 # Without such a font a box is drawn in place of the character, which says it all.
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
 warnings.filterwarnings("ignore", message=MISSING_GLYPH)
@@ -46,7 +44,7 @@ def fonts() -> tuple[str, ...]:
     return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1]
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw in this file's style and leave the caller's as it is. Names are text even where they hold a $."""
     style = {"text.parse_math": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
     style |= {"xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.titlesize": 11, "axes.grid": False}
@@ -59,7 +57,12 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-@_styled
+def percent() -> FuncFormatter:
+    """For one axis: a formatter holds the figure that it is of."""
+    return FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
+
+
+@styled
 def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
     """Counts of pictures, truth downwards and prediction to the right; right answers blue, wrong ones red.
 
@@ -114,7 +117,7 @@ def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def contact_sheet(
     pixels: Tensor, titles: Sequence[str], columns: int = 8, wrong: Sequence[bool] | None = None
 ) -> Figure:
@@ -147,7 +150,7 @@ def contact_sheet(
     return figure
 
 
-@_styled
+@styled
 def curves(histories: Mapping[str, list[dict]]) -> Figure:
     """Loss and accuracy over the epochs of one or several runs: training dashed, validation solid, its best marked.
 
@@ -176,14 +179,14 @@ def curves(histories: Mapping[str, list[dict]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5")
         axes.set_axisbelow(True)
-    panels[1].yaxis.set_major_formatter(PERCENT)
+    panels[1].yaxis.set_major_formatter(percent())
     parts = [Line2D([], [], color=INK, lw=1.2, linestyle=style) for style in ("--", "-")]
     panels[0].legend(parts, ["training", "validation"], loc="upper right", frameon=False)
     figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
     return figure
 
 
-@_styled
+@styled
 def calibration(before: Calibration, after: Calibration, temperature: float) -> Figure:
     """How often answers are right, by how sure the network is of them, and how many answers are how sure.
 
@@ -207,14 +210,14 @@ def calibration(before: Calibration, after: Calibration, temperature: float) -> 
     counts.set_xlabel("how sure the network is of its answer")
     for panel in (axes, counts):
         panel.spines[["top", "right"]].set_visible(False)
-        panel.xaxis.set_major_formatter(PERCENT)
-    axes.yaxis.set_major_formatter(PERCENT)
+        panel.xaxis.set_major_formatter(percent())
+    axes.yaxis.set_major_formatter(percent())
     least = min([value for found in (before, after) for value in found.confidence[found.count > 0].tolist()], default=0)
     axes.set_xlim(max(0, least - 0.05), 1)
     return figure
 
 
-@_styled
+@styled
 def rankings(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
     """ROC and precision-recall curves; of two classes for the second, of more for each against the rest.
 
@@ -244,12 +247,12 @@ def rankings(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> F
         axes.legend(loc=corner, frameon=False)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_formatter(PERCENT)
-        axes.yaxis.set_major_formatter(PERCENT)
+        axes.xaxis.set_major_formatter(percent())
+        axes.yaxis.set_major_formatter(percent())
     return figure
 
 
-@_styled
+@styled
 def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: str, title: str) -> Figure:
     """Accuracy with its interval over what it costs, a point per network.
 
@@ -274,13 +277,13 @@ def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: st
     axes.set_xlabel(title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percent())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5")
     return figure
 
 
-@_styled
+@styled
 def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float) -> Figure:
     """Loss over the learning rate, and the rate that is suggested."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
@@ -296,7 +299,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float)
     return figure
 
 
-@_styled
+@styled
 def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
     """Validation accuracy over the minutes of training of one or several runs, a point per epoch.
 
@@ -316,7 +319,7 @@ def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
     axes.set_xlabel("minutes of training")
     axes.set_xlim(0, None)
     axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percent())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)

@@ -111,7 +111,7 @@ FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
 # network -> what it needs other than the default recipe, to learn at all
-NETWORKS: dict[str, dict] = {}
+NETWORKS = {name: {"lr": 3e-4} for name in ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19")}
 
 # setting -> smallest and largest value that makes sense
 RANGES = {

@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))  # as a script this file sees its own folder
 from classifier import checkpoint
 from classifier.augment import MARGIN, scaled
 from classifier.drawing import draw
-from classifier.plots import COLORS, FAINT, INK, _styled
+from classifier.plots import COLORS, FAINT, INK, styled
 from docs import experiments
 from docs.experiments import BLOCKS, OPTIONS, RATES, SEEDS, SIZE, STARTS, drawings, normalize
 from resnet import resnet18
@@ -109,7 +109,7 @@ def band(axes: Axes, values: np.ndarray, color: str, **options) -> None:
     axes.plot(steps, values.mean(0), color=color, lw=1.8, **options)
 
 
-@_styled
+@styled
 def receptive_figure(fresh: list[Tensor], trained: list[Tensor]) -> Figure:
     """What the middle value of four maps sees, and the square of the formula around it."""
     figure = Figure(figsize=(8.8, 4.7), layout="constrained")
@@ -127,7 +127,7 @@ def receptive_figure(fresh: list[Tensor], trained: list[Tensor]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def edge_figure() -> Figure:
     """A drawing, its changes to the right and downwards, and the length of both together."""
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -147,7 +147,7 @@ def edge_figure() -> Figure:
     return figure
 
 
-@_styled
+@styled
 def batch_norm_figure(pixels: Tensor) -> Figure:
     """Three channels of ResNet-18's first convolution before and after batch norm, and the variance that it keeps."""
     torch.manual_seed(0)
@@ -178,7 +178,7 @@ def batch_norm_figure(pixels: Tensor) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def residual_figure(gradients: dict, losses: dict[str, np.ndarray]) -> Figure:
     """Gradients over the layers for three ways to start, and the loss of the first steps with batch norm.
 
@@ -198,7 +198,7 @@ def residual_figure(gradients: dict, losses: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def training_figure(accuracies: dict[str, np.ndarray]) -> Figure:
     """Test accuracy over the epochs: each measure against none of them. Name -> (seeds, epochs)."""
     figure = Figure(figsize=(8.8, 4.8), layout="constrained")

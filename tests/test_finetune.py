@@ -15,7 +15,7 @@ from classifier import checkpoint, finetune
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.preprocess import Preprocess
-from classifier.settings import FINE_TUNING, FROZEN
+from classifier.settings import FINE_TUNING, FROZEN, NETWORKS, read_settings
 from tests.conftest import make_pictures
 from tests.test_train import call, stop_after, weights_of
 from zoo import MODELS
@@ -250,6 +250,21 @@ def test_googlenets_were_trained_with_other_means_and_densenets_have_old_names()
 
 
 # ---- what else training offers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), 2e-3),
+        (("--model", "alexnet"), NETWORKS["alexnet"]["lr"]),
+        (("--model", "alexnet", "--lr", 1e-5), 1e-5),
+        (("--model", "vgg16_bn"), 2e-3),
+        (("--model", "vgg16", "--recipe", "classic"), 1e-4),
+    ],
+)
+def test_a_network_brings_its_learning_rate(monkeypatch, arguments, expected):
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
+    assert read_settings("")[0].lr == expected
 
 
 def uneven(tmp_path):

@@ -123,8 +123,10 @@ def test_accuracy_over_time_has_a_point_per_epoch():
         {"epoch": i + 1, "minutes": 2.0 * (i + 1), "train": {}, "val": {"accuracy": 0.5 + i / 10, "loss": 1 - i / 10}}
         for i in range(4)
     ]
-    (axes,) = plots.accuracy_over_time({"slow": history, "fast": history[:2]}).axes
+    figure = plots.accuracy_over_time({"slow": history, "fast": history[:2]})
+    (axes,) = figure.axes
     slow, fast = axes.lines
     assert slow.get_xdata().tolist() == [2, 4, 6, 8] and fast.get_xdata().tolist() == [2, 4]
     assert slow.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
-    assert [text.get_text() for text in axes.texts] == ["slow, 80.00%", "fast, 60.00%"]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told == ["slow: 80.00% after 8 min", "fast: 60.00% after 4 min"]
