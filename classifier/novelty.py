@@ -124,7 +124,10 @@ def fit_novelty(checkpoint: Checkpoint, compute: Compute, training: Folder, vali
         training: what the network has learned from.
         validation: what was set aside.
     """
-    answer = prepared_with_features(checkpoint.network(), compute)
+    network = checkpoint.network()
+    if not hasattr(network, "forward_features"):  # one of somebody's own, which does not offer what is needed
+        return {}
+    answer = prepared_with_features(network, compute)
     seen = [data.Pictures(spread(part), checkpoint.preprocess, threads=2) for part in (training, validation)]
     batches = (data.on_device(data.loader(part, 64), compute.device) for part in seen)
     return fit(*(features_of(answer, part, checkpoint.preprocess)[1] for part in batches))
