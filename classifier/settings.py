@@ -110,7 +110,7 @@ RECIPES = {
 FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
-# network -> what it needs other than the default recipe; at 2e-3 AlexNet and VGG-11 stayed at chance, at 3e-4 they learn
+# network -> what it needs besides the default recipe: at 2e-3 AlexNet and VGG-11 stay at chance, at 3e-4 they learn
 NETWORKS = {name: {"lr": 3e-4} for name in ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19")}
 
 # setting -> smallest and largest value that makes sense
