@@ -1,6 +1,7 @@
 """What several tests need: the scripts as processes, and small folders of pictures."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # one thread, in processes and here: the machine may be busy, and another number of threads gives other last digits
 ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes would ignore Ctrl-C
 
 
 def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess:
