@@ -106,9 +106,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """What to call each of the weights: the file's name, with its folder where two have the same."""
+    """What to call each of the weights: the file's name, with its folders where two have the same."""
     count = Counter(path.stem for path in paths)
-    return [path.stem if count[path.stem] == 1 else f"{path.parent.name}-{path.stem}" for path in paths]
+    return [
+        path.stem if count[path.stem] == 1 else "-".join(path.relative_to(path.anchor).with_suffix("").parts)
+        for path in paths
+    ]
 
 
 def pictures_for(checkpoint: Checkpoint, chosen: Path | None) -> Path:

@@ -1,6 +1,6 @@
 """Hand-written networks side by side: trained on the same pictures for the same time, judged on the same ones.
 
-    python -m benchmarks.networks DATASET --minutes 6           three quarters of an hour for the seven below
+    python -m benchmarks.networks DATASET --minutes 6           each of the seven below for six minutes
     python -m benchmarks.networks DATASET --models resnet18 vgg16_bn --minutes 30
 
 Each network's speed is measured in a short run first, and it gets as many epochs as the minutes allow. The weights stay
