@@ -4,8 +4,8 @@
 
 The runs are those of
 
-    python train.py --recipe classic --name classic --epochs 5
-    python train.py --epochs 44 --val 0.05 --name catdog
+    python train.py --recipe classic --precision auto --epochs 4 --name classic
+    python train.py --name default
 """
 
 import sys

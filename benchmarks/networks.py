@@ -13,26 +13,25 @@ import json
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.__main__ import HERE, PROJECT, Bench, start, table
 from classifier import checkpoint, folders
 from classifier.schedule import size_of_epoch
-from classifier.settings import Settings
+from classifier.settings import RECIPES, Settings
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "vgg16_bn", "googlenet", "densenet121", "alexnet")
-SHAPE = {"size": 96, "grow_from": 0.67, "cover": 0.0, "enlarge": 1.33}  # the default recipe for someone in a hurry
-FLAGS = [word for key, value in SHAPE.items() for word in (f"--{key.replace('_', '-')}", value)]
 TRIAL = 1280  # pictures
 
 
 def seconds_of_epoch(name: str, trial: Path, pictures: int) -> float:
     """How long one epoch takes on average, by one at the first size and one at the last."""
-    sizes = [size_of_epoch(epoch, Settings(epochs=10, **SHAPE)) for epoch in range(10)]
+    sizes = [size_of_epoch(epoch, replace(RECIPES["quick"], epochs=10)) for epoch in range(10)]
     rates = {}
     for size in (sizes[0], sizes[-1]):
         run = f"trial-{name}-{size}"
-        options = ("--model", name, "--size", size, "--grow-from", 1, "--cover", 0, "--epochs", 1, "--name", run)
+        options = ("--model", name, "--size", size, "--grow-from", 1, "--epochs", 1, "--name", run)
         start(PROJECT / "train.py", *options, cwd=trial).communicate()
         rates[size] = checkpoint.load(trial / "module" / f"{run}.pth").scores["history"][0]["images_per_second"]
         for path in (trial / "module").glob(f"{run}*"):
@@ -61,7 +60,7 @@ def main() -> None:
                 continue
             epochs = max(1, round(60 * options.minutes / seconds_of_epoch(name, trial, pictures)))
             print(f"{name}: {epochs} epochs", flush=True)
-            command = ("--model", name, "--data", root, "--epochs", epochs, "--name", name, *FLAGS)
+            command = ("--model", name, "--recipe", "quick", "--data", root, "--epochs", epochs, "--name", name)
             process = start(PROJECT / "train.py", *command, cwd=output)
             process.communicate()
             if process.returncode:
