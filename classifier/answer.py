@@ -32,10 +32,19 @@ def answerer(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Ans
     def answer(pixels: Tensor) -> Answers:
         found = predict(checkpoint.preprocess.normalize(pixels))
         logits, features = found if known else (found, [])
-        logits = logits.cpu()
-        probabilities = (logits / checkpoint.temperature).softmax(1)
-        score = novelty.score(known, features) if known else torch.full((len(pixels),), torch.nan)
-        unlike = score > known["threshold"] if known else torch.zeros(len(pixels), dtype=torch.bool)
-        return Answers(logits, probabilities, unlike, score)
+        return answers_of(checkpoint, logits, features)
 
     return answer
+
+
+def answers_of(checkpoint: Checkpoint, logits: Tensor, features: list[Tensor]) -> Answers:
+    """What the logits (N, classes) of N pictures mean, with the `features` that `inference.seeing` gives beside them.
+
+    Without what tells unlike pictures in the checkpoint, no features are needed.
+    """
+    known = checkpoint.novelty
+    logits = logits.detach().cpu()
+    probabilities = (logits / checkpoint.temperature).softmax(1)
+    score = novelty.score(known, features) if known else torch.full((len(logits),), torch.nan)
+    unlike = score > known["threshold"] if known else torch.zeros(len(logits), dtype=torch.bool)
+    return Answers(logits, probabilities, unlike, score)

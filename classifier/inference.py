@@ -37,6 +37,17 @@ def prepared_with_features(network: nn.Module, compute: Compute) -> Callable[[Te
     channel of the last such map, (N, C) each, from the largest maps to the smallest; then what the last linear layer
     takes, (N, D). No layer is named, so this holds for every network.
     """
+    see = seeing(network, compute)
+    return lambda x: see(x)[:2]
+
+
+def seeing(
+    network: nn.Module, compute: Compute, gradient: bool = False
+) -> Callable[[Tensor], tuple[Tensor, list[Tensor], Tensor]]:
+    """As `prepared_with_features`, but to (logits, features, last map): heatmap.py wants that map, (N, C, h, w).
+
+    With `gradient`, the logits keep how they came from the last map, and their gradient can be asked for.
+    """
     network, last = _made_ready(network, compute)
     maps: dict[tuple[int, ...], Tensor] = {}  # the last map of each size
     taken: list[Tensor] = []
@@ -48,22 +59,25 @@ def prepared_with_features(network: nn.Module, compute: Compute) -> Callable[[Te
 
     for module in network.modules():
         module.register_forward_hook(note_map)
-    last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].float()))
+    last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].detach().float()))
 
-    @torch.inference_mode()
-    def answer(x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+    def see(x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         with lock:
             try:
-                last_map = network.forward_features(x)
-                means = [_channel_means(values) for values in maps.values()]
-                logits = network.forward_head(last_map).float()
-                return logits, [*means, taken[0]]
+                with torch.inference_mode():
+                    x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+                    last_map = network.forward_features(x)
+                    means = [_channel_means(values) for values in maps.values()]
+                with torch.inference_mode(not gradient):
+                    if gradient:
+                        last_map = last_map.clone().requires_grad_()
+                    logits = network.forward_head(last_map).float()
+                return logits, [*means, taken[0]], last_map
             finally:
                 maps.clear()
                 taken.clear()
 
-    return answer
+    return see
 
 
 def _channel_means(values: Tensor) -> Tensor:

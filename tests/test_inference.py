@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from classifier.device import Compute
-from classifier.inference import fold_batch_norm, prepared
+from classifier.inference import fold_batch_norm, prepared, seeing
 from zoo import MODELS
 
 
@@ -89,3 +89,24 @@ def test_bfloat16_comes_near_and_answers_in_float32():
     assert (fast != fast.bfloat16().float()).any()  # the last layer has not been rounded to 8 bits
     assert network.training  # and the network itself is as it was
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet"])
+def test_the_last_map_is_what_the_head_takes_and_its_gradient_can_be_asked_for(name):
+    torch.manual_seed(0)
+    network = trained(MODELS[name](num_classes=3))
+    x = torch.randn(2, 3, 64, 64)
+    logits, _, last_map = seeing(network, compute())(x)
+    with torch.no_grad():
+        expected = network.forward_features(x)
+        torch.testing.assert_close(last_map, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
+        torch.testing.assert_close(network.forward_head(last_map), logits, rtol=1e-3, atol=1e-3)
+    assert not logits.requires_grad
+
+    exact = expected.requires_grad_()
+    (wanted,) = torch.autograd.grad(network.forward_head(exact)[:, 0].sum(), exact)
+    logits, features, last_map = seeing(network, compute(), gradient=True)(x)
+    (found,) = torch.autograd.grad(logits[:, 0].sum(), last_map)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+    assert not any(values.requires_grad for values in features)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
