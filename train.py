@@ -143,7 +143,7 @@ def main() -> None:
         preprocess,
         state_dict={},
         data={
-            "root": str(root), "kind": kind, "train": len(training), "val": len(validation),
+            "root": root.as_posix(), "kind": kind, "train": len(training), "val": len(validation),
             "fingerprint": training.fingerprint(),
         },
         settings=vars(settings) | {"data": str(root), "name": run["name"], "resume": ""},
@@ -157,6 +157,8 @@ def main() -> None:
     print(f"{settings.model}: {parameters:.1f} million parameters, {len(training.classes)} classes")
     for name, count in training.counts().items():
         print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
+    if training.corrected:
+        print(f"  {training.corrected}")
     if uneven := folders.uneven(training):
         print(f"{uneven}; --balance {settings.balance}")
     print(

@@ -81,5 +81,6 @@ def check_resumed(saved: Checkpoint, training: folders.Folder, settings: Setting
     if saved.data["fingerprint"] != training.fingerprint():
         raise UserError(
             f"{saved.path} learned from other pictures or classes than {training.root} holds now: from "
-            f"{saved.data['train']:,} then, {len(training):,} now. Bring them back, or start a new run."
+            f"{saved.data['train']:,} then, {len(training):,} now. Bring them back (corrections.csv counts, too), or "
+            "start a new run."
         )

@@ -2,7 +2,8 @@
 
     dataset/train/<class>/*        dataset/test/<class>/*
 
-torchvision's `ImageFolder` is the index: folder names, sorted, are the classes.
+torchvision's `ImageFolder` is the index: folder names, sorted, are the classes. What people have decided about doubtful
+labels, in corrections.csv, goes before what the folders say.
 """
 
 import csv
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
+from classifier import corrections
 from classifier.cli import UserError
 from classifier.pictures import is_candidate
 
@@ -30,6 +32,7 @@ class Folder:
     paths: list[str]
     labels: list[int]
     digests: list[bytes] = field(default_factory=list)  # of the files' contents, from `with_digests`
+    corrected: str = ""  # what corrections.csv did to it, one line to print
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,8 +77,13 @@ def _is_picture(root: Path, path: str | Path) -> bool:
     return is_candidate(path) and not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
 
 
-def read_folder(root: Path) -> Folder:
+def read_folder(root: Path, corrected: bool = True) -> Folder:
     """Index `root/<class>/*`.
+
+    Args:
+        root: the folder of classes.
+        corrected: with the labels that corrections.csv gives, and without what it leaves out; otherwise as the folders
+            say.
 
     Raises:
         UserError: no such folder, no pictures in it, one class only, or a class without pictures.
@@ -97,13 +105,47 @@ def read_folder(root: Path) -> Folder:
         raise UserError(
             f"{root} has one class only ({folder.classes[0]}); there is nothing to tell apart. Add a second folder."
         )
+    return _corrected(folder) if corrected else folder
+
+
+def _corrected(folder: Folder) -> Folder:
+    table = corrections.table_of(folder.root)
+    if not table.is_file():
+        return folder
+    decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths, digest)
+    labels = list(folder.labels)
+    for place, correction in decided.items():
+        if correction.decision == corrections.RELABEL:
+            labels[place] = folder.classes.index(correction.right)
+    left_out = {place for place, correction in decided.items() if correction.decision == corrections.LEAVE_OUT}
+    kept = [place for place in range(len(folder)) if place not in left_out]
+    relabelled = sum(label != own for label, own in zip(labels, folder.labels, strict=True))
+    folder = replace(
+        folder,
+        paths=[folder.paths[place] for place in kept],
+        labels=[labels[place] for place in kept],
+        corrected=corrections.summary(relabelled, len(left_out), remarks),
+    )
+    if empty := [name for name, count in folder.counts().items() if not count]:
+        raise UserError(
+            f"{table} leaves {folder.root} without pictures of {', '.join(empty)}. Add pictures, or take decisions "
+            "back by deleting their rows."
+        )
     return folder
 
 
 def with_digests(folder: Folder) -> Folder:
     """The folder with a digest of each file. Raises UserError for a file that cannot be read."""
     with ThreadPoolExecutor() as pool:
-        return replace(folder, digests=list(pool.map(_digest, folder.paths)))
+        return replace(folder, digests=list(pool.map(digest, folder.paths)))
+
+
+def digest(path: str) -> bytes:
+    """Of a file's content, 16 bytes. Raises UserError for a file that cannot be read."""
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def scarcity(folder: Folder) -> Tensor:
@@ -162,10 +204,3 @@ def _smallest_of_group(folder: Folder) -> list[bytes]:
         if number is not None:
             smallest[number] = min(digest, smallest.get(number, digest))
     return [smallest.get(number, digest) for number, digest in zip(group, folder.digests, strict=True)]
-
-
-def _digest(path: str) -> bytes:
-    try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error

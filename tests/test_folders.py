@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from classifier import folders
+from classifier import corrections, folders
 from classifier.cli import UserError
 from classifier.pictures import open_picture
 
@@ -109,3 +109,78 @@ def test_too_few_to_set_aside(tmp_path):
     fill(tmp_path / "b", 5, 9)
     with pytest.raises(UserError, match="1 pictures, too few"):
         folders.split_validation(read(tmp_path), 0.1)
+
+
+def decide(root, path, decision, right="", replaces=0):
+    table = corrections.table_of(root)
+    names = (corrections.name_in(table, str(path)), folders.digest(path).hex(), path.parent.name)
+    assert corrections.record(table, corrections.Correction(*names, decision, right), ["dog two", "猫"], replaces)
+
+
+def test_corrections_are_honoured_and_nothing_else_changes(root):
+    before = read(root)
+    decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
+    decide(root, root / "猫" / "4.png", corrections.LEAVE_OUT)
+    decide(root, root / "猫" / "5.png", corrections.KEEP)
+    after = read(root)
+    assert after.counts() == {"dog two": 11, "猫": 18}
+    assert after.corrected == "corrections.csv: 1 relabelled, 1 left out"
+    assert after.labels[after.paths.index(str(root / "猫" / "3.png"))] == 0
+    assert str(root / "猫" / "4.png") not in after.paths and (root / "猫" / "4.png").exists()
+    assert after.fingerprint() != before.fingerprint()
+    assert set(after.digests) == set(before.digests) - {folders.digest(root / "猫" / "4.png")}
+    assert folders.with_digests(folders.read_folder(root, corrected=False)) == before
+    for line, name in ((2, "3.png"), (3, "4.png")):
+        decide(root, root / "猫" / name, corrections.UNDONE, replaces=line)
+    assert read(root).fingerprint() == before.fingerprint() and read(root).corrected == ""
+
+
+def test_train_and_test_share_the_table(root):
+    shutil.copytree(root, root.with_name("test"))
+    decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
+    other = root.with_name("test")
+    decide(other, other / "dog two" / "1.png", corrections.LEAVE_OUT)
+    assert folders.read_folder(root).corrected == "corrections.csv: 1 relabelled, 0 left out"
+    assert folders.read_folder(other).counts() == {"dog two": 9, "猫": 20}
+
+
+def test_a_folder_that_is_not_split_has_its_own_table(root):
+    photos = root.rename(root.with_name("photos"))
+    decide(photos, photos / "猫" / "3.png", corrections.LEAVE_OUT)
+    assert (photos / "corrections.csv").exists()
+    assert folders.read_folder(photos).counts() == {"dog two": 10, "猫": 19}
+
+
+def test_a_decision_is_about_the_content_that_was_seen(root):
+    for name in ("3.png", "4.png"):
+        decide(root, root / "猫" / name, corrections.LEAVE_OUT)
+    shutil.copy(root / "猫" / "9.png", root / "猫" / "3.png")
+    (root / "猫" / "4.png").unlink()
+    folder = folders.read_folder(root)
+    assert folder.counts() == {"dog two": 10, "猫": 19}
+    assert folder.corrected == (
+        "corrections.csv: 0 relabelled, 0 left out, 2 rows without effect "
+        "(train/猫/3.png has changed since; train/猫/4.png is not there)"
+    )
+
+
+def test_corrections_that_leave_a_class_empty_are_told(root):
+    for path in sorted((root / "dog two").iterdir()):
+        decide(root, path, corrections.LEAVE_OUT)
+    with pytest.raises(UserError, match=r"corrections\.csv leaves .*train without pictures of dog two"):
+        folders.read_folder(root)
+
+
+def test_only_files_that_have_a_row_are_read(root, monkeypatch):
+    decide(root, root / "猫" / "3.png", corrections.LEAVE_OUT)
+    asked, digest = [], folders.digest
+    monkeypatch.setattr(folders, "digest", lambda path: asked.append(path) or digest(path))
+    folders.read_folder(root)
+    assert asked == [str(root / "猫" / "3.png")]
+
+
+def test_relabelled_pictures_are_split_and_cached_as_any_other(root):
+    decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
+    training, validation = folders.split_validation(read(root), 0.2)
+    assert validation.counts() == {"dog two": 2, "猫": 4} and training.counts() == {"dog two": 9, "猫": 15}
+    assert training.corrected == "corrections.csv: 1 relabelled, 0 left out"
