@@ -3,6 +3,7 @@
     python evaluate.py                                    the newest weights in module/, on their test pictures
     python evaluate.py module/flowers.pth --data photos   others, on photos/<class>/* or photos/test/<class>/*
     python evaluate.py module/a.pth module/b.pth          which is better, is that more than chance, and what it costs
+    python evaluate.py --part val                         on training pictures that were set aside: labels to check
     python evaluate.py --tta flip                         with and without a look at the mirrored picture
 
 Expected: the weights that come with the project: 97.80% of 2,000 photographs of cats and dogs, 95% interval 97.06% to
@@ -30,20 +31,19 @@ from tqdm import tqdm
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
-from classifier import cli, comparison, data, folders, report
+from classifier import cli, comparison, comparison_report, data, parts, report
 from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.comparison import Judged
 from classifier.device import Compute, device_name, dtype_name
 from classifier.folders import Folder
-from classifier.pictures import is_candidate
 from classifier.precision import Precision, choose
+from classifier.score_text import print_scores
 from classifier.scores import score
-from classifier.text import print_table, quoted, shorten
+from classifier.text import print_table, quoted
 
-DRAWINGS = "drawings"  # the kind of pictures that the built-in sample set holds
-MANY = 12  # with more classes than these the terminal shows the worst confusions instead of the whole matrix
+FEW = 100  # classes, with which the confusion matrix still is a small part of a .pth
 
 
 @dataclass
@@ -54,6 +54,8 @@ class Settings:
     """One or several .pth; without one, the newest in module/."""
     data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; without one, the test pictures of the weights' own run."""
+    part: parts.Part = "test"
+    """val: instead of test pictures those training pictures that the run set aside, found in DIR/train."""
     tta: Literal["off", "flip"] = "off"
     """flip: judge also, like a network of its own, the mean of the answers to a picture and to its mirror image."""
     batch_size: int = 64
@@ -74,35 +76,36 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, low in (("batch_size", 1), ("workers", 0)):
         if getattr(settings, name) < low:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; at least {low} is needed.")
-    paths = list(dict.fromkeys(settings.weights)) or [checkpoints.newest(Path("module"))]
+    paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
     stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
     loaded = [checkpoints.load(path) for path in paths]
-    roots = [pictures_for(checkpoint, settings.data) for checkpoint in loaded]
-    if len({root.resolve() for root in roots}) > 1:
-        raise UserError(
-            f"These weights belong to different pictures, {' and '.join(sorted(map(str, set(roots))))}. "
-            "Say with --data DIR which they shall be compared on."
-        )
-    read = folders.read_folder(roots[0])
-    folder = match_classes(read, loaded[0])[0]  # the first one's order of classes is that of the comparison
+    read = parts.pictures(loaded, settings.part, settings.data)
+    matched = [parts.match_classes(read, checkpoint) for checkpoint in loaded]
+    folder = matched[0][0]  # the first one's order of classes is that of the comparison
 
     judged: list[Judged] = []
-    for name, checkpoint, stamp in zip(names(paths), loaded, stamps, strict=True):
-        own = own_test_folder(checkpoint)
-        labelled, assumed = match_classes(read, checkpoint)
+    for name, checkpoint, stamp, (labelled, assumed) in zip(names(paths), loaded, stamps, matched, strict=True):
         entries = judge(name, checkpoint, labelled, assumed, settings)
         for entry in entries:
-            print_report(entry.report)
-            learned_from = bool(own) and (own.parent / "train").resolve() == read.root.resolve()
-            written = report.write_one(entry, labelled, learned_from, settings.logs / "evaluate" / entry.name)
+            print_scores(entry.report)
+            written = report.write_report(entry, labelled, settings.logs / "evaluate" / entry.name)
             print(f"report     {written[0]}", flush=True)
-        if not checkpoint.assumed and own and own.resolve() == read.root.resolve():
+        if not checkpoint.assumed and parts.own_test(checkpoint, read):
             print(note_score(checkpoint.path, stamp, entries[0].report))
         judged += [in_order(entry, labelled.classes, folder.classes) for entry in entries]
 
     if len(judged) > 1:
         compare(judged, folder, settings)
-    print(f"next       python app.py{f' {quoted(settings.weights[0])}' if settings.weights else ''}")
+    print(f"next       python app.py{f' {quoted(paths[0])}' if settings.weights else ''}")
+
+
+def files(weights: Sequence[Path]) -> list[Path]:
+    """The files meant, each once: module/*.pth written out, which Windows leaves to us; of a run not its last state
+    beside its best one."""
+    found = [("*" in path.name and sorted(path.parent.glob(path.name))) or [path] for path in weights]
+    paths = dict.fromkeys(path for some in found for path in some)
+    best = {path.with_name(path.name.removesuffix(".pth") + checkpoints.LAST) for path in paths}
+    return [path for path in paths if path not in best]
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -112,59 +115,6 @@ def names(paths: Sequence[Path]) -> list[str]:
         path.stem if count[path.stem] == 1 else "-".join(path.relative_to(path.anchor).with_suffix("").parts)
         for path in paths
     ]
-
-
-def pictures_for(checkpoint: Checkpoint, chosen: Path | None) -> Path:
-    """The folder to score on: `chosen`, or the test pictures of the weights' own run."""
-    own = own_test_folder(checkpoint)
-    if own and not chosen and not own.is_dir():
-        raise UserError(
-            f"{checkpoint.path} belongs to {own}, which does not exist. Score other pictures with --data DIR."
-        )
-    return test_folder(chosen) if chosen else own or Path("dataset/test")
-
-
-def own_test_folder(checkpoint: Checkpoint) -> Path | None:
-    """The test pictures that belong to the pictures the weights were trained with, as far as the .pth says."""
-    root = checkpoint.data.get("root")
-    return Path(root) / "test" if isinstance(root, str) else None
-
-
-def test_folder(folder: Path) -> Path:
-    """`folder`/test where `folder` is split into train and test, otherwise `folder`.
-
-    A folder named train or test with pictures right in it is a class of that name, not a part.
-    """
-    for part in (folder / "train", folder / "test"):
-        if part.is_dir() and not any(is_candidate(path.name) for path in part.iterdir()):
-            return folder / "test"
-    return folder
-
-
-def match_classes(folder: Folder, checkpoint: Checkpoint) -> tuple[Folder, str]:
-    """The folder with its labels in the order of the logits, by class name; and what had to be assumed.
-
-    A plain state_dict has no names: with as many classes as there are sub-folders it takes their sorted names.
-
-    Raises:
-        UserError: the classes of the folder are not those of the weights.
-    """
-    known = checkpoint.classes
-    if checkpoint.assumed and len(known) == len(folder.classes):
-        return folder, f"{checkpoint.assumed}; class names from the folder, in order: {brief(folder.classes)}"
-    if set(known) != set(folder.classes) or len(known) != len(folder.classes):
-        raise UserError(
-            f"{checkpoint.path} knows {len(known)} classes ({brief(known)}), but {folder.root} has "
-            f"{len(folder.classes)} ({brief(folder.classes)}). Their names have to be the same: rename or add folders, "
-            "or score other pictures with --data DIR."
-        )
-    labels = [known.index(folder.classes[label]) for label in folder.labels]
-    return dataclasses.replace(folder, classes=known, labels=labels), checkpoint.assumed
-
-
-def brief(names: Sequence[str]) -> str:
-    """The names, separated by commas; of many only the first."""
-    return ", ".join(names[:10]) + (f", ... and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, settings: Settings) -> list[Judged]:
@@ -178,7 +128,8 @@ def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, setti
     print(
         f"network    {checkpoint.model}, {len(folder.classes)} classes, sees {seen.size} x {seen.size} ({seen.resize})"
     )
-    print(f"pictures   {folder.root}, {len(folder):,} of {brief(folder.classes)}")
+    aside = " set aside in training" if settings.part == "val" else ""
+    print(f"pictures   {folder.root}, {len(folder):,}{aside}, of {parts.brief(folder.classes)}")
     print(f"device     {compute}", flush=True)
 
     answer = answerer(checkpoint, compute)
@@ -194,8 +145,11 @@ def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, setti
             "weights": checkpoint.path.as_posix(),
             "model": checkpoint.model,
             "folder": folder.root.as_posix(),
+            "part": settings.part,
+            "learned_from": parts.learned_from(checkpoint, folder, settings.part),
             "trained_on": checkpoint.data.get("kind", "unknown"),
             "assumed": assumed,
+            "remarks": parts.remarks(checkpoint, folder, settings.part),
             "preprocess": seen.to_dict(),
             **score(logits, labels, folder.classes, checkpoint.temperature),
             "neither": unlike.sum().item() if checkpoint.novelty else None,  # pictures called unlike the training's
@@ -259,58 +213,14 @@ def compare(judged: list[Judged], folder: Folder, settings: Settings) -> None:
     print()
     for verdict in verdicts:
         print(verdict["words"])
-    written = report.write_comparison(judged, folder, verdicts, settings.logs / "evaluate" / "comparison")
+    written = comparison_report.write(judged, folder, verdicts, settings.logs / "evaluate" / "comparison")
     print(f"\ncompared   {written[0]}")
-
-
-def print_report(report: dict) -> None:
-    """The scores as a table."""
-    low, high = report["interval"]
-    names = [shorten(name, 30) for name in report["classes"]]
-    right = round(report["accuracy"] * report["count"])
-    print(
-        f"\naccuracy   {report['accuracy']:.2%}, {right:,} of {report['count']:,}; 95% interval {low:.2%} to {high:.2%}"
-        + f"\n           of a network that learned from {DRAWINGS}, not from photographs"
-        * (report["trained_on"] == DRAWINGS)
-    )
-    print(f"loss       {report['loss']:.4f}")
-    print(
-        f"sureness   off by {report['calibration_error']:.3f} on average (calibration error; "
-        f"{report['calibration_error_without_temperature']:.3f} before the temperature, {report['temperature']:.2f})"
-    )
-    if report["neither"] is not None:
-        print(f"neither    {report['neither']:,} of {report['count']:,} called unlike the training pictures")
-    print()
-    table = [("class", "precision", "recall", "F1", "pictures")]
-    for name, row in zip(names, report["per_class"], strict=True):
-        shares = ("-" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1"))
-        table.append((name, *shares, f"{row['count']:,}"))
-    print_table(table)
-
-    matrix = torch.tensor(report["confusion_matrix"])
-    if len(names) <= MANY:
-        print("\ntrue class, and what its pictures were taken for")
-        heading = ("", *(shorten(name, 9) for name in names))
-        print_table([heading, *((name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True))])
-    else:
-        print("\nmost frequent confusions")
-        mistakes = matrix.clone().fill_diagonal_(0).flatten()
-        for place in mistakes.topk(MANY).indices.tolist():
-            if mistakes[place]:
-                true, taken = names[place // len(names)], names[place % len(names)]
-                print(f"{true} taken for {taken}: {mistakes[place]}")
-    rate = 1000 / report["milliseconds_per_picture"]
-    print(
-        f"\ntime       {report['milliseconds_per_picture']:.2f} ms per picture ({rate:,.0f} pictures/s) from file to "
-        f"answer, decoding included; {report['device']}\n"
-        f"           {report['milliseconds_for_one']:.1f} ms for one alone, from pixels to answer; 95% below "
-        f"{report['milliseconds_for_one_p95']:.1f} ms"
-    )
 
 
 def note_score(path: Path, stamp: int, report: dict) -> str:
     """Put the test score into the .pth, for app.py to show; says what came of it. A failure loses nothing."""
-    keys = ("accuracy", "interval", "loss", "count", "folder", "date")
+    keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date"]
+    keys += ["confusion_matrix"] * (len(report["classes"]) <= FEW)
     try:
         state = path.stat()
         if path.name == checkpoints.SHIPPED:

@@ -22,11 +22,11 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: f
     """
     matrix = metrics.confusion_matrix(logits, labels)
     right, count = int(matrix.trace()), len(labels)
-    probabilities = (logits / temperature).softmax(1)
+    sure = probabilities(logits, temperature)
     rows = []
     for number, name in enumerate(classes):
         values = {key: _known(column[number].item()) for key, column in metrics.per_class(matrix)._asdict().items()}
-        rows.append({"class": name} | values | _ranking(probabilities[:, number], labels == number))
+        rows.append({"class": name} | values | _ranking(sure[:, number], labels == number))
     return {
         "accuracy": right / count,
         "interval": list(metrics.wilson_interval(right, count)),  # 95%
@@ -36,9 +36,14 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: f
         "per_class": rows,
         "confusion_matrix": matrix.tolist(),  # rows truth, columns prediction
         "temperature": temperature,
-        "calibration_error": metrics.calibration(probabilities, labels).error,
-        "calibration_error_without_temperature": metrics.calibration(logits.softmax(1), labels).error,
+        "calibration_error": metrics.calibration(sure, labels).error,
+        "calibration_error_without_temperature": metrics.calibration(probabilities(logits), labels).error,
     }
+
+
+def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """(N, classes) float64: in float32 all the surest answers would be exactly 1, and their order lost."""
+    return (logits.double() / temperature).softmax(1)
 
 
 def _known(value: float) -> float | None:
@@ -49,7 +54,7 @@ def _ranking(scores: Tensor, positive: Tensor) -> dict[str, float | None]:
     """Areas under the ROC and precision-recall curves of one class against the rest."""
     if positive.all() or not positive.any():
         return {"auroc": None, "average_precision": None}
-    truth, values = positive.numpy(), scores.double().numpy()
+    truth, values = positive.numpy(), scores.numpy()
     return {
         "auroc": float(roc_auc_score(truth, values)),
         "average_precision": float(average_precision_score(truth, values)),

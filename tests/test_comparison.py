@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import plots
+from classifier import plots, score_plots
 from classifier.checkpoint import Checkpoint
 from classifier.comparison import Judged, cost, disagreements, latency, mcnemar, rows, verdicts
 from classifier.metrics import calibration
@@ -99,9 +99,9 @@ def test_figures_of_many_networks_and_classes(tmp_path):
     names = [f"网络{i}" for i in range(7)]
     reports = [{"accuracy": 0.9 + i / 100, "interval": [0.88, 0.99], "cost": 10.0**i} for i in range(7)]
     figures = {
-        "calibration": plots.calibration(found, found, 1.3),
-        "rankings": plots.rankings(probabilities, labels, [f"类别 {i}" for i in range(10)]),
-        "cost": plots.accuracy_over_cost(names, reports, "cost", "milliseconds"),
+        "calibration": score_plots.calibration(found, found, 1.3),
+        "rankings": score_plots.rankings(probabilities, labels, [f"类别 {i}" for i in range(10)]),
+        "cost": score_plots.accuracy_over_cost(names, reports, "cost", "milliseconds"),
         "rates": plots.learning_rates([1e-5, 1e-4, 1e-3], [0.7, 0.5, 2.0], 1e-4),
     }
     for name, figure in figures.items():

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 from classifier import checkpoint as checkpoints
+from classifier import folders, score_text, scores
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.preprocess import Preprocess
@@ -105,7 +107,8 @@ def test_report(project, capsys):
 
     loaded = checkpoints.load(Path("module/colors.pth"))
     assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
-    assert set(loaded.scores["test"]) == {"accuracy", "interval", "loss", "count", "folder", "date"}
+    noted = {"accuracy", "interval", "loss", "count", "calibration_error", "neither", "confusion_matrix"}
+    assert set(loaded.scores["test"]) == noted | {"folder", "date"}
     assert loaded.scores["history"] == HISTORY and Path("module/colors.pth").stat().st_mtime_ns == before
 
     shown = capsys.readouterr().out
@@ -123,10 +126,22 @@ def test_drawings_are_called_drawings(project, capsys):
 
 
 def test_many_classes_show_the_worst_confusions(project, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "MANY", 2)
+    monkeypatch.setattr(score_text, "MANY", 2)
     score()
     shown = capsys.readouterr().out
     assert "most frequent confusions" in shown and "taken for blue: 2" in shown
+
+
+def test_of_a_hundred_classes_the_worst_are_printed(capsys):
+    logits = torch.eye(120).repeat(2, 1) * 5
+    logits[[7, 33]] = logits[[33, 7]]  # each taken once for the other
+    report = scores.score(logits, torch.arange(120).repeat(2), [f"class {i}" for i in range(120)])
+    times = {"milliseconds_per_picture": 1.0, "milliseconds_for_one": 1.0, "milliseconds_for_one_p95": 1.0}
+    score_text.print_scores(report | times | {"remarks": [], "neither": None, "device": "CPU"})
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if "of 120 classes those with the lowest F1" in line)
+    assert [line[:8] for line in lines[start + 2 : start + 4]] == ["class 7 ", "class 33"] and len(lines) < 40
+    assert "class 7 taken for class 33: 1" in lines and "99.17%, 238 of 240" in lines[1]
 
 
 def test_pictures_of_other_folders_leave_the_pth_alone(project):
@@ -170,7 +185,7 @@ def test_the_page_opens_from_disk_and_holds_its_pictures(project):
     score()
     (folder,) = Path("logs/evaluate/colors").iterdir()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpg;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 2
     assert "http" not in page and 'src="data:' in page  # nothing is fetched
     assert "84.62%" in page and "红" in page and "Labels to check" in page
     with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -202,7 +217,52 @@ def test_pictures_that_it_learned_from_say_nothing_of_their_labels(project):
     score("--data", "dataset/train")
     (folder,) = Path("logs/evaluate/colors").iterdir()
     assert not (folder / "suspects.csv").exists()
-    assert "learned from" in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "pictures that it learned from: new ones will be harder" in page and "Labels to check" not in page
+
+
+def test_labels_to_check_among_the_training_pictures(project, capsys):
+    for name, color in COLORS.items():
+        Path("dataset/train", name).mkdir(parents=True)
+        for number in range(12):  # every third red is really blue; no two files are alike
+            wrong = name == "红" and number % 3 == 0
+            picture = Image.new("RGB", (40 + wrong, 20 + number), COLORS["blue"] if wrong else color)
+            picture.save(f"dataset/train/{name}/{number}.png")
+    training, validation = folders.split_validation(
+        folders.with_digests(folders.read_folder(Path("dataset/train"))), 0.5
+    )
+    data = {"root": "dataset", "kind": "pictures", "fingerprint": training.fingerprint(), "train": 18, "val": 18}
+    checkpoints.save(colors(data=data, settings={"val": 0.5}), Path("module/colors.pth"))
+    report = score("--part", "val")
+    assert report["count"] == 18 and report["part"] == "val" and report["folder"] == "dataset/train"
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    rows = {}
+    for name in ("predictions", "suspects"):
+        with (folder / f"{name}.csv").open(encoding="utf-8-sig", newline="") as file:
+            rows[name] = [row["path"] for row in csv.DictReader(file)]
+    assert rows["predictions"] == validation.paths
+    mislabelled = {
+        path for path in validation.paths if Path(path).parent.name == "红" and int(Path(path).stem) % 3 == 0
+    }
+    assert mislabelled and set(rows["suspects"]) == mislabelled
+    said = "chose the best epoch"  # so the score flatters a little
+    assert said in capsys.readouterr().out and said in (folder / "report.html").read_text(encoding="utf-8")
+    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores
+
+
+def test_file_names_that_are_no_text(project):
+    name = os.fsdecode(b"dataset/test/blue/\xff.png")
+    try:
+        shutil.copy("dataset/test/blue/0.png", name)
+    except OSError:
+        pytest.skip("this system has no such names")
+    shutil.copy(name, "dataset/test/green/wrong.png")  # so that its neighbours are on the page
+    assert score()["count"] == 15
+    (folder,) = Path("logs/evaluate/colors").iterdir()
+    with (folder / "predictions.csv").open(
+        encoding="utf-8-sig", errors=sys.getfilesystemencodeerrors(), newline=""
+    ) as file:
+        assert name in [row["path"] for row in csv.DictReader(file)]
 
 
 def test_the_temperature_of_the_pth_is_used(project):
@@ -240,6 +300,7 @@ def test_two_networks_side_by_side(project, capsys):
     assert content["networks"]["blind"]["confusion_matrix"][2] == [0, 0, 6]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert words in page and "colors or blind right, not both: 9 pictures" in page
+    assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recall by each, the better one first
     with (folder / "differences.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9 and all(row["colors"] != row["blind"] == "红" for row in rows)
@@ -270,21 +331,21 @@ def test_weights_of_different_pictures_are_not_compared_unasked(project):
     assert score("module/colors.pth", "module/other.pth", "--data", "photos")
 
 
+def test_patterns_are_written_out_and_states_to_resume_from_left_aside(tmp_path):
+    for name in ("a", "a.last", "b.last", "[c]"):
+        (tmp_path / f"{name}.pth").touch()
+    found = [path.name for path in evaluate.files([tmp_path / "*.pth"])]  # as Windows hands it over
+    assert found == ["[c].pth", "a.pth", "b.last.pth"]
+    asked = [tmp_path / name for name in ("a.last.pth", "[c].pth", "a.last.pth")]
+    assert evaluate.files(asked) == asked[:2]
+    assert evaluate.files([tmp_path / "none*.pth"]) == [tmp_path / "none*.pth"]  # which then does not exist
+
+
 def test_files_of_the_same_name_keep_their_folders_in_theirs():
     assert evaluate.names([Path("a/x.pth"), Path("b/x.pth"), Path("b/y.pth")]) == ["a-x", "b-x", "y"]
 
 
 # ------------------------------------------------------------------------------------------- which pictures
-
-
-def test_data_may_be_split_or_not(tmp_path):
-    for name in ("split/train/cat", "split/test/cat", "unfinished/train/cat", "flat/cat", "flat/test"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "1.png").touch()
-    assert evaluate.test_folder(tmp_path / "split") == tmp_path / "split" / "test"
-    assert evaluate.test_folder(tmp_path / "split" / "test") == tmp_path / "split" / "test"
-    assert evaluate.test_folder(tmp_path / "unfinished") == tmp_path / "unfinished" / "test"
-    assert evaluate.test_folder(tmp_path / "flat") == tmp_path / "flat"  # with a class called "test"
 
 
 def test_without_data_the_pictures_of_the_run(project):
@@ -326,6 +387,11 @@ def test_classes_that_differ(project):
     refuses(r"knows 3 classes \(blue, 红, green\), but dataset.test has 3 \(blue, yellow, 红\)")
     Path("dataset/test/yellow").rename("spare")
     refuses(r"knows 3 classes .*has 2 \(blue, 红\)")
+    paint(Path("photos"))
+    other = colors()
+    other.classes = ["blue", "红", "yellow"]
+    checkpoints.save(other, Path("module/other.pth"))  # told before the first one is judged
+    refuses("other.pth knows 3 classes", "module/colors.pth", "module/other.pth", "--data", "photos")
 
 
 def test_pictures_that_cannot_be_scored(project):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import plots
+from classifier import plots, score_plots
 from classifier.text import shorten
 from tests.conftest import run_code
 
@@ -39,7 +39,7 @@ def test_confusion_matrix(classes):
     names = [f"class_{i} with a name longer than most are" if i % 2 else CHINESE for i in range(classes)]
     matrix = torch.diag(torch.full((classes,), 8))
     matrix[0, 1] = 2
-    figure = plots.confusion_matrix(matrix, names)
+    figure = score_plots.confusion_matrix(matrix, names)
     image = png(figure)
     assert max(image.size) < 60 * 15
     found = texts(figure)
@@ -49,14 +49,14 @@ def test_confusion_matrix(classes):
 
 
 def test_confusion_matrix_shows_right_answers_blue_and_wrong_ones_red():
-    figure = plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
+    figure = score_plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
     colors = figure.axes[0].images[0].get_array()
     assert colors[0, 0, 2] > colors[0, 0, 0] and colors[0, 1, 0] > colors[0, 1, 2]
     assert (colors[1] == 1).all()  # white: no pictures
 
 
 def test_names_are_text_not_formulas():
-    figure = plots.confusion_matrix(torch.eye(2).int(), ["$x^2$", r"$\bad{"])
+    figure = score_plots.confusion_matrix(torch.eye(2).int(), ["$x^2$", r"$\bad{"])
     png(figure)
     assert "$x^2$" in texts(figure)
 
@@ -103,9 +103,9 @@ def test_style_stays_inside():
 def test_a_missing_chinese_font_is_no_warning():
     code = """
 import io, torch
-from classifier import plots
+from classifier import plots, score_plots
 plots.fonts = lambda: ("DejaVu Sans",)
-plots.confusion_matrix(torch.eye(2).int(), ["\u732b", "b"]).savefig(io.BytesIO())
+score_plots.confusion_matrix(torch.eye(2).int(), ["\u732b", "b"]).savefig(io.BytesIO())
 print("drawn")
 """
     done = run_code(code)
