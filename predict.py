@@ -121,7 +121,7 @@ def predict(settings: Settings) -> None:
                 yield picture
 
     answer = answerer(checkpoint, compute)
-    batches = reading.batches(new_ones(), checkpoint.preprocess, settings.batch_size, settings.workers)
+    batches = reading.batches(new_ones(), checkpoint.preprocess.read, settings.batch_size, settings.workers)
     count, start = 0, time.perf_counter()
     with table, contextlib.closing(batches), tqdm(unit=" pictures", leave=False, disable=None) as bar:
         try:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from classifier.preprocess import Preprocess
@@ -54,6 +53,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         labels: (N,).
     """
     logits = logits.double()
+    from scipy.optimize import minimize_scalar  # not at the top: takes longer to import than the page has to start
+
     found = minimize_scalar(lambda log: loss(logits / math.exp(log), labels), bounds=(math.log(0.05), math.log(20)))
     return math.exp(found.x)
 

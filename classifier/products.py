@@ -66,7 +66,7 @@ def draw_sheet(given: Iterable[list[str]], preprocess: Preprocess, path: Path) -
     cells = []
     small = -(-preprocess.size // 256)
     for name, label, *probabilities, note in picked:
-        pixels = reading.read(find(name), preprocess)
+        pixels = reading.read(find(name), preprocess.read)
         if not isinstance(pixels, str):  # the file may have gone since
             surest = max(map(float, probabilities))
             title = f"{label}{'' if note else f' {surest:.0%}'}\n{safe_name(Path(name).name)}"

@@ -6,17 +6,16 @@
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from torch import Tensor
+from typing import TypeVar
 
 from classifier.cli import UserError
 from classifier.intake import archives
-from classifier.preprocess import Preprocess
 from classifier.unlabelled import Picture
 
+Opened = TypeVar("Opened")
 ONE_AT_A_TIME = threading.Lock()  # zipfile says nothing about threads that open members of one archive
 
 
@@ -28,29 +27,29 @@ def contents(picture: Picture) -> bytes:
         return archives.read_member(picture.file, picture.member)
 
 
-def read(picture: Picture, preprocess: Preprocess) -> Tensor | str:
-    """(3, size, size) uint8, or why there is none."""
+def read(picture: Picture, open_one: Callable[[str | bytes], Opened]) -> Opened | str:
+    """What `open_one` makes of the file's path or of its bytes, or why it cannot be read."""
     try:
         if picture.problem:
             return picture.problem
         if picture.member is not None:
-            return preprocess.read(contents(picture))
+            return open_one(contents(picture))
         if os.path.isfile(picture.name):  # a device or a pipe might never end
-            return preprocess.read(picture.name)
+            return open_one(picture.name)
         return "is not a file" if os.path.exists(picture.name) else "does not exist"
     except UserError as error:
         return str(error)
 
 
 def batches(
-    pictures: Iterable[Picture], preprocess: Preprocess, size: int, threads: int
-) -> Iterator[list[tuple[Picture, Tensor | str]]]:
+    pictures: Iterable[Picture], open_one: Callable[[str | bytes], Opened], size: int, threads: int
+) -> Iterator[list[tuple[Picture, Opened | str]]]:
     """`size` pictures at a time, each with what `read` gives, in their order; the next ones are opened meanwhile."""
     pictures = iter(pictures)
     with ThreadPoolExecutor(max(1, threads)) as pool:
 
         def begun() -> list:
-            return [(one, pool.submit(read, one, preprocess)) for one in itertools.islice(pictures, size)]
+            return [(one, pool.submit(read, one, open_one)) for one in itertools.islice(pictures, size)]
 
         try:
             ahead = begun()

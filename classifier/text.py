@@ -14,6 +14,7 @@ def shorten(text: str, width: int) -> str:
     """The text if it has at most `width` columns, otherwise its start and an ellipsis."""
     if text_width(text) <= width:
         return text
+    text = text[:width]  # no character is narrower than one column
     while text and text_width(text) >= width:
         text = text[:-1]
     return text + "…"

@@ -1,7 +1,6 @@
 """`python app.py` as a process, for the tests that need a page which runs."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -44,27 +43,28 @@ def picture(size: tuple[int, int] = (120, 80)) -> Image.Image:
 
 @contextmanager
 def running_page(folder: Path) -> Iterator[Server]:
-    """The page on a port that is taken; its weights are deleted once it runs, so it can only have read them before."""
+    """The page on a port that is taken, with two networks and a file that is none; doubtful labels to review."""
+    save_weights(folder / "module" / "other.pth", seed=1, accuracy=0.91)
     weights = save_weights(folder / "module" / "three.pth")
-    for name in CLASSES[:2]:
+    (folder / "module" / "broken.pth").write_bytes(b"no weights at all")
+    for name in CLASSES:
         (folder / "photos" / "test" / name).mkdir(parents=True)
         for number in range(3):
             picture((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with app_process(folder, port) as said:
-            shutil.rmtree(folder / "module")
+        with app_process(folder, port, "--review") as said:
             yield Server(address(said), folder, said, weights, port)
 
 
 @contextmanager
-def app_process(folder: Path, port: int) -> Iterator[str]:
+def app_process(folder: Path, port: int, *options: str) -> Iterator[str]:
     """`python app.py` in `folder`, on `port` or after it; gives what it said when it was ready."""
     uploads, log = folder / "uploads", folder / "app.log"
     uploads.mkdir()
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, str(APP), "--precision", "fp32", "--port", str(port)],
+            [sys.executable, str(APP), "--precision", "fp32", "--port", str(port), *options],
             cwd=folder,
             env=os.environ | PROXY | {"TMPDIR": str(uploads), "PYTHONUTF8": "1"},
             stdout=stream,
@@ -92,11 +92,11 @@ def wait_for(process: subprocess.Popen, log: Path) -> str:
     return said
 
 
-def save_weights(path: Path) -> Checkpoint:
+def save_weights(path: Path, seed: int = 0, accuracy: float = 0.9731) -> Checkpoint:
     """Random weights for three classes, said to be tested."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     weights = MODELS["resnet18"](num_classes=len(CLASSES)).state_dict()
     data = {"root": "photos", "kind": "photographs", "train": 900, "val": 100}
-    scores = {"test": {"accuracy": 0.9731, "interval": [0.965, 0.9795], "count": 2000}}
+    scores = {"test": {"accuracy": accuracy, "interval": [accuracy - 0.0081, accuracy + 0.0064], "count": 2000}}
     checkpoints.save(Checkpoint("resnet18", CLASSES, Preprocess(size=96), weights, scores, data), path)
     return checkpoints.load(path)

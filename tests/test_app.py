@@ -1,9 +1,13 @@
 """The page as programs see it: a real server, asked through its API."""
 
+import json
+import re
+import shutil
 import socket
 import subprocess
 import sys
-from datetime import datetime, timedelta
+import zipfile
+import zlib
 from pathlib import Path
 
 import httpx
@@ -14,11 +18,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from classifier import page
-from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.preprocess import Preprocess
-from tests.running_page import APP, CLASSES, picture
+from tests.running_page import APP, CLASSES, address, app_process, picture, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -42,98 +43,180 @@ def deep_grey(path: Path) -> None:
     Image.fromarray(np.linspace(0, 65535, 120 * 80).reshape(80, 120).astype(np.uint16)).save(path)
 
 
+def palette(path: Path) -> None:
+    picture().quantize(16).save(path, transparency=3)
+
+
+def animated(path: Path) -> None:
+    picture().save(path, save_all=True, append_images=[picture().rotate(180)], duration=100)
+
+
+def plain(path: Path) -> None:
+    picture().save(path)
+
+
 GOOD = {
-    "good.jpg": lambda path: picture().save(path),
+    "good.jpg": plain,
     "alpha.png": translucent,
+    "palette.png": palette,
     "grey16.png": deep_grey,
     "rotated.jpg": rotated,
     "cmyk.jpg": lambda path: picture().convert("CMYK").save(path),
-    "我的 狗.jpg": lambda path: picture().save(path),
+    "animated.gif": animated,
+    "new.avif": plain,
+    "new.webp": plain,
+    "我的 狗.jpg": plain,
 }
 
+
+def huge(path: Path) -> None:
+    """A PNG of 20,000 x 20,000 pixels in 100 KB, by its header and some of its rows."""
+    rows = zlib.compress(bytes(2501 * 4000), 9) + bytes(80_000)
+    size = (20_000).to_bytes(4, "big")
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = chunk(b"IHDR", size + size + b"\x01\x00\x00\x00\x00")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def truncated(path: Path) -> None:
+    picture((400, 300)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
 BAD = {
-    "text.jpg": (b"not a picture at all", "This file is not a picture that can be read"),
-    "truncated.jpg": (None, "This file is damaged"),
-    "empty.jpg": (b"", "This file is empty"),
+    "text.jpg": (lambda path: path.write_text("not a picture at all"), "This file is not a picture that can be read"),
+    "truncated.jpg": (truncated, "This file is damaged"),
+    "empty.jpg": (lambda path: path.write_bytes(b""), "This file is empty"),
+    "huge.png": (huge, "This file .* more than 50 million pixels"),
 }
+
+
+def expected(server, path: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        x = server.weights.preprocess.normalize(server.weights.preprocess.read(path)).unsqueeze(0)
+        return server.weights.network()(x).softmax(1)[0]
+
+
+def check_answer(answer: dict, probabilities: torch.Tensor) -> None:
+    got = {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
+    assert answer["label"] == CLASSES[probabilities.argmax()]
+    assert list(got.values()) == sorted(got.values(), reverse=True)
+    assert answer["verdict"] in ("sure", "not sure") and answer["milliseconds"] > 0
+    torch.testing.assert_close(torch.tensor([got[name] for name in CLASSES]), probabilities, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_answer_is_the_networks(name, client, server, tmp_path):
     path = tmp_path / name
     GOOD[name](path)
-    answer = client.predict(handle_file(path), api_name="/classify")
-    with torch.inference_mode():
-        expected = server.weights.network()(
-            server.weights.preprocess.normalize(server.weights.preprocess.read(path)).unsqueeze(0)
-        ).softmax(1)[0]
-    got = {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
-    assert answer["label"] == CLASSES[expected.argmax()]
-    assert list(got.values()) == sorted(got.values(), reverse=True)
-    torch.testing.assert_close(torch.tensor([got[name] for name in CLASSES]), expected, atol=1e-5, rtol=0)
+    check_answer(client.predict(handle_file(path), api_name="/classify"), expected(server, path))
+
+
+@pytest.mark.parametrize("name", ["x" * 296 + ".jpg", "../../etc/cat.jpg", "a\\b/猫 %2e.jpg", "none"])
+def test_names_do_not_matter(name, server, tmp_path):
+    plain(tmp_path / "good.jpg")
+    files = {"files": (name, (tmp_path / "good.jpg").read_bytes())}
+    sent = httpx.post(f"{server.address}gradio_api/upload", files=files, trust_env=False, timeout=20)
+    answer = call(server.address, {"path": sent.json()[0], "orig_name": name})
+    check_answer(json.loads(answer.split("data: ")[1])[0], expected(server, tmp_path / "good.jpg"))
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_unreadable_file_is_answered_with_the_reason(name, client, tmp_path):
-    content, reason = BAD[name]
-    path = tmp_path / name
-    if content is None:
-        picture((400, 300)).save(path)
-        content = path.read_bytes()[:-2000]
-    path.write_bytes(content)
+    make, reason = BAD[name]
+    make(tmp_path / name)
     with pytest.raises(AppError, match=reason):
-        client.predict(handle_file(path), api_name="/classify")
+        client.predict(handle_file(tmp_path / name), api_name="/classify")
 
 
 def test_no_picture_is_answered_with_a_sentence(client):
     with pytest.raises(AppError, match=r"Send one picture\."):
         client.predict(None, api_name="/classify")
+    with pytest.raises(AppError, match="Send pictures"):
+        client.predict([], api_name="/classify_many")
 
 
-def call(address: str, payload: dict) -> str:
+def test_many_pictures_and_a_zip_with_bad_ones_among_them(client, server, tmp_path):
+    plain(tmp_path / "good.jpg")
+    truncated(tmp_path / "truncated.jpg")
+    with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
+        archive.write(tmp_path / "good.jpg", "inner/1.jpg")
+        archive.writestr("inner/2.jpg", "no picture")
+        archive.writestr("notes.txt", "no picture either")
+    files = [tmp_path / "truncated.jpg", tmp_path / "holiday.zip", tmp_path / "good.jpg"]
+    answers = client.predict([handle_file(path) for path in files], api_name="/classify_many")
+    assert [answer["file"] for answer in answers] == [
+        "truncated.jpg", "holiday.zip/inner/1.jpg", "holiday.zip/inner/2.jpg", "good.jpg"
+    ]  # fmt: skip
+    for answer in (answers[1], answers[3]):
+        check_answer(answer | {"milliseconds": 1}, expected(server, tmp_path / "good.jpg"))
+    assert "is damaged" in answers[0]["error"] and "is not a picture" in answers[2]["error"]
+
+
+@pytest.mark.parametrize("content", [b"no zip", b""])
+def test_a_zip_that_is_none_says_so_without_a_path_of_the_server(content, client, tmp_path):
+    (tmp_path / "holiday.zip").write_bytes(content)
+    (answer,) = client.predict([handle_file(tmp_path / "holiday.zip")], api_name="/classify_many")
+    assert answer["file"] == "holiday.zip" and "damaged" in answer["error"]
+    assert not re.search(r"[/\\](tmp|gradio|classifier-)", answer["error"])
+
+
+def call(address: str, payload: dict, name: str = "classify") -> str:
     """The events that the server answers a raw call with."""
-    url = f"{address}gradio_api/call/classify"
+    url = f"{address}gradio_api/call/{name}"
     with httpx.Client(trust_env=False, timeout=20) as http:
         event = http.post(url, json={"data": [payload]}).json()["event_id"]
         return http.get(f"{url}/{event}").text
 
 
 @pytest.mark.parametrize("extra", [{}, {"meta": {"_type": "gradio.FileData"}}, {"is_stream": True}])
-def test_only_uploads_are_opened(extra, server, tmp_path):
+@pytest.mark.parametrize("name", ["classify", "classify_many"])
+def test_only_uploads_are_opened(name, extra, server, tmp_path):
     path = tmp_path / "private.jpg"
     picture().save(path)
-    answer = call(server.address, {"path": str(path)} | extra)
-    assert "event: error" in answer and "confidence" not in answer
-    assert "event: error" in call(server.address, {"path": str(tmp_path / "absent.jpg")} | extra)
+    for wanted in (path, tmp_path / "absent.jpg", server.folder / "module" / "three.pth"):
+        payload = {"path": str(wanted)} | extra
+        answer = call(server.address, [payload] if name == "classify_many" else payload, name)
+        assert "event: error" in answer and "confidence" not in answer
 
 
-def test_an_address_in_place_of_a_picture_is_not_fetched(server):
+@pytest.mark.parametrize("name", ["classify", "classify_many"])
+def test_an_address_in_place_of_a_picture_is_not_fetched(name, server):
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(1)
         url = f"http://127.0.0.1:{other.getsockname()[1]}/cat.jpg"
-        assert "not its address" in call(server.address, {"path": url, "meta": {"_type": "gradio.FileData"}})
+        payload = {"path": url, "meta": {"_type": "gradio.FileData"}}
+        answer = call(server.address, [payload] if name == "classify_many" else payload, name)
+        assert "not its address" in answer
         with pytest.raises(TimeoutError):
             other.accept()
 
 
-def test_files_outside_the_upload_folder_are_not_served(server):
+@pytest.mark.parametrize("name", ["secret.txt", "module/three.pth", "photos/test/dog/0.jpg"])
+def test_files_outside_the_upload_folder_are_not_served(name, server):
     (server.folder / "secret.txt").write_text("secret")
-    answer = httpx.get(f"{server.address}gradio_api/file={server.folder / 'secret.txt'}", trust_env=False)
+    answer = httpx.get(f"{server.address}gradio_api/file={server.folder / name}", trust_env=False)
     assert answer.status_code == 403
 
 
-def test_a_large_upload_is_refused(server):
-    files = {"files": ("large.jpg", bytes(21 * 1024 * 1024))}
+@pytest.mark.parametrize("megabytes", [21, 30])
+def test_a_large_upload_is_refused(megabytes, server):
+    files = {"files": ("large.jpg", bytes(megabytes * 1024 * 1024))}
     answer = httpx.post(f"{server.address}gradio_api/upload", files=files, trust_env=False, timeout=30)
     assert answer.status_code == 413
 
 
-def test_one_endpoint_is_public(client):
+def test_two_endpoints_are_public(client):
     endpoints = client.view_api(return_format="dict", print_info=False)
-    assert list(endpoints["named_endpoints"]) == ["/classify"] and not endpoints["unnamed_endpoints"]
-    assert [parameter["parameter_name"] for parameter in endpoints["named_endpoints"]["/classify"]["parameters"]] == [
-        "picture"
-    ]
+    assert not endpoints["unnamed_endpoints"]
+    names = {
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in endpoints["named_endpoints"].items()
+    }
+    assert names == {"/classify": ["picture"], "/classify_many": ["pictures"]}
 
 
 def test_many_at_once(client, tmp_path):
@@ -143,7 +226,27 @@ def test_many_at_once(client, tmp_path):
         picture((60 + number, 50)).save(paths[-1])
     jobs = [client.submit(handle_file(path), api_name="/classify") for path in paths]
     alone = [client.predict(handle_file(path), api_name="/classify") for path in paths]
-    assert [job.result(timeout=30) for job in jobs] == alone
+    for job, one in zip(jobs, alone, strict=True):
+        assert job.result(timeout=30)["confidences"] == one["confidences"]
+
+
+@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="needs curl and bash")
+def test_the_commands_on_the_page_work(server, tmp_path):
+    from page import html
+    from page.words import Speaker
+
+    plain(tmp_path / "cat.jpg")
+    text = html.programs(server.address.rstrip("/"), Speaker()).unescape()
+    script, shell = re.findall(r"<code>(.*?)</code>", text, re.DOTALL)
+    plain(tmp_path / "dog.jpg")
+    for command in ([sys.executable, "-c", script], ["bash", "-c", shell]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert "confidences" in done.stdout and not done.returncode, done.stdout + done.stderr
+
+
+def test_health(server):
+    answer = httpx.get(f"{server.address}healthz", trust_env=False)
+    assert answer.status_code == 200 and answer.text == "ok"
 
 
 def test_it_listens_on_this_machine_only(server):
@@ -173,43 +276,30 @@ def test_ports_that_are_none():
         free_port("192.0.2.1", 7860)
 
 
-def test_without_weights_it_ends_with_one_message(tmp_path):
-    done = subprocess.run([sys.executable, str(APP)], cwd=tmp_path, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 2 and "python train.py" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "python train.py"),
+        ({"auth": "ada"}, "--auth ada:lovelace"),
+        ({"root-path": "classifier"}, "begins with /"),
+        ({"review": None, "host": "0.0.0.0"}, "this machine alone"),
+    ],
+)
+def test_a_mistake_ends_with_one_message(options, message, tmp_path):
+    words = [word for key, value in options.items() for word in (f"--{key}", value) if word]
+    done = subprocess.run([sys.executable, str(APP), *words], cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2 and message in done.stderr
     assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
 
 
-def test_what_the_page_says():
-    assert page.question(["cat", "dog"]) == "Cat or dog?"
-    assert page.question(["ants", "bees", "wasps"]) == "Ants, bees or wasps?"
-    assert page.question([str(i) for i in range(20)]) == "What is in the picture?"
-    assert [page.percent(share) for share in (0.001, 0.5, 0.994, 1.0)] == ["&lt;1%", "50%", "99%", "&gt;99%"]
-    twenty = page.answer({f"class_{i}": i / 190 for i in range(20)}, False, 0.02)
-    assert twenty.count("<li") == page.SHOWN and "and 15 other classes" in twenty and "Class 19" not in twenty
-    assert "&lt;i&gt;" in page.answer({"<i>ant": 0.9, "dog": 0.1}, False, 0.02)
-    neither = page.answer({"cat": 0.9, "dog": 0.1}, True, 0.02)
-    assert "Neither" in neither and "the nearest is cat" in neither
-    assert "<i>" not in page.introduction(Checkpoint("resnet18", CLASSES, Preprocess(), {}), shared=False)
-
-
-def test_the_score_says_where_it_comes_from():
-    val = {"accuracy": 0.98, "loss": 0.1, "count": 60, "epoch": 3}
-    test = {"accuracy": 0.9731, "interval": [0.965, 0.9795], "count": 2000}
-    assert "97.3%" in page.score({"test": test, "val": val}) and "96.5 to 98.0%" in page.score({"test": test})
-    assert "validation" in page.score({"val": val}) and "python evaluate.py" in page.score({"val": val})
-    assert page.score({}) == "not tested yet: <code>python evaluate.py</code>"
-
-
-def test_drawings_are_called_drawings():
-    drawn = Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}, data={"kind": "drawings"})
-    text = page.introduction(drawn, shared=False)
-    assert "only ever seen drawings" in text and "python prepare.py --download" in text and "python train.py" in text
-    assert "drawings" not in page.introduction(Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}), shared=False)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "just now"), (61, "1 minute ago"), (7300, "2 hours ago"), (3 * 86400, "3 days ago")]
-)
-def test_age(seconds, text):
-    created = datetime.now().astimezone() - timedelta(seconds=seconds)
-    assert page.ago(created.isoformat(timespec="seconds")) == text
+def test_visitors_need_the_password_and_what_vanished_still_answers(tmp_path):
+    save_weights(tmp_path / "module" / "three.pth")
+    with app_process(tmp_path, 7861, "--auth", "ada:love:lace", "--root-path", "/pets") as said:
+        shutil.rmtree(tmp_path / "module")
+        plain(tmp_path / "good.jpg")
+        assert httpx.get(f"{address(said)}healthz", trust_env=False).text == "ok"
+        with pytest.raises(Exception, match=r"(?i)auth|login|401|credentials"):
+            Client(address(said), verbose=False).predict(handle_file(tmp_path / "good.jpg"), api_name="/classify")
+        client = Client(address(said), verbose=False, auth=("ada", "love:lace"))
+        answer = client.predict(handle_file(tmp_path / "good.jpg"), api_name="/classify")
+        assert answer["label"] in CLASSES

@@ -1,11 +1,18 @@
-"""The page as people see it, in a real browser. pytest --basetemp=DIR keeps the screenshots in DIR."""
+"""The page as people see it, in a real browser.
 
+pytest --basetemp=DIR keeps what it makes in DIR; with PAGE_SHOTS=DIR, every tab is photographed into that folder.
+"""
+
+import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -15,7 +22,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic"]
 PERCENT = re.compile(r"^[<>]?\d+%$")
-SIZES = {"desktop": (1280, 900), "phone": (375, 812)}
+SIZES = {"desktop": (1280, 900), "phone": (375, 812), "wide": (1600, 1000)}
+DARK = "?__theme=dark"
+NO_CAMERA = "Requested device not found"  # what the browser says where there is none
+TABS = ("One picture", "Several pictures", "Compare", "About", "Review")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium, or Google Chrome")
 
@@ -31,57 +41,96 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def open_page(browser, server):
     """Opens the page; at the end, nothing has been asked of another host and nothing has gone wrong in the browser."""
-    hosts, faults, pages = set(), [], []
+    hosts, faults, contexts = set(), [], []
 
-    def visit(size: str = "desktop", query: str = "") -> Page:
+    def visit(size: str = "desktop", query: str = "", locale: str = "en-GB", permissions: tuple = ()) -> Page:
         width, height = SIZES[size]
-        page = browser.new_page(viewport={"width": width, "height": height})
-        pages.append(page)
+        context = browser.new_context(viewport={"width": width, "height": height}, locale=locale)
+        context.grant_permissions(list(permissions))
+        contexts.append(context)
+        page = context.new_page()
         page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
         page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).hostname))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(server.address + query)
-        expect(page.locator("#answer h2")).to_have_text("The answer appears here", timeout=20_000)
+        expect(page.locator("#answer h2")).to_be_visible(timeout=20_000)
         return page
 
     yield visit
-    for page in pages:
-        page.close()
+    for context in contexts:
+        context.close()
     assert hosts - {None} == {"127.0.0.1"}  # None: data: and blob:
-    assert not faults
+    assert not [fault for fault in faults if fault != NO_CAMERA]
 
 
-def upload(page: Page, path) -> None:
-    page.locator("#picture input[type=file]").first.set_input_files(path)
+def upload(page: Page, *paths: Path, where: str = "#picture") -> None:
+    page.locator(f"{where} input[type=file]").first.set_input_files(paths)
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
 
 
 def expect_answer(page: Page) -> None:
-    expect(page.locator("#answer h2 b")).to_have_text(PERCENT, timeout=10_000)
+    expect(page.locator("#answer h2")).not_to_have_class("quiet", timeout=10_000)
     expect(page.locator("#answer li")).to_have_count(len(CLASSES))
+    expect(page.locator("#answer li b").first).to_have_text(PERCENT)
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path) -> Path:
     picture((400, 300)).save(tmp_path / "photo.jpg")
     return tmp_path / "photo.jpg"
 
 
-@pytest.mark.parametrize(
-    ("size", "query"), [("desktop", ""), ("desktop", "?__theme=dark"), ("phone", ""), ("phone", "?__theme=dark")]
-)
+@pytest.fixture
+def holiday(tmp_path, photo) -> Path:
+    with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
+        archive.write(photo, "inner/1.jpg")
+        archive.writestr("inner/2.jpg", "no picture")
+    return tmp_path / "holiday.zip"
+
+
+@pytest.mark.parametrize(("size", "query"), [("desktop", ""), ("desktop", DARK), ("phone", ""), ("phone", DARK)])
 def test_a_picture_is_answered_by_itself(size, query, open_page, photo, tmp_path):
     page = open_page(size, query)
     upload(page, photo)
     expect_answer(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
-    shot = tmp_path / f"{size}{'-dark' if query else ''}.png"
+    shot = tmp_path / "shot.png"
     page.screenshot(path=shot, full_page=True)
     red, green, blue = Image.open(shot).convert("RGB").getpixel((3, 3))  # the paper; the ink is the title's
     ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color.match(/\\d+/g).map(Number)")
     assert max(red, green, blue) < 60 < 200 < min(ink[:3]) if query else max(ink[:3]) < 60 < 200 < min(red, green, blue)
 
 
-def test_another_picture_and_none(open_page, photo, tmp_path):
+def laid_over(page: Page) -> tuple[str, float]:
+    """The address and the strength of the heat map that lies over the picture."""
+    style = "getComputedStyle(document.querySelector('#picture .image-frame'), '::after')"
+    return page.evaluate(f"{style}.backgroundImage"), float(page.evaluate(f"{style}.opacity"))
+
+
+def test_the_heat_map_is_that_of_the_chosen_class_and_can_be_faded(open_page, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    first, before = laid_over(page)
+    assert first.startswith('url("data:image/png;base64,') and 0 < before < 1
+    page.locator("#answer li label").nth(1).click()
+    assert laid_over(page)[0].startswith("url(") and laid_over(page)[0] != first
+    page.locator("#strength input").fill("20")
+    assert laid_over(page)[1] == pytest.approx(0.2)
+
+
+def test_the_heat_map_lies_exactly_over_the_picture(open_page, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    frame, shown = (page.locator(f"#picture .image-frame{inner}").bounding_box() for inner in ("", " img"))
+    for key in ("x", "y", "width", "height"):
+        assert frame[key] == pytest.approx(shown[key], abs=1), key
+
+
+def test_another_picture_and_none(open_page, photo):
     page = open_page()
     upload(page, photo)
     expect_answer(page)
@@ -94,20 +143,158 @@ def test_an_unreadable_file_gives_a_sentence(open_page, tmp_path):
     page = open_page()
     upload(page, tmp_path / "text.jpg")
     expect(page.get_by_role("alert")).to_contain_text("This file is not a picture that can be read", timeout=10_000)
-    page.screenshot(path=tmp_path / "unreadable.png", full_page=True)
 
 
 def test_an_example_is_answered(open_page):
     page = open_page()
     examples = page.locator("#examples button img")
-    expect(examples).to_have_count(6)
+    expect(examples).to_have_count(8)
     examples.nth(1).click()
     expect_answer(page)
 
 
+def test_no_camera_is_no_harm(open_page, photo):
+    page = open_page()
+    page.get_by_label("Capture from camera").or_(page.get_by_label("Webcam")).first.click()
+    page.locator("#picture").get_by_text(re.compile("webcam|camera|access", re.IGNORECASE)).first.click()
+    page.wait_for_timeout(500)
+    page.screenshot(path=photo.with_name("camera.png"))
+    page.get_by_label("Upload file").first.click()
+    upload(page, photo)
+    expect_answer(page)
+
+
+def test_several_pictures_and_a_zip_with_bad_ones_among_them(open_page, photo, holiday, tmp_path):
+    (tmp_path / "=bad.jpg").write_text("no picture")
+    page = open_page()
+    tab(page, "Several pictures")
+    upload(page, photo, tmp_path / "=bad.jpg", holiday, where="#files")
+    rows = page.locator(".answers tbody tr")
+    expect(rows).to_have_count(4, timeout=15_000)
+    expect(page.locator("#several .summary")).to_contain_text("2 pictures answered, 2 files could not be read.")
+    expect(page.locator(".answers .bad").first).to_contain_text("This file is not a picture")
+    expect(rows.nth(2)).to_contain_text("holiday.zip/inner/1.jpg")
+    for order in ("ascending", "descending"):
+        page.get_by_role("button", name="File", exact=True).click()
+        expect(page.locator(".answers th").first).to_have_attribute("aria-sort", order)
+        names = page.locator(".answers tbody td:nth-child(2)").all_inner_texts()
+        assert names == sorted(names, key=str.lower, reverse=order == "descending")
+    with page.expect_download() as download:
+        page.get_by_text("Download CSV").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    assert text.count("\n") == 5 and "photo.jpg," in text and "\n=" not in text
+
+
+def test_two_networks_side_by_side(open_page, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    tab(page, "Compare")  # the picture comes along
+    articles = page.locator(".compared article")
+    expect(articles).to_have_count(2, timeout=15_000)
+    expect(articles.locator("h3")).to_have_text(["three", "other"])
+    assert len(set(page.locator(".compared .heat").evaluate_all("all => all.map(one => one.src)"))) == 2
+    page.locator("#compared-weights label").nth(1).click()
+    expect(articles).to_have_count(1)
+
+
+def test_other_weights_and_a_file_that_is_none(open_page, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    first = page.locator("#answer ol").inner_text()
+    page.locator("#weights input").click()
+    expect(page.get_by_role("option")).to_have_count(3)
+    page.get_by_role("option", name="other").click()
+    expect(page.locator("#answer ol")).not_to_have_text(first, use_inner_text=True)
+    page.locator("#weights input").click()
+    page.get_by_role("option", name="broken: cannot be loaded").click()
+    expect(page.get_by_role("alert")).to_contain_text("broken.pth")
+
+
+def test_what_people_say_of_an_answer_is_kept(open_page, server, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    page.get_by_role("button", name="That is right").click()
+    expect(page.locator("#noted")).to_contain_text("Noted")
+    examples = page.locator("#examples button img")
+    examples.first.click()
+    expect(page.locator("#truth")).to_be_visible(timeout=10_000)
+    page.locator("#truth input").click()
+    page.get_by_role("option", name="Neither").click()
+    expect(page.locator("#noted")).to_contain_text("Noted")
+    rows = (server.folder / "logs" / "feedback.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(rows) == 3 and rows[2].split(",")[4] == "neither"
+    assert not (server.folder / "logs" / "feedback").exists()
+
+
+def test_chinese_by_the_browser_and_by_the_switch(open_page, tmp_path):
+    page = open_page(locale="zh-CN")
+    expect(page.get_by_role("tab").first).to_have_text("一张图片")
+    expect(page.locator("h1")).to_have_text("猫、狗还是<i>蚂蚁？".replace("蚂蚁", "ant"))
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    upload(page, tmp_path / "empty.jpg")
+    expect(page.get_by_role("alert")).to_have_text("这个文件是空的（0 字节）。")
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    page.get_by_text("English").click()
+    expect(page.get_by_role("alert")).to_have_text("This file is empty (0 bytes).")
+    expect(page.get_by_role("tab").nth(1)).to_have_text("Several pictures")
+    assert "lang=en" in page.url
+
+
 def test_the_page_says_which_weights_answer(open_page):
     page = open_page()
+    tab(page, "About")
     about = page.locator("#about")
-    for text in ("three.pth, trained", "97.3% of 2,000", "96.5 to 98.0%", "900 photographs in photos", *CLASSES):
-        expect(about).to_contain_text(text)
+    for text in ("three.pth", "97.3% of 2,000", "96.5% to 97.9%", "900 photographs", "ResNet-18", *CLASSES[1:]):
+        expect(about).to_contain_text(text, timeout=15_000)
+    expect(about).to_contain_text("curl")
     expect(page.locator("footer")).to_have_count(0)
+
+
+def test_everything_is_reached_by_keyboard(open_page, photo):
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    seen = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
+        outlined = page.evaluate(
+            "(() => { let one = document.activeElement; for (let i = 0; i < 3 && one; i++, one = one.parentElement) {"
+            "const style = getComputedStyle(one);"
+            "if (style.outlineStyle != 'none' || style.boxShadow != 'none') return true; }"
+            "return document.activeElement == document.body; })()"
+        )
+        assert outlined, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    assert {"heat-0", "right"} <= seen and any("tab" in name or "one" in name for name in seen), seen
+
+
+@pytest.mark.parametrize(
+    ("size", "query"), [("desktop", ""), ("desktop", DARK), ("phone", ""), ("phone", DARK), ("wide", "")]
+)
+def test_every_tab_fits_and_has_no_serious_fault(size, query, open_page, photo, holiday):
+    """axe's rules for WCAG A and AA, and no scrolling sideways; with PAGE_SHOTS=DIR, a screenshot of each."""
+    page = open_page(size, query)
+    upload(page, photo)
+    expect_answer(page)
+    for number, name in enumerate(TABS):
+        tab(page, name)
+        if name == "Several pictures":
+            upload(page, photo, holiday, where="#files")
+            expect(page.locator(".answers tbody tr")).to_have_count(3, timeout=15_000)
+        ready = {"Compare": ".compared article", "About": "#about dl", "Review": "#review h2, #review figure"}.get(name)
+        if ready:
+            expect(page.locator(ready).first).to_be_visible(timeout=15_000)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], name
+        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+        bad = [
+            (fault["id"], fault["nodes"][0]["html"][:200], fault["nodes"][0]["failureSummary"][:300])
+            for fault in found["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert not bad, (name, bad)
+        if folder := os.environ.get("PAGE_SHOTS"):
+            page.screenshot(path=Path(folder) / f"{number}-{size}{'-dark' * bool(query)}.png", full_page=True)

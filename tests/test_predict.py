@@ -290,7 +290,7 @@ def test_later_folders_are_not_looked_at_before_their_turn(project, monkeypatch)
 def test_pictures_are_opened_one_batch_ahead_and_no_further(project):
     taken = []
     names = (taken.append(i) or unlabelled.Picture(own("1.png"), own("1.png")) for i in range(1000))
-    batches = reading.batches(names, PIXELS, 4, 2)
+    batches = reading.batches(names, PIXELS.read, 4, 2)
     assert len(next(batches)) == 4 and len(taken) == 8
     assert len(next(batches)) == 4 and len(taken) == 12
     batches.close()

@@ -1,0 +1,103 @@
+"""What the network says of one picture or of many, and where it looked."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from classifier import reading
+from classifier.answer import Answers
+from classifier.heatmap import overlay
+from classifier.pictures import open_picture
+from classifier.unlabelled import Unlabelled
+from page.models import Loaded
+from page.uploads import Upload
+
+SHOWN = 5  # classes in an answer, each with its heat map; programs get all of them
+BATCH = 32  # pictures at a time
+CLEARLY = 0.2  # by which the first class has to be more probable than the second; with two classes, 60 to 40
+
+
+@dataclass
+class Answer:
+    """What is known of one picture."""
+
+    probabilities: dict[str, float]  # of each class, the most probable first
+    unlike: bool  # of none of the classes: unlike the pictures it learned from
+    heat: dict[str, bytes]  # of the first classes, PNGs to lay over the picture
+    thumbnail: Image.Image | None = None
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> str:
+        """The most probable class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def verdict(self) -> str:
+        """sure, not sure, or neither."""
+        first, second = [*self.probabilities.values(), 0.0][:2]
+        if self.unlike:
+            return "neither"
+        return "sure" if first >= 0.5 and first - second >= CLEARLY else "not sure"
+
+
+def ask(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
+    """The answer to one picture, with heat maps; `thumbnail`: longer side of a small copy, in pixels.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    start = time.perf_counter()
+    preprocess = loaded.checkpoint.preprocess
+    picture = open_picture(path, preprocess.size)
+    answers, maps = loaded.look(preprocess.pixels(picture).unsqueeze(0).to(loaded.compute.device))
+    answer = _answer(loaded, answers, 0)
+    places = [loaded.checkpoint.classes.index(name) for name in list(answer.probabilities)[:SHOWN]]
+    answer.heat = {
+        loaded.checkpoint.classes[place]: overlay(maps[0, place], preprocess, picture.size) for place in places
+    }
+    answer.seconds = time.perf_counter() - start
+    answer.thumbnail = _small(picture, thumbnail)
+    return answer
+
+
+def ask_many(loaded: Loaded, uploads: Iterable[Upload], thumbnail: int = 0) -> Iterator[list[tuple[str, Answer | str]]]:
+    """(name, answer or why there is none) of each upload and each picture in a zip, some at a time, in their order."""
+    names = {upload.path: upload.name for upload in uploads}
+    preprocess = loaded.checkpoint.preprocess
+
+    def open_one(source: str | bytes) -> tuple[torch.Tensor, Image.Image | None]:
+        picture = open_picture(source, preprocess.size)
+        return preprocess.pixels(picture), _small(picture, thumbnail)
+
+    for batch in reading.batches(Unlabelled(list(names)), open_one, BATCH, threads=2):
+        opened = [found for _, found in batch if not isinstance(found, str)]
+        if opened:
+            answers, _ = loaded.look(torch.stack([pixels for pixels, _ in opened]).to(loaded.compute.device))
+        rows, place = [], 0
+        for picture, found in batch:
+            name = names[picture.file] + picture.name.removeprefix(picture.file)
+            if isinstance(found, str):
+                rows.append((name, found.replace(picture.file, names[picture.file])))
+                continue
+            answer = _answer(loaded, answers, place)
+            answer.thumbnail = found[1]
+            place += 1
+            rows.append((name, answer))
+        yield rows
+
+
+def _answer(loaded: Loaded, answers: Answers, place: int) -> Answer:
+    probabilities = zip(loaded.checkpoint.classes, answers.probabilities[place].tolist(), strict=True)
+    return Answer(dict(sorted(probabilities, key=lambda pair: -pair[1])), bool(answers.unlike[place]), {})
+
+
+def _small(picture: Image.Image, side: int) -> Image.Image | None:
+    if not side:
+        return None
+    picture = picture.copy()
+    picture.thumbnail((side, side))
+    return picture

@@ -1,0 +1,126 @@
+"""What visitors say of answers: a row of logs/feedback.csv each, and the picture only where that is asked for."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from classifier.intake.names import safe_name
+from classifier.pictures import EXTENSIONS
+
+COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
+RIGHT, NEITHER = "right", "neither"
+BEHIND = 1 << 40  # a byte far behind the end, which Windows locks instead of the file
+
+
+def note(
+    logs: Path,
+    picture: Path,
+    classes: Sequence[str],
+    weights: str,
+    answer: str,
+    confidence: float,
+    truth: str,
+    keep_picture: bool = False,
+) -> str:
+    """Add a row to logs/feedback.csv. What the visitor's file is called is not kept; the hash finds its copies.
+
+    Args:
+        logs: the folder.
+        picture: the file, as it was uploaded.
+        classes: of the weights.
+        weights: their name.
+        answer: what they said, one of the classes or "neither".
+        confidence: how sure they were of it, 0..1.
+        truth: what the visitor says, one of the classes or "neither"; "right", if no class is called so, stands for
+            `answer`.
+        keep_picture: also keep a copy, in logs/feedback/<truth>/<sha256>.<ending>.
+
+    Returns:
+        Nothing, or a sentence on why this could not be kept.
+    """
+    if truth == RIGHT and RIGHT not in classes:
+        truth = answer
+    if truth not in (*classes, NEITHER) or answer not in (*classes, NEITHER):
+        return "The true class has to be one of those that the weights know, or neither."
+    try:
+        content = picture.read_bytes()
+    except OSError:
+        return "The picture is not here any more. Give it to the page again."
+    digest = hashlib.sha256(content).hexdigest()
+    time = datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        _append(logs / "feedback.csv", (time, weights, answer, f"{confidence:.4f}", truth, digest))
+        if keep_picture:
+            _keep(content, logs / "feedback" / safe_name(truth) / f"{digest}{_ending(picture)}")
+    except OSError as error:
+        return (
+            f"The feedback could not be kept ({error.strerror or error}). It goes to feedback.csv in {logs.name}: make "
+            "room there, and close programs that have that file open."
+        )
+    return ""
+
+
+def _append(path: Path, row: Sequence[str]) -> None:
+    with path.open("a+b") as file, _locked(file):
+        end = file.seek(0, os.SEEK_END)
+        rows = [_safe(row)] if end else [COLUMNS, _safe(row)]
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        start = b"" if end else b"\xef\xbb\xbf"  # tells Excel that this is UTF-8
+        if end:
+            file.seek(end - 1)
+            start = b"" if file.read(1) == b"\n" else b"\r\n"  # the last row was cut off, or is a person's
+        file.write(start + text.getvalue().encode("utf-8", "replace"))
+
+
+def _safe(row: Sequence[str]) -> list[str]:
+    """A value that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return [f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value for value in row]
+
+
+@contextlib.contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """Alone with an open file, among all threads and processes that ask for it this way; what is written is written."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(BEHIND)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # waits for ten seconds at most, then an OSError
+        try:
+            yield
+            file.flush()
+        finally:
+            file.seek(BEHIND)
+            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
+        file.flush()
+
+
+def _ending(picture: Path) -> str:
+    ending = picture.suffix.lower()
+    return ending if ending in EXTENSIONS else ""
+
+
+def _keep(content: bytes, path: Path) -> None:
+    """Write a file, whole or not at all; one that is there already is the same."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
