@@ -93,7 +93,7 @@ def main() -> None:
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
 
     # --- pictures
-    training, validation = folders.split_validation(pictures, settings.val)
+    training, validation = folders.split_validation(pictures, settings.val, settings.fold)
     checks.check_pictures(root, training, settings)
     augment = Augment(cover=settings.cover) if settings.augment == "on" else None
     kinds = [mixing(num_classes=len(training.classes)) for mixing in MIXES[settings.mix]]

@@ -17,7 +17,7 @@ from classifier import checkpoint, plots
 def main() -> None:
     """Draw it."""
     runs = [checkpoint.load(Path(name)) for name in sys.argv[1:]]
-    histories = {f"{run.settings['recipe']} recipe, {run.model}": run.scores["history"] for run in runs}
+    histories = {f"--recipe {run.settings['recipe']}": run.scores["history"] for run in runs}
     plots.accuracy_over_time(histories).savefig("docs/accuracy.png", dpi=110)
 
 

@@ -14,18 +14,16 @@ taken back. A row that makes no sense, or was cut off by a power failure, is pas
 an editor of tables may have done to the file, as far as it can still be read.
 """
 
-import contextlib
 import csv
 import io
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
+from classifier.alone import alone
 from classifier.cli import UserError
 
 NAME = "corrections.csv"
@@ -35,7 +33,6 @@ NEEDED = {"file", "digest", "decision", "class", "time"}
 MARK = b"\xef\xbb\xbf"  # without it Excel expects another encoding than UTF-8
 NAMES = sys.getfilesystemencodeerrors()  # so that a file name which is no text comes back as it was
 NAMED = 3  # rows without effect in the remark, at most
-PATIENCE = 10  # seconds to wait for another process, on Windows; elsewhere the system waits
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def record(table: Path, new: Correction, classes: Sequence[str], replaces: int =
         raise UserError(f"{new.file!r} has a line break in its name, which no table can hold. Rename the file.")
     values = vars(new) | {"class": new.right, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
-        with table.open("a+b", buffering=0) as file, _alone(file):
+        with table.open("a+b", buffering=0) as file, alone(file):
             file.seek(0)
             content = file.read()
             standing = _standing(content, classes)[0].get((new.file, new.digest))
@@ -222,34 +219,3 @@ def _heading(content: bytes) -> tuple[list[str], str]:
 
 def _plain(fields: Sequence[str]) -> list[str]:
     return [field.strip().lower() for field in fields]
-
-
-@contextlib.contextmanager
-def _alone(file: BinaryIO) -> Iterator[None]:
-    """Keep others out who also ask; the system drops the lock when its holder ends, however it ends."""
-    if os.name != "nt":
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        yield  # closing the file drops the lock
-        return
-
-    import msvcrt
-
-    def lock(mode: int) -> None:
-        file.seek(1 << 30)  # a byte that nobody reads: Windows keeps readers out as well
-        msvcrt.locking(file.fileno(), mode, 1)
-
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            lock(msvcrt.LK_NBLCK)
-            break
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        lock(msvcrt.LK_UNLCK)

@@ -163,8 +163,10 @@ def uneven(folder: Folder) -> str:
     return f"the classes are uneven: {many} has {counts[many] / counts[few]:.1f} times as many pictures as {few}"
 
 
-def split_validation(folder: Folder, share: float) -> tuple[Folder, Folder]:
+def split_validation(folder: Folder, share: float, fold: int = 1) -> tuple[Folder, Folder]:
     """(training, validation) pictures of a folder with digests: of each class the same share, and at least one.
+
+    The first `fold` sets aside the first share of all, the second one the next, and so on.
 
     What a file contains decides, not its name or place, so the same pictures are set aside in every run and on every
     machine. Copies of a picture in its class stay together; so do those that look the same, where prepare.py has
@@ -178,16 +180,19 @@ def split_validation(folder: Folder, share: float) -> tuple[Folder, Folder]:
     validation: list[int] = []
     for label, name in enumerate(folder.classes):
         members = sorted((keys[i], i) for i, other in enumerate(folder.labels) if other == label)
-        wanted = max(1, round(share * len(members)))
-        last = members[wanted - 1][0]  # whatever has the same key as the last one set aside goes with it
-        aside = [i for key, i in members if key <= last]
-        if len(aside) == len(members):
+        begin = round((fold - 1) * share * len(members))
+        end = min(len(members), max(begin + 1, round(fold * share * len(members))))
+        # whatever has the same key as the last one set aside goes with it
+        before = members[begin - 1][0] if begin else b""
+        last = members[end - 1][0]
+        aside = [i for key, i in members if before < key <= last]
+        if len(aside) in (0, len(members)):
             raise UserError(
                 f"{folder.root / name} has {len(members)} pictures, too few different ones to train with some and set "
                 f"{share:.0%} aside for validation. Add pictures."
             )
         validation += aside
-        training += [i for key, i in members if key > last]
+        training += [i for key, i in members if not before < key <= last]
     return folder.subset(sorted(training)), folder.subset(sorted(validation))
 
 

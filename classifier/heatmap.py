@@ -114,7 +114,7 @@ def overlay(values: Tensor, preprocess: Preprocess, picture_size: tuple[int, int
     """
     scale = LONG_SIDE / max(picture_size)
     width, height = (max(1, round(side * scale)) for side in picture_size)
-    left, top, right, bottom = (round(side * scale) for side in preprocess._box(*picture_size))
+    left, top, right, bottom = (round(side * scale) for side in preprocess.box(*picture_size))
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     values = values.float().nan_to_num(0, 0, 0).numpy()
     seen = Image.fromarray(values).resize((right - left, bottom - top), Image.Resampling.BICUBIC)

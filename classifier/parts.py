@@ -72,7 +72,7 @@ def _set_aside(readings: Sequence[Folder], checkpoint: Checkpoint) -> Folder:
         )
     now = readings[0]
     for folder in readings:
-        training, validation = folders.split_validation(folder, share)
+        training, validation = folders.split_validation(folder, share, checkpoint.settings.get("fold", 1))
         if training.fingerprint() == fingerprint:
             aside = set(validation.paths)
             learned = set(training.digests)  # a copy with another label, in another class, is known all the same

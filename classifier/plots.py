@@ -135,7 +135,7 @@ def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
     Args:
         histories: as for `curves`.
     """
-    figure = Figure(figsize=(7, 3.6 + 0.11 * len(histories)), layout="constrained")
+    figure = Figure(figsize=(7, 3.4 + 0.22 * len(histories)), layout="constrained")
     axes, runs = figure.subplots(), []
     for number, (name, history) in enumerate(histories.items()):
         color = COLORS[number % len(COLORS)]
@@ -152,7 +152,7 @@ def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)
-    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
+    figure.legend(handles=runs, loc="outside lower center", frameon=False)
     return figure
 
 

@@ -45,9 +45,7 @@ class Preprocess:
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """RGB picture -> (3, size, size) uint8."""
-        square = picture.resize(
-            (self.size, self.size), INTERPOLATIONS[self.interpolation], box=self._box(*picture.size)
-        )
+        square = picture.resize((self.size, self.size), INTERPOLATIONS[self.interpolation], box=self.box(*picture.size))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ class Preprocess:
     def _mean_std(self, like: Tensor) -> list[Tensor]:
         return [torch.tensor(values, device=like.device).view(3, 1, 1) for values in (self.mean, self.std)]
 
-    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of the picture that is kept: left, top, right, bottom."""
         if self.resize == "squash":
             return 0, 0, width, height

@@ -1,6 +1,7 @@
 """What a training run depends on: the command line of train.py, and four recipes of values for it."""
 
 import argparse
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ class Settings:
 
     val: float = 0.1
     """Share of the training pictures that is set aside to choose the best epoch."""
+    fold: int = 1
+    """Which part is set aside, from 1 to 1 / --val: runs with --val 0.5 --fold 1 and 2 leave no picture unjudged."""
     patience: int = 0
     """End the run when so many epochs in a row were no better. 0: never."""
     find_lr: bool = False
@@ -121,7 +124,7 @@ RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
     "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1),
-    "cover": (0, 1), "unfreeze_after": (0, 100_000), "patience": (0, 100_000),
+    "cover": (0, 1), "unfreeze_after": (0, 100_000), "fold": (1, 1000), "patience": (0, 100_000),
 }  # fmt: skip
 
 MAY_CHANGE_ON_RESUME = {"resume", "epochs", "patience", "data", "cache", "workers", "device", "precision", "compile"}
@@ -193,6 +196,9 @@ def _defaults(chosen: argparse.Namespace) -> Settings:
 
 def _check_together(settings: Settings) -> None:
     """Raise a UserError for settings that make no sense beside each other."""
+    if (settings.fold - 1) * settings.val >= 1:
+        parts = math.ceil(1 / settings.val)
+        raise UserError(f"--fold {settings.fold} is too many: with --val {settings.val} there are {parts} parts.")
     if settings.freeze and not settings.weights:
         raise UserError("--freeze keeps random weights as they are, which tell nothing. Give it --weights to keep.")
     if settings.unfreeze_after and not settings.freeze:

@@ -37,7 +37,7 @@ def build(site: Site, with_review: bool) -> gr.Blocks:
         api.offer(site.models, best)
 
         def begin(request: gr.Request) -> tuple[str, dict]:
-            asked = site.language if site.language != "auto" else request.query_params.get("lang", "")
+            asked = request.query_params.get("lang") or site.language
             chosen = preferred(request.headers.get("accept-language", ""), asked)
             return chosen, gr.update(choices=site.titles(Speaker(chosen)), value=site.models.best())
 
@@ -47,6 +47,7 @@ def build(site: Site, with_review: bool) -> gr.Blocks:
         blocks.load(begin, outputs=[language, weights], **QUIET)
         spoken = [component for component, _ in site.texts]
         language.change(translate, [weights, language], [heading, weights, *spoken], js=REMEMBER, **QUIET)
+        weights.focus(lambda chosen: gr.update(choices=site.titles(Speaker(chosen))), language, weights, **QUIET)
         weights.change(lambda name, chosen: _heading(site, name, chosen), [weights, language], heading, **QUIET)
     return blocks.queue(max_size=32, api_open=False)
 

@@ -149,16 +149,17 @@ class _State:
     standing: corrections.Standing
 
 
-def newest_list(weights: Path, logs: Path) -> tuple[Path, Path] | None:
-    """The newest suspects.csv of these weights, and the folder of pictures that it is about."""
+def newest_lists(weights: Path, logs: Path) -> list[tuple[Path, Path]]:
+    """The newest suspects.csv of these weights about each part of the pictures (test, val), and the folder of those."""
+    found: dict[str, tuple[Path, Path]] = {}
     for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
         try:
             report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
             if Path(report["weights"]).resolve() == weights.resolve():
-                return path, Path(report["folder"])
+                found.setdefault(report.get("part", "test"), (path, Path(report["folder"])))
         except (OSError, ValueError, KeyError, TypeError):  # not of evaluate.py
             continue
-    return None
+    return list(found.values())
 
 
 def read_list(path: Path, root: Path) -> list[Doubt]:
@@ -176,12 +177,14 @@ def read_list(path: Path, root: Path) -> list[Doubt]:
 
 
 def _read(weights: Path, logs: Path) -> _State | None:
-    found = newest_list(weights, logs)
-    if found is None:
+    found = newest_lists(weights, logs)
+    if not found:
         return None
-    path, root = found
+    root = found[0][1]
     table, classes = corrections.table_of(root), folders.class_names(root)
-    listed = {doubt.file: doubt for doubt in read_list(path, root)}
+    lists = [one for one in found if corrections.table_of(one[1]) == table]  # those of the newest list's table
+    doubts = [doubt for path, other in lists for doubt in read_list(path, other)]
+    listed = {doubt.file: doubt for doubt in sorted(doubts, key=lambda doubt: -doubt.sure)}
     here = {file: doubt for file, doubt in listed.items() if _is_there(doubt, classes)}
     return _State(here, len(listed) - len(here), classes, table, corrections.read(table, classes)[0])
 

@@ -11,7 +11,7 @@ from classifier.pictures import PictureError, is_candidate, open_picture
 SAMPLE = Path("dataset/sample")  # where the drawn sample set lies
 EXAMPLES = 8
 SIDE = 160  # of a thumbnail, in pixels
-IN_BROWSERS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"}
+IN_BROWSERS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp"}
 
 
 def examples(checkpoint: Checkpoint) -> tuple[list[Path], bool]:

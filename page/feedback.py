@@ -1,22 +1,20 @@
 """What visitors say of answers: a row of logs/feedback.csv each, and the picture only where that is asked for."""
 
-import contextlib
 import csv
 import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
+from classifier.alone import alone
 from classifier.intake.names import safe_name
 from classifier.pictures import EXTENSIONS
 
 COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 RIGHT, NEITHER = "right", "neither"
-BEHIND = 1 << 40  # a byte far behind the end, which Windows locks instead of the file
 
 
 def note(
@@ -69,7 +67,7 @@ def note(
 
 
 def _append(path: Path, row: Sequence[str]) -> None:
-    with path.open("a+b") as file, _locked(file):
+    with path.open("a+b", buffering=0) as file, alone(file):
         end = file.seek(0, os.SEEK_END)
         rows = [_safe(row)] if end else [COLUMNS, _safe(row)]
         text = io.StringIO()
@@ -84,28 +82,6 @@ def _append(path: Path, row: Sequence[str]) -> None:
 def _safe(row: Sequence[str]) -> list[str]:
     """A value that a spreadsheet would take for a formula gets an apostrophe before it."""
     return [f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value for value in row]
-
-
-@contextlib.contextmanager
-def _locked(file: BinaryIO) -> Iterator[None]:
-    """Alone with an open file, among all threads and processes that ask for it this way; what is written is written."""
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(BEHIND)
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # waits for ten seconds at most, then an OSError
-        try:
-            yield
-            file.flush()
-        finally:
-            file.seek(BEHIND)
-            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        yield
-        file.flush()
 
 
 def _ending(picture: Path) -> str:

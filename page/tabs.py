@@ -9,7 +9,7 @@ from classifier.pictures import PictureError
 from page import feedback, html
 from page.about import about
 from page.answers import ask, ask_many
-from page.examples import copied, examples, thumbnail
+from page.examples import IN_BROWSERS, copied, examples, thumbnail
 from page.site import NETWORK, QUIET, Site
 from page.uploads import Files, Picture, Upload
 from page.words import Speaker
@@ -20,7 +20,8 @@ CHOOSE = """element.addEventListener("click", (event) => {
 });"""  # which of the buttons was clicked
 SOURCES = ["upload", "webcam", "clipboard"]
 MANY = 500  # pictures at once
-THUMBNAIL, FIGURE = 96, 480  # longer side in pixels: in the table, and beside another network's
+# longer side in pixels: in the table, beside another network's, and in place of a picture that browsers do not show
+THUMBNAIL, FIGURE, LARGE = 96, 480, 960
 
 
 def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture:
@@ -68,7 +69,7 @@ def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture
             return html.waiting(_classes(site, name), say), None, gr.update(visible=False), gr.update(), ""
         try:
             loaded = site.models.get(name)
-            answer = ask(loaded, path)
+            answer = ask(loaded, path, 0 if Path(path).suffix.lower() in IN_BROWSERS else LARGE)
         except PictureError as error:
             return html.no_answer(html.sentence(error, say), say), None, gr.update(visible=False), gr.update(), ""
         except UserError as error:

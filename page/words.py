@@ -52,7 +52,7 @@ def preferred(accepted: str, asked: str = "") -> str:
 
     Args:
         accepted: the browser's Accept-Language, such as "zh-CN,zh;q=0.9,en;q=0.8".
-        asked: what the address says (?lang=zh), which goes before it.
+        asked: what goes before it, from the address (?lang=zh) or the command line; anything else is ignored.
     """
     wanted = [asked]
     for part in accepted.split(","):

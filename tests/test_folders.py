@@ -104,6 +104,17 @@ def test_fingerprint_tells_contents_and_classes_not_names_or_places(root, tmp_pa
     assert folders.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() != first
 
 
+@pytest.mark.parametrize(("share", "folds"), [(0.5, 2), (0.25, 4), (0.3, 4)])
+def test_all_folds_set_every_picture_aside_once(root, share, folds):
+    folder = read(root)
+    parts = [folders.split_validation(folder, share, fold) for fold in range(1, folds + 1)]
+    aside = [path for _, validation in parts for path in validation.paths]
+    assert sorted(aside) == sorted(folder.paths)
+    for training, validation in parts:
+        assert set(training.paths) == set(folder.paths) - set(validation.paths)
+        assert all(validation.counts().values())
+
+
 def test_too_few_to_set_aside(tmp_path):
     fill(tmp_path / "a", 1, 0)
     fill(tmp_path / "b", 5, 9)

@@ -95,7 +95,7 @@ def drawn(values, preprocess=SEEN, size=(300, 200)) -> np.ndarray:
 def test_the_evidence_lies_where_the_colour_is(monkeypatch, kind, resize, size):
     checkpoint = colours(monkeypatch, kind, resize=resize)
     look = looker(checkpoint, CPU)
-    left, top, right, bottom = (0, 0, *size) if resize == "squash" else checkpoint.preprocess._box(*size)
+    left, top, right, bottom = (0, 0, *size) if resize == "squash" else checkpoint.preprocess.box(*size)
     width, height = round(right - left) // 4, round(bottom - top) // 4
     for right_half in (False, True):
         for lower_half in (False, True):

@@ -29,7 +29,7 @@ def read(root, **options):
 
 def trained(root, val=0.25, name="run", **settings):
     """What train.py notes of a run on these pictures, as they are now."""
-    training, validation = folders.split_validation(read(root), val)
+    training, validation = folders.split_validation(read(root), val, settings.get("fold", 1))
     data = {"root": str(root), "train": len(training), "val": len(validation), "fingerprint": training.fingerprint()}
     path = Path("module") / f"{name}.pth"
     settings = {"val": val} | settings
@@ -50,6 +50,11 @@ def test_the_part_set_aside_is_that_of_the_run(root):
     assert not parts.learned_from(run, found, "val")
     everything = parts.pictures([run], "test", root / "train")
     assert len(everything) == 32 and parts.learned_from(run, everything, "test")
+
+
+def test_two_runs_judge_every_picture_once(root):
+    aside = [parts.pictures([trained(root, 0.5, fold=fold)], "val", None) for fold in (1, 2)]
+    assert sorted(aside[0].paths + aside[1].paths) == sorted(read(root).paths)
 
 
 def test_it_is_found_where_the_pictures_have_gone(root):

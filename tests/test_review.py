@@ -25,7 +25,7 @@ from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
 from page import review as tab
 from page.answers import Answer
-from page.doubts import Review, newest_list, read_list
+from page.doubts import Review, newest_lists, read_list
 from page.site import Site
 from page.words import Speaker
 from tests.conftest import make_pictures
@@ -216,7 +216,12 @@ def test_the_newest_list_of_these_weights_is_taken(project):
     broken = list_doubts(project, {"cat/3.png": 0.94}, "20260601-100000")
     (broken / "report.json").write_text("{")
     root = project / "dataset" / "test"
-    assert newest_list(project / "w.pth", project / "logs") == (newest / "suspects.csv", root)
+    assert newest_lists(project / "w.pth", project / "logs") == [(newest / "suspects.csv", root)]
+    older = list_doubts(project, {"cat/1.png": 0.99}, "20260201-100000")
+    report = json.loads((older / "report.json").read_text(encoding="utf-8")) | {"part": "val"}
+    (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other pictures: it counts as well
+    assert len(newest_lists(project / "w.pth", project / "logs")) == 2
+    assert Review(project / "w.pth", look, project / "logs").view().total == 2
     assert [doubt.file for doubt in read_list(newest / "suspects.csv", root)] == ["test/cat/2.png"]
 
 
