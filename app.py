@@ -39,8 +39,10 @@ from page.site import Site
 
 PAGE = Path(__file__).resolve().parent / "page"
 MAX_UPLOAD = "20mb"
+SESSIONS = 200  # visitors whose last answers are kept in memory; a program has a new one with each call
 PORTS = 100  # tried one after the other where the wished one is taken
 SHOWN = 5  # classes in the terminal
+KEEP = 8  # networks in memory
 OWN = ("127.0.0.1", "localhost", "::1")
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
@@ -100,8 +102,10 @@ def check(settings: Settings) -> None:
         raise UserError("--auth needs a user and a password with a colon between them: --auth ada:lovelace")
     if settings.root_path and not settings.root_path.startswith(("/", "http://", "https://")):
         raise UserError(f"--root-path {settings.root_path}: expected a path that begins with /, such as /classifier")
-    if settings.review and (settings.host not in OWN or settings.share):
-        raise UserError("--review changes what training reads, so it is for this machine alone: no --host, no --share.")
+    if settings.review and (settings.host not in OWN or settings.share or settings.root_path):
+        raise UserError(
+            "--review changes what training reads, so it is for this machine alone: no --host, --share or --root-path."
+        )
 
 
 def main() -> None:
@@ -109,7 +113,7 @@ def main() -> None:
     settings = parse(Settings, __doc__.splitlines()[0])
     check(settings)
     port = free_port(settings.host, settings.port)
-    models = Models(Path("module"), settings.weights, settings.device, settings.precision, load=looker)
+    models = Models(Path("module"), settings.weights, settings.device, settings.precision, KEEP, looker)
     loaded = models.get(models.best())
     classes = loaded.checkpoint.classes
     names = ", ".join(classes[:SHOWN]) + ", ..." * (len(classes) > SHOWN)
@@ -133,6 +137,7 @@ def main() -> None:
             root_path=settings.root_path or None,
             share=settings.share,
             max_file_size=MAX_UPLOAD,
+            state_session_capacity=SESSIONS,
             theme=THEME,
             css=(PAGE / "style.css").read_text(encoding="utf-8"),
             head=f"<script>{(PAGE / 'script.js').read_text(encoding='utf-8')}</script>",

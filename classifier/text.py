@@ -20,6 +20,11 @@ def shorten(text: str, width: int) -> str:
     return text + "…"
 
 
+def no_formula(text: str) -> str:
+    """For tables: what a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def quoted(path: Path) -> str:
     """A path as it has to stand in a command, on Windows as elsewhere."""
     return f'"{path}"' if " " in str(path) else str(path)

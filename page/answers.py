@@ -1,7 +1,7 @@
 """What the network says of one picture or of many, and where it looked."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,9 @@ from classifier.unlabelled import Unlabelled
 from page.models import Loaded
 from page.uploads import Upload
 
+MANY = 500  # pictures at once
 SHOWN = 5  # classes in an answer, each with its heat map; programs get all of them
+EMPTY = "holds no pictures"  # a zip
 BATCH = 32  # pictures at a time
 CLEARLY = 0.2  # by which the first class has to be more probable than the second; with two classes, 60 to 40
 
@@ -64,7 +66,7 @@ def ask(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
     return answer
 
 
-def ask_many(loaded: Loaded, uploads: Iterable[Upload], thumbnail: int = 0) -> Iterator[list[tuple[str, Answer | str]]]:
+def ask_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0) -> Iterator[list[tuple[str, Answer | str]]]:
     """(name, answer or why there is none) of each upload and each picture in a zip, some at a time, in their order."""
     names = {upload.path: upload.name for upload in uploads}
     preprocess = loaded.checkpoint.preprocess
@@ -73,7 +75,8 @@ def ask_many(loaded: Loaded, uploads: Iterable[Upload], thumbnail: int = 0) -> I
         picture = open_picture(source, preprocess.size)
         return preprocess.pixels(picture), _small(picture, thumbnail)
 
-    for batch in reading.batches(Unlabelled(list(names)), open_one, BATCH, threads=2):
+    answered: set[str] = set()
+    for batch in reading.batches(Unlabelled([upload.path for upload in uploads]), open_one, BATCH, threads=2):
         opened = [found for _, found in batch if not isinstance(found, str)]
         if opened:
             answers, _ = loaded.look(torch.stack([pixels for pixels, _ in opened]).to(loaded.compute.device))
@@ -81,13 +84,15 @@ def ask_many(loaded: Loaded, uploads: Iterable[Upload], thumbnail: int = 0) -> I
         for picture, found in batch:
             name = names[picture.file] + picture.name.removeprefix(picture.file)
             if isinstance(found, str):
-                rows.append((name, found.replace(picture.file, names[picture.file])))
+                rows.append((name, found.removeprefix(f"{picture.file} ").removeprefix(f"{picture.file}: ")))
                 continue
             answer = _answer(loaded, answers, place)
             answer.thumbnail = found[1]
             place += 1
             rows.append((name, answer))
+        answered |= {picture.file for picture, _ in batch}
         yield rows
+    yield [(upload.name, EMPTY) for upload in uploads if upload.path not in answered]
 
 
 def _answer(loaded: Loaded, answers: Answers, place: int) -> Answer:
@@ -98,6 +103,5 @@ def _answer(loaded: Loaded, answers: Answers, place: int) -> Answer:
 def _small(picture: Image.Image, side: int) -> Image.Image | None:
     if not side:
         return None
-    picture = picture.copy()
     picture.thumbnail((side, side))
     return picture

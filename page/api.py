@@ -4,13 +4,13 @@ import gradio as gr
 
 from classifier.cli import UserError
 from classifier.pictures import PictureError
-from page.answers import Answer, ask, ask_many
+from page.answers import MANY, Answer, ask, ask_many
 from page.models import Models
-from page.site import NETWORK
+from page.site import BULK, NETWORK
 from page.uploads import Files, Picture, Upload
 
 ONE = "One picture in; its class and the probability of each class out. A file that cannot be read is an error."
-MANY = "Pictures or zips in; for each picture what /classify gives, with its file name, or an error of its own, out."
+SEVERAL = "Pictures or zips in; for each picture what /classify gives, with its file name, or an error of its own, out."
 
 
 def offer(models: Models, name: str) -> None:
@@ -33,22 +33,24 @@ def offer(models: Models, name: str) -> None:
         if not pictures:
             raise gr.Error("Send pictures, or a zip of them.", print_exception=False)
         try:
-            batches = list(ask_many(models.get(name), pictures))
+            answers = []
+            for batch in ask_many(models.get(name), pictures):
+                for file, found in batch:
+                    one = {"error": f"This file {found}."} if isinstance(found, str) else as_json(found)
+                    answers.append({"file": file} | one)
+                if len(answers) > MANY:
+                    raise gr.Error(f"At most {MANY} pictures at a time.", print_exception=False)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return [
-            {"file": file} | ({"error": f"This file {found}."} if isinstance(found, str) else as_json(found))
-            for batch in batches
-            for file, found in batch
-        ]
+        return answers
 
     with gr.Row(visible=False):
-        for function, inputs, description in (
-            (classify, Picture(label="picture"), ONE),
-            (classify_many, Files(label="pictures", file_count="multiple"), MANY),
+        for function, inputs, description, share in (
+            (classify, Picture(label="picture"), ONE, NETWORK),
+            (classify_many, Files(label="pictures", file_count="multiple"), SEVERAL, BULK),
         ):
             gr.Button().click(
-                function, inputs, gr.JSON(), api_name=function.__name__, api_description=description, **NETWORK
+                function, inputs, gr.JSON(), api_name=function.__name__, api_description=description, **share
             )  # fmt: skip
 
 

@@ -11,8 +11,7 @@ from page.words import LANGUAGES, Speaker, preferred
 def build(site: Site, with_review: bool) -> gr.Blocks:
     """All tabs, and what programs may call."""
     best = site.models.best()
-    loaded = site.models.get(best)
-    title = html.question(loaded.checkpoint.classes, Speaker())
+    title = html.question(site.models.get(best).checkpoint.classes, Speaker())
     with gr.Blocks(title=title, delete_cache=(3600, 24 * 3600)) as blocks:
         with gr.Row(elem_id="top"):
             heading = gr.HTML(_heading(site, best, "en"), elem_id="introduction")
@@ -37,25 +36,31 @@ def build(site: Site, with_review: bool) -> gr.Blocks:
         api.offer(site.models, best)
 
         def begin(request: gr.Request) -> tuple[str, dict]:
-            asked = request.query_params.get("lang") or site.language
-            chosen = preferred(request.headers.get("accept-language", ""), asked)
+            asked = request.query_params.get("lang", ""), site.language
+            chosen = preferred(*asked, request.headers.get("accept-language", ""))
             return chosen, gr.update(choices=site.titles(Speaker(chosen)), value=site.models.best())
 
         def translate(name: str, chosen: str) -> list[dict | str]:
             return [_heading(site, name, chosen), gr.update(choices=site.titles(Speaker(chosen))), *site.said(chosen)]
 
-        blocks.load(begin, outputs=[language, weights], **QUIET)
-        spoken = [component for component, _ in site.texts]
-        language.change(translate, [weights, language], [heading, weights, *spoken], js=REMEMBER, **QUIET)
+        # on `load` and `input`, since what listens to `change` is done one after another, slow things among it
+        translated = [heading, weights, *(component for component, _ in site.texts)]
+        begun = blocks.load(begin, outputs=[language, weights], **QUIET)
+        loaded = begun.then(translate, [weights, language], translated, js=SET_LANGUAGE, **QUIET)
+        switched = language.input(translate, [weights, language], translated, js=SET_LANGUAGE, **QUIET)
         weights.focus(lambda chosen: gr.update(choices=site.titles(Speaker(chosen))), language, weights, **QUIET)
-        weights.change(lambda name, chosen: _heading(site, name, chosen), [weights, language], heading, **QUIET)
+        other = weights.change(lambda name, chosen: _heading(site, name, chosen), [weights, language], heading, **QUIET)
+        for event in (loaded, switched, other):
+            event.then(None, js="() => { document.title = document.querySelector('h1').textContent; }")
     return blocks.queue(max_size=32, api_open=False)
 
 
-# the language of the document, and of the next visit with this address
-REMEMBER = """(weights, language) => {
+# of the document, and of the next visit with this address
+SET_LANGUAGE = """(weights, language) => {
+  const url = new URL(location);
+  if (document.documentElement.lang !== language) url.searchParams.set("lang", language);
   document.documentElement.lang = language;
-  const url = new URL(location); url.searchParams.set("lang", language); history.replaceState(null, "", url);
+  history.replaceState(null, "", url);
   return [weights, language];
 }"""
 

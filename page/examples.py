@@ -1,37 +1,53 @@
 """Pictures to try the page with."""
 
-import shutil
+import contextlib
+import hashlib
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from classifier.checkpoint import Checkpoint
+from classifier.drawing import draw
 from classifier.pictures import PictureError, is_candidate, open_picture
 
-SAMPLE = Path("dataset/sample")  # where the drawn sample set lies
 EXAMPLES = 8
 SIDE = 160  # of a thumbnail, in pixels
 IN_BROWSERS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp"}
 
 
-def examples(checkpoint: Checkpoint) -> tuple[list[Path], bool]:
+def examples(checkpoint: Checkpoint, uploads: Path) -> tuple[list[Path], bool]:
     """Up to EXAMPLES pictures, and whether they are drawings.
 
-    They come from the test folder of the weights, else from the drawn sample set. The classes take turns; the same
-    folder always gives the same pictures.
+    They come from dataset/test, or from the test folder that the weights name, if it lies below this one; else they are
+    drawings of cats and dogs. The classes take turns; the same folder always gives the same pictures.
     """
-    data = checkpoint.data
-    places = [(SAMPLE / "test", True)]
-    if data.get("root"):
-        places.insert(0, (Path(data["root"]) / "test", data.get("kind") == "drawings"))
-    for folder, drawn in places:
-        classes = [label for label in checkpoint.classes if (folder / label).is_dir()][:EXAMPLES]
-        each = -(-EXAMPLES // max(1, len(classes)))  # rounded up
-        columns = [_some(folder / label, each) for label in classes]
-        found = [column[row] for row in range(each) for column in columns if row < len(column)][:EXAMPLES]
-        if found:
-            return found, drawn
-    return [], False
+    root = checkpoint.data.get("root")
+    below = isinstance(root, str) and not Path(root).is_absolute() and ".." not in Path(root).parts
+    drawn = checkpoint.data.get("kind") == "drawings"
+    for folder in (Path("dataset/test"), *([Path(root) / "test"] if below else [])):
+        with contextlib.suppress(OSError, ValueError):
+            if found := _from_folder(folder, checkpoint.classes):
+                return found, drawn
+    kinds = [name for name in checkpoint.classes if name in ("cat", "dog")]
+    drawings = [(kind, number) for number in range(EXAMPLES // 2) for kind in kinds]
+    return [_drawing(kind, number, uploads) for kind, number in drawings], True
+
+
+def _from_folder(folder: Path, classes: Sequence[str]) -> list[Path]:
+    here = [label for label in classes if (folder / label).is_dir()][:EXAMPLES]
+    each = -(-EXAMPLES // max(1, len(here)))  # rounded up
+    columns = [_some(folder / label, each) for label in here]
+    return [column[row] for row in range(each) for column in columns if row < len(column)][:EXAMPLES]
+
+
+def _drawing(kind: str, number: int, uploads: Path) -> Path:
+    path = uploads / "drawings" / f"{kind}-{number}.png"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        draw("test", kind, number).save(path)
+    return path
 
 
 def thumbnail(path: Path) -> Image.Image:
@@ -44,15 +60,22 @@ def thumbnail(path: Path) -> Image.Image:
     return picture
 
 
-def copied(path: Path, uploads: Path) -> str:
-    """A copy in Gradio's own folder, the only one that is served."""
-    target = uploads / "examples" / path.parent.name / path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
+def copied(path: Path, uploads: Path) -> str | None:
+    """A copy in Gradio's own folder, the only one that is served; None where the picture has gone."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    target = uploads / hashlib.sha256(content).hexdigest() / path.name  # so that equal names do not meet
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        unfinished = target.with_name(f".{path.name}.{threading.get_ident()}.tmp")
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
     return str(target)
 
 
 def _some(folder: Path, count: int) -> list[Path]:
     """`count` pictures of a folder, spread evenly over its names."""
     paths = sorted(path for path in folder.iterdir() if is_candidate(path) and path.suffix.lower() in IN_BROWSERS)
-    return paths[:: max(1, len(paths) // count)][:count]
+    return [path for path in paths[:: max(1, len(paths) // count)][:count] if path.is_file()]

@@ -12,6 +12,7 @@ from pathlib import Path
 from classifier.alone import alone
 from classifier.intake.names import safe_name
 from classifier.pictures import EXTENSIONS
+from classifier.text import no_formula
 
 COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 RIGHT, NEITHER = "right", "neither"
@@ -69,7 +70,7 @@ def note(
 def _append(path: Path, row: Sequence[str]) -> None:
     with path.open("a+b", buffering=0) as file, alone(file):
         end = file.seek(0, os.SEEK_END)
-        rows = [_safe(row)] if end else [COLUMNS, _safe(row)]
+        rows = [list(map(no_formula, row))] if end else [COLUMNS, list(map(no_formula, row))]
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         start = b"" if end else b"\xef\xbb\xbf"  # tells Excel that this is UTF-8
@@ -77,11 +78,6 @@ def _append(path: Path, row: Sequence[str]) -> None:
             file.seek(end - 1)
             start = b"" if file.read(1) == b"\n" else b"\r\n"  # the last row was cut off, or is a person's
         file.write(start + text.getvalue().encode("utf-8", "replace"))
-
-
-def _safe(row: Sequence[str]) -> list[str]:
-    """A value that a spreadsheet would take for a formula gets an apostrophe before it."""
-    return [f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value for value in row]
 
 
 def _ending(picture: Path) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from classifier.cli import UserError
 from classifier.pictures import PictureError
+from classifier.text import no_formula
 from page.answers import SHOWN, Answer
 from page.words import Speaker
 
@@ -63,9 +65,9 @@ def hint(text: str) -> str:
     return _pieces.hint(text)
 
 
-def programs(address: str, say: Speaker) -> str:
-    """How programs ask, with the address of this page."""
-    return _pieces.programs(address, say)
+def programs(address: str, password: bool, say: Speaker) -> str:
+    """How programs ask, with the address of this page; `password`: whether it asks for one."""
+    return _pieces.programs(address, password, say)
 
 
 def waiting(classes: Sequence[str], say: Speaker) -> str:
@@ -83,13 +85,11 @@ def examples(thumbnails: Sequence[Image.Image], drawn: bool, say: Speaker) -> st
     return _pieces.examples(thumbnails, drawn, say)
 
 
-def sentence(error: PictureError, say: Speaker) -> str:
-    """What is wrong with one file, not escaped."""
-    return say("This file {problem}.", problem=say.reason(error))
-
-
-def no_answer(reason: str, say: Speaker) -> str:
-    """The reason why there is none."""
+def refused(error: UserError, say: Speaker) -> str:
+    """The reason why there is no answer."""
+    reason = say.reason(error)
+    if isinstance(error, PictureError):
+        reason = say("This file {problem}.", problem=reason)
     return _pieces.no_answer(reason, say)
 
 
@@ -112,13 +112,13 @@ def as_csv(rows: Sequence[Column], classes: Sequence[str]) -> str:
     """The same for a spreadsheet: file, answer, probability of each class, note."""
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(("file", "answer", *classes, "note"))
+    writer.writerow(("file", "answer", *map(no_formula, classes), "note"))
     for name, answer in rows:
-        shown = f"'{name}" if name[:1] in ("=", "+", "-", "@") else name  # no formula for a spreadsheet
         if isinstance(answer, str):
-            writer.writerow((shown, "", *[""] * len(classes), answer))
+            writer.writerow((no_formula(name), "", *[""] * len(classes), answer))
         else:
             given = "neither" if answer.unlike else answer.best
             note = "" if answer.verdict == "sure" else f"{answer.verdict}; nearest is {answer.best}"
-            writer.writerow((shown, given, *(f"{answer.probabilities[one]:.5g}" for one in classes), note))
+            shares = (f"{answer.probabilities[one]:.5g}" for one in classes)
+            writer.writerow((no_formula(name), no_formula(given), *shares, note))
     return "\ufeff" + file.getvalue()

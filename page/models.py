@@ -50,7 +50,7 @@ class Models:
         keep: int = 3,
         load: Callable[[Checkpoint, Compute], Callable[[Tensor], object]] = answerer,
     ):
-        self._folder, self._first, self._keep, self._make = folder, first, keep, load
+        self._folder, self._first, self.keep, self._make = folder, first, keep, load
         self._device, self._precision = device, precision
         self._known: dict[Path, Choice] = {}
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()  # the one asked for last at the end
@@ -103,7 +103,7 @@ class Models:
             loaded = self._load(name, path, stamp)
             with self._changing:
                 self._loaded[name] = loaded
-                while len(self._loaded) > self._keep:
+                while len(self._loaded) > self.keep:
                     self._loaded.popitem(last=False)
             return loaded
 

@@ -11,7 +11,7 @@ from classifier.corrections import KEEP, LEAVE_OUT, Correction
 from classifier.text import quoted
 from page.answers import ask
 from page.doubts import Review, View
-from page.html import no_answer, percent
+from page.html import percent, refused
 from page.site import NETWORK, QUIET, Site
 from page.words import Speaker
 
@@ -51,7 +51,7 @@ def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab
         try:
             return card(review(name).view(), say)
         except UserError as error:
-            return no_answer(say.reason(error), say)
+            return refused(error, say)
 
     def act(event: gr.EventData, request: gr.Request, name: str, chosen: str) -> str:
         say = Speaker(chosen)
@@ -59,7 +59,7 @@ def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab
             view, told = review(name).act(event._data or {}, say, request.username or "")
             return card(view, say, told)
         except UserError as error:
-            return no_answer(say.reason(error), say)
+            return refused(error, say)
 
     gr.on([tab.select, weights.change, language.change], show, [weights, language], shown, **QUIET, **NETWORK)
     shown.click(act, [weights, language], shown, **QUIET, **NETWORK)

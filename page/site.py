@@ -12,6 +12,7 @@ from page.words import Speaker
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 NETWORK = {"concurrency_id": "network", "concurrency_limit": 2}  # one decodes while the other computes
+BULK = {"concurrency_id": "many", "concurrency_limit": 1}  # many pictures at once do not hold up single ones
 
 
 @dataclass

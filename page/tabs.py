@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import gradio as gr
+from gradio.route_utils import get_api_call_path, get_root_url
 
 from classifier.cli import UserError
 from classifier.pictures import PictureError
 from page import feedback, html
 from page.about import about
-from page.answers import ask, ask_many
+from page.answers import MANY, ask, ask_many
 from page.examples import IN_BROWSERS, copied, examples, thumbnail
-from page.site import NETWORK, QUIET, Site
+from page.site import BULK, NETWORK, QUIET, Site
 from page.uploads import Files, Picture, Upload
 from page.words import Speaker
 
@@ -18,15 +19,19 @@ CHOOSE = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) trigger("click", { place: button.dataset.place });
 });"""  # which of the buttons was clicked
+# the heat map of an earlier picture does not lie over the next one until that is answered
+FORGET = """(...inputs) => {
+  for (const style of document.querySelectorAll("#answer style")) style.textContent = "";
+  return inputs;
+}"""
 SOURCES = ["upload", "webcam", "clipboard"]
-MANY = 500  # pictures at once
 # longer side in pixels: in the table, beside another network's, and in place of a picture that browsers do not show
 THUMBNAIL, FIGURE, LARGE = 96, 480, 960
 
 
 def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture:
     """Drop a picture, see the answer and where it comes from, say whether it is right."""
-    given = gr.State(None)  # what was answered: (name of the weights, path, answer)
+    given = gr.State(None)  # what feedback is about: (path, classes, name of the weights, answer, confidence)
     with gr.Row(elem_id="main"):
         with gr.Column():
             picture = site.put(
@@ -59,59 +64,50 @@ def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture
         paths, place = _examples(site, name)[0], str(event._data.get("place"))
         return copied(paths[int(place)], site.uploads) if place.isdecimal() and int(place) < len(paths) else None
 
-    best = site.models.best()
-    result.value = html.waiting(_classes(site, best), Speaker())
-    tries.value = offer(best, "en")
-
     def show(path: str | None, name: str, chosen: str) -> tuple:
         say = Speaker(chosen)
-        if path is None:
-            return html.waiting(_classes(site, name), say), None, gr.update(visible=False), gr.update(), ""
         try:
             loaded = site.models.get(name)
+            classes = loaded.checkpoint.classes
+            if path is None:
+                return html.waiting(classes, say), None, gr.update(visible=False), gr.update(), ""
             answer = ask(loaded, path, 0 if Path(path).suffix.lower() in IN_BROWSERS else LARGE)
-        except PictureError as error:
-            return html.no_answer(html.sentence(error, say), say), None, gr.update(visible=False), gr.update(), ""
         except UserError as error:
-            return html.no_answer(say.reason(error), say), None, gr.update(visible=False), gr.update(), ""
-        others = [(say.name(one), one) for one in loaded.checkpoint.classes if one != answer.best]
-        asked = gr.update(choices=[*others, (say("Neither"), feedback.NEITHER)], value=None)
-        return html.one(answer, say), (name, path, answer), gr.update(visible=True), asked, ""
+            return html.refused(error, say), None, gr.update(visible=False), gr.update(), ""
+        said = feedback.NEITHER if answer.unlike else answer.best
+        others = [(say.name(one), one) for one in classes if one != said]
+        others += [(say("Neither"), feedback.NEITHER)] * (said != feedback.NEITHER)
+        what = (path, classes, name, said, answer.probabilities[answer.best])
+        return html.one(answer, say), what, gr.update(visible=True), gr.update(choices=others, value=None), ""
 
     def note(what: tuple | None, truth: str | None, chosen: str) -> tuple:
         if not what:  # pressed twice: it is noted already
             return gr.update(), gr.update(), None
-        name, path, answer = what
-        said, sure = feedback.NEITHER if answer.unlike else answer.best, answer.probabilities[answer.best]
+        path, classes, name, said, sure = what
         say = Speaker(chosen)
-        classes = list(answer.probabilities)
         problem = feedback.note(site.logs, Path(path), classes, name, said, sure, truth or said, site.keep_pictures)
         if problem:
-            return html.no_answer(say.reason(problem), say), gr.update(), what
+            return html.hint(say.reason(problem)), gr.update(), what
         return html.hint(say("Noted, thank you.")), gr.update(visible=False), None
 
     answered = [result, given, asking, truth, noted]
     gr.on(
         [picture.change, weights.change, language.change],
-        show, [picture, weights, language], answered, trigger_mode="always_last", **QUIET, **NETWORK,
+        show, [picture, weights, language], answered, trigger_mode="always_last", js=FORGET, **QUIET, **NETWORK,
     )  # fmt: skip
     right.click(lambda what, chosen: note(what, None, chosen), [given, language], [noted, asking, given], **QUIET)
     truth.input(note, [given, truth, language], [noted, asking, given], **QUIET)
     gr.on([weights.change, language.change], offer, [weights, language], tries, **QUIET)
     tries.click(choose, weights, picture, **QUIET)
+    best = site.models.best()
+    result.value = html.waiting(site.models.get(best).checkpoint.classes, Speaker())
+    tries.value = offer(best, "en")
     return picture
-
-
-def _classes(site: Site, name: str) -> list[str]:
-    try:
-        return site.models.get(name).checkpoint.classes
-    except UserError:
-        return []
 
 
 def _examples(site: Site, name: str) -> tuple[list[Path], bool]:
     try:
-        return examples(site.models.get(name).checkpoint)
+        return examples(site.models.get(name).checkpoint, site.uploads)
     except UserError:
         return [], False
 
@@ -140,13 +136,14 @@ def several_pictures(site: Site, weights: gr.Dropdown, language: gr.Radio) -> No
                     break
             yield html.table(rows[:MANY], loaded.checkpoint.classes, len(rows) > MANY, say)
         except UserError as error:
-            yield html.no_answer(say.reason(error), say)
+            yield html.refused(error, say)
 
     # the component is emptied at once, ready for more: a list of all files would push the answers off the page
-    taken = files.upload(lambda uploads: (uploads, None), files, [given, files], **QUIET)
-    asked = [given, weights, language]
-    taken.then(show, asked, result, **QUIET, **NETWORK)
-    gr.on([weights.change, language.change], show, asked, result, trigger_mode="always_last", **QUIET, **NETWORK)
+    files.upload(lambda uploads: (uploads, None), files, [given, files], **QUIET)
+    gr.on(
+        [given.change, weights.change, language.change],
+        show, [given, weights, language], result, trigger_mode="always_last", **QUIET, **BULK,
+    )  # fmt: skip
 
 
 def compare(site: Site, language: gr.Radio, tab: gr.Tab, picture: Picture) -> None:
@@ -175,42 +172,49 @@ def compare(site: Site, language: gr.Radio, tab: gr.Tab, picture: Picture) -> No
                 return ""
             return html.hint(say("There are only these weights. Train others: python train.py --model resnet34"))
         columns = []
-        for name in names:
+        for name in names[: site.models.keep]:  # more would be loaded anew each time
             try:
                 columns.append((name, ask(site.models.get(name), path, FIGURE)))
             except PictureError as error:
-                return html.no_answer(html.sentence(error, say), say)
+                return html.refused(error, say)
             except UserError as error:
                 columns.append((name, say.reason(error)))
         return html.compared(columns, say)
 
-    def begin(chosen: str, before: str | None, path: str | None) -> tuple[dict, str | None]:
-        return gr.update(choices=selectable(Speaker(chosen))), before or path
+    def begin(chosen: str, names: list[str], before: str | None, path: str | None) -> tuple[dict, str | None]:
+        choices = selectable(Speaker(chosen))
+        here = [name for _, name in choices if name in names]  # a file may be gone
+        return gr.update(choices=choices, value=here), before or path
 
     gr.on(
         [own.change, chosen_weights.change, language.change],
         show, [own, chosen_weights, language], result, trigger_mode="always_last", **QUIET, **NETWORK,
     )  # fmt: skip
-    tab.select(begin, [language, own, picture], [chosen_weights, own], **QUIET).then(
-        show, [own, chosen_weights, language], result, **QUIET, **NETWORK
-    )
+    tab.select(begin, [language, chosen_weights, own, picture], [chosen_weights, own], **QUIET)
+    result.value = show(None, [], "en")
 
 
 def about_model(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
     """What the weights say of themselves, and how programs ask."""
-    facts = gr.HTML(elem_id="about")
+    facts, opened = gr.HTML(elem_id="about"), gr.State(False)
 
     def show(name: str, chosen: str, request: gr.Request) -> str:
         say = Speaker(chosen)
         try:
             loaded = site.models.get(name)
         except UserError as error:
-            return html.no_answer(say.reason(error), say)
-        return about(loaded.checkpoint, loaded.compute, say) + str(html.programs(address(request), say))
+            return html.refused(error, say)
+        programs = html.programs(address(request), bool(request.username), say)
+        return about(loaded.checkpoint, loaded.compute, say) + str(programs)
 
-    gr.on([tab.select, weights.change, language.change], show, [weights, language], facts, **QUIET)
+    def again(known: bool, name: str, chosen: str, request: gr.Request) -> str | dict:
+        return show(name, chosen, request) if known else gr.skip()  # drawing curves for nobody takes a second
+
+    tab.select(show, [weights, language], facts, **QUIET).then(lambda: True, outputs=opened, **QUIET)
+    gr.on([weights.change, language.change], again, [opened, weights, language], facts, **QUIET)
 
 
 def address(request: gr.Request) -> str:
-    """Where the visitor reached the page, without a slash at the end: as programs would."""
-    return str(request.request.base_url).rstrip("/") if request.request else "http://127.0.0.1:7860"
+    """Where programs reach the page, as the visitor did, without a slash at the end."""
+    asked = request.request
+    return get_root_url(asked, get_api_call_path(asked), asked.scope.get("root_path"))

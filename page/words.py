@@ -47,18 +47,17 @@ class Speaker:
         return str(problem)
 
 
-def preferred(accepted: str, asked: str = "") -> str:
-    """The language to begin with.
+def preferred(*wishes: str) -> str:
+    """The language to begin with: the first one that is known, English where none is.
 
     Args:
-        accepted: the browser's Accept-Language, such as "zh-CN,zh;q=0.9,en;q=0.8".
-        asked: what goes before it, from the address (?lang=zh) or the command line; anything else is ignored.
+        wishes: names such as "zh" or "zh-CN", or a browser's Accept-Language, "zh-CN,zh;q=0.9,en;q=0.8".
     """
-    wanted = [asked]
-    for part in accepted.split(","):
+    for part in ",".join(wishes).split(","):
         name, _, quality = part.strip().partition(";q=")
-        wanted.append(name if quality != "0" else "")
-    return next((name[:2].lower() for name in wanted if name[:2].lower() in LANGUAGES), "en")
+        if name[:2].lower() in LANGUAGES and quality != "0":
+            return name[:2].lower()
+    return "en"
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -146,14 +147,28 @@ def test_many_pictures_and_a_zip_with_bad_ones_among_them(client, server, tmp_pa
         archive.write(tmp_path / "good.jpg", "inner/1.jpg")
         archive.writestr("inner/2.jpg", "no picture")
         archive.writestr("notes.txt", "no picture either")
-    files = [tmp_path / "truncated.jpg", tmp_path / "holiday.zip", tmp_path / "good.jpg"]
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("notes.txt", "no picture")
+    good = tmp_path / "good.jpg"
+    files = [tmp_path / "truncated.jpg", tmp_path / "holiday.zip", good, good, tmp_path / "notes.zip"]
     answers = client.predict([handle_file(path) for path in files], api_name="/classify_many")
     assert [answer["file"] for answer in answers] == [
-        "truncated.jpg", "holiday.zip/inner/1.jpg", "holiday.zip/inner/2.jpg", "good.jpg"
+        "truncated.jpg", "holiday.zip/inner/1.jpg", "holiday.zip/inner/2.jpg", "good.jpg", "good.jpg", "notes.zip"
     ]  # fmt: skip
-    for answer in (answers[1], answers[3]):
+    for answer in (answers[1], answers[3], answers[4]):
         check_answer(answer | {"milliseconds": 1}, expected(server, tmp_path / "good.jpg"))
     assert "is damaged" in answers[0]["error"] and "is not a picture" in answers[2]["error"]
+    assert answers[5]["error"] == "This file holds no pictures."
+
+
+def test_a_zip_of_very_many_is_refused(client, tmp_path):
+    plain(tmp_path / "good.jpg")
+    content = (tmp_path / "good.jpg").read_bytes()
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(520):
+            archive.writestr(f"{number}.jpg", content if number < 3 else b"no picture")
+    with pytest.raises(AppError, match="At most 500 pictures"):
+        client.predict([handle_file(tmp_path / "many.zip")], api_name="/classify_many")
 
 
 @pytest.mark.parametrize("content", [b"no zip", b""])
@@ -219,6 +234,20 @@ def test_two_endpoints_are_public(client):
     assert names == {"/classify": ["picture"], "/classify_many": ["pictures"]}
 
 
+def test_when_it_is_busy_it_says_so_and_loses_none_that_it_took(server, tmp_path):
+    plain(tmp_path / "good.jpg")
+    with httpx.Client(trust_env=False, timeout=60, limits=httpx.Limits(max_connections=100)) as http:
+        sent = http.post(f"{server.address}gradio_api/upload", files={"files": (tmp_path / "good.jpg").open("rb")})
+        url = f"{server.address}gradio_api/call/classify"
+        payload = {"data": [{"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}]}
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda _: http.post(url, json=payload), range(200)))
+        taken = [answer.json()["event_id"] for answer in answers if answer.status_code == 200]
+        assert {answer.status_code for answer in answers} == {200, 503} and len(taken) > 30
+        assert "full" in next(answer.text for answer in answers if answer.status_code == 503)
+        assert all("confidences" in http.get(f"{url}/{event}").text for event in taken)
+
+
 def test_many_at_once(client, tmp_path):
     paths = []
     for number in range(12):
@@ -236,7 +265,7 @@ def test_the_commands_on_the_page_work(server, tmp_path):
     from page.words import Speaker
 
     plain(tmp_path / "cat.jpg")
-    text = html.programs(server.address.rstrip("/"), Speaker()).unescape()
+    text = html.programs(server.address.rstrip("/"), False, Speaker()).unescape()
     script, shell = re.findall(r"<code>(.*?)</code>", text, re.DOTALL)
     plain(tmp_path / "dog.jpg")
     for command in ([sys.executable, "-c", script], ["bash", "-c", shell]):

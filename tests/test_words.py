@@ -78,4 +78,4 @@ def test_what_is_not_known_stays_english():
     ],
 )
 def test_the_language_to_begin_with(accepted, asked, language):
-    assert preferred(accepted, asked) == language
+    assert preferred(asked, accepted) == language
