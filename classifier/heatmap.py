@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from classifier.answer import Answers, answers_of
+from classifier.answer import Answers, answerer, answers_of
 from classifier.checkpoint import Checkpoint
 from classifier.device import Compute
 from classifier.inference import seeing
@@ -44,9 +44,14 @@ def looker(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], tuple
     whole picture like this place, the class would have so much more than the mean of all classes (but for the bias).
     Where gradients are needed, only the BEST most probable classes of a picture have one; those of the others are 0.
 
+    A network without `forward_features` has maps of zeros.
+
     The network is loaded and made ready here, once, and runs once for both. Several threads may ask.
     """
     network = checkpoint.network()
+    if not hasattr(network, "forward_features"):  # one of somebody's own, which does not offer what is needed
+        answer = answerer(checkpoint, compute)
+        return lambda pixels: (answer(pixels), torch.zeros(len(pixels), len(checkpoint.classes), 1, 1))
     linear = linear_after_mean(network)
     weight = None if linear is None else linear.weight.detach().to(compute.device)
     see = seeing(network, compute, gradient=linear is None)

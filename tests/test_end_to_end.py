@@ -11,14 +11,16 @@ import torch
 from gradio_client import Client, handle_file
 from PIL import Image
 
-import app
 import train
 import zoo
 from classifier import checkpoint, data, folders, metrics
 from classifier.drawing import draw
+from classifier.heatmap import looker
 from classifier.inference import prepared
 from classifier.pictures import ORIENTATION
 from classifier.precision import choose
+from page.answers import ask
+from page.models import Loaded
 from tests.conftest import run_script
 from tests.running_page import address, app_process, picture
 
@@ -114,10 +116,10 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     evaluated = list(seen)
     assert len(evaluated) == 6
 
-    classify = app.classifier(saved, compute)
+    loaded = Loaded("odd", saved.path, None, saved, compute, looker(saved, compute))
     seen.clear()
     for path in folder.paths:
-        classify(path)
+        ask(loaded, str(path))
     for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)
     assert len(trained) == 6  # four to train with, two to validate with

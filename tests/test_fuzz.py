@@ -42,12 +42,16 @@ fuzzed = settings(
 
 @contextmanager
 def soon():
-    """Fails after SECONDS of computing, or where the process has grown beyond MEGABYTES."""
-    begun = time.process_time()
+    """Fails after SECONDS of computing, or where the process has grown by MEGABYTES."""
+    begun, before = time.process_time(), peak()
     yield
     assert time.process_time() - begun < SECONDS
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    assert peak < MEGABYTES, f"{peak:.0f} MB"
+    assert peak() - before < MEGABYTES, f"{before:.0f} MB before, {peak():.0f} MB now"
+
+
+def peak() -> float:
+    """MB that the process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def changes(length: int) -> st.SearchStrategy:

@@ -284,7 +284,12 @@ def served(project, monkeypatch):
                 gr.Textbox(label="Notes")
                 tab.review_tab(site, weights, language, it)
     _, address, _ = blocks.launch(
-        server_name="127.0.0.1", css=tab.CSS, quiet=True, prevent_thread_lock=True, ssr_mode=False, footer_links=[]
+        server_name="127.0.0.1",
+        css=(Path(tab.__file__).parent / "style.css").read_text(encoding="utf-8"),
+        quiet=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        footer_links=[],
     )
     yield address
     blocks.close(verbose=False)
