@@ -22,7 +22,7 @@ class Settings:
     """Everything a run depends on; the default recipe's values."""
 
     recipe: Literal["default", "quick", "long", "classic"] = "default"
-    """default: the values below. quick: a fifth of its time. long: four times as many epochs, what the weights that
+    """default: the values below. quick: a quarter of its time. long: four times as many epochs, what the weights that
     come with the project had. classic: a published baseline, 224 px squashed, plain Adam 1e-4, no augmentation."""
     model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
