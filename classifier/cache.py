@@ -8,19 +8,21 @@ A cache belongs to one folder of pictures, prepared in one way. Beside `dataset/
 and <name> says the preprocessing. A picture that changed has another digest, so it is opened again; bytes that do not
 fit their checksum, as after a crash or a fault of the disk, are never used but replaced. `.cache` may be deleted.
 
+What is missing is opened before the first batch, so that a broken picture is found before the work. Where that would
+take long, as with a million pictures, each is opened when it is first asked for instead, and kept then.
+
 Slots are read, not mapped into memory: what the process holds does not grow with the number of pictures, and a file
 that shrinks under a running process is noticed instead of ending it.
 """
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -31,19 +33,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from classifier.columns import DIGEST, Digests
+from classifier.distributed import NO_BAR
 from classifier.preprocess import Preprocess
 
 VERSION = 1
-KEY, RECORD = 16, 20  # bytes of a digest; of digest and checksum
-AT_ONCE = 64_000_000  # bytes of pictures that are opened before they are written
+RECORD = np.dtype([("digest", np.uint8, DIGEST), ("checksum", "<u4")])  # of a slot
+AT_ONCE = 64_000_000  # bytes of pictures that are opened before they are written, of
+MANY = 128  # pictures at most
+PATIENCE = 30  # seconds that opening them may hold up a run, for training and for validation pictures each
 RESERVE = 500_000_000  # bytes of the disk that a cache leaves free
+# On Windows what lies before the first bytes that are written is filled up with zeros, which takes as long as writing.
+SPARSE = os.name != "nt"
 UNUSED = 14 * 24 * 3600  # seconds after which another cache in the folder is deleted
 
 
 def open_cache(
     folder: Path,
     paths: Sequence[str],
-    digests: Sequence[bytes],
+    digests: Digests,
     preprocess: Preprocess,
     decode: Callable[[str], Tensor],
     needed: Sequence[int],
@@ -54,7 +62,7 @@ def open_cache(
     Args:
         folder: usually dataset/.cache.
         paths: of the pictures.
-        digests: of their files, KEY bytes each.
+        digests: of their files.
         preprocess: what `decode` prepares pictures with.
         decode: a path -> (3, size, size) uint8.
         needed: places in `paths` of the pictures that have to be there now.
@@ -66,12 +74,13 @@ def open_cache(
     try:
         folder.mkdir(exist_ok=True)
         _remove_unused(folder, name)
-        cache = Cache(folder / name, paths, digests, preprocess.size, decode)
+        cache = Cache(folder / name, paths, digests, preprocess.size, decode, threads)
         missing = cache.missing(needed)
         size, free = len(missing) * cache.bytes, shutil.disk_usage(folder).free
-        if missing and free - size < RESERVE:
+        if len(missing) and free - size < RESERVE:
             raise OSError(0, f"it needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free, and some must stay so")
-        cache.fill(missing, threads)
+        if later := len(missing) - cache.fill(missing):
+            print(f"{later:,} pictures are opened when they are first needed, so the first epoch takes longer.")
     except OSError as error:
         if cache:
             cache.close()
@@ -87,70 +96,96 @@ class Cache:
         self,
         place: Path,
         paths: Sequence[str],
-        digests: Sequence[bytes],
+        digests: Digests,
         size: int,
         decode: Callable[[str], Tensor],
+        threads: int,
     ):
-        self.paths, self.size, self.decode = paths, size, decode
+        self.paths, self.digests, self.size, self.decode = paths, digests, size, decode
         self.bytes = 3 * size**2  # of a picture
-        self.lock = threading.Lock()
+        self.lock, self.pool, self.threads = threading.Lock(), ThreadPoolExecutor(max(1, threads)), threads
         self.pixels, self.index = (_open(place.with_name(place.name + end)) for end in (".pixels", ".index"))
-        records = self.index.read()
-        slots = {records[at : at + KEY]: at // RECORD for at in range(0, len(records) - RECORD + 1, RECORD)}
-        kept = {slots[digest] for digest in digests if digest in slots}
-        # the others get slots of pictures that are gone, then new ones; two runs that begin together choose alike
-        fresh = (slot for slot in itertools.count() if slot not in kept)
-        self.slots, self.records = [], []  # of each place; no checksum yet where the picture is not kept
-        for digest in digests:
-            slot = slots.get(digest)
-            self.records.append(digest if slot is None else records[slot * RECORD : (slot + 1) * RECORD])
-            self.slots.append(next(fresh) if slot is None else slot)
+        content = self.index.read()
+        records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
+        slots = Digests(records["digest"]).find(digests)  # (N,) of each place
+        self.kept = slots >= 0
+        self.checksums = np.zeros(len(slots), np.uint32)
+        self.checksums[self.kept] = records["checksum"][slots[self.kept]]
+        # the others get slots of pictures that are gone, then new ones; copies of a picture share one. What others keep
+        # meanwhile moves none of the rest, so all processes that ask for the same pictures choose alike
+        new = np.flatnonzero(~self.kept).astype(np.int32)
+        contents = digests.take(new) if len(new) < len(digests) else digests
+        last = contents.find(contents)  # of the copies
+        chosen = last == np.arange(len(new), dtype=np.int32)
+        free = np.ones(len(records) + len(new), bool)
+        free[slots[self.kept]] = False
+        slots[new[chosen]] = np.flatnonzero(free)[: np.count_nonzero(chosen)]
+        slots[new] = slots[new[last]]
+        self.slots = slots
 
-    def missing(self, places: Sequence[int]) -> list[int]:
-        """Those of the places whose pictures are not kept yet."""
-        return [place for place in places if len(self.records[place]) < RECORD]
+    def missing(self, places: Sequence[int]) -> np.ndarray:
+        """Those of the places whose pictures are not kept yet, each once."""
+        places = np.asarray(places)
+        return np.unique(places[~self.kept[places]])
 
-    def fill(self, places: Sequence[int], threads: int) -> None:
-        """Open these pictures and keep them, with a progress bar where there is a terminal."""
-        bar = tqdm(total=len(places), desc="opening each picture once", unit="img", leave=False, disable=None)
-        with ThreadPoolExecutor(max(1, threads)) as pool, bar:
-            step = max(threads, AT_ONCE // self.bytes)
+    def fill(self, places: np.ndarray, patience: float = PATIENCE) -> int:
+        """Open these pictures and keep them, with a progress bar where there is a terminal.
+
+        Returns:
+            How many: all, or only the first where it shows that all would take more than `patience` seconds.
+        """
+        bar = tqdm(total=len(places), desc="opening each picture once", unit="img", leave=False, disable=NO_BAR)
+        began, step = time.perf_counter(), max(1, self.threads, min(MANY, AT_ONCE // self.bytes))
+        with bar:
             for start in range(0, len(places), step):
-                some = places[start : start + step]
-                opened = pool.map(self.decode, [self.paths[place] for place in some])
-                for place, pixels in zip(some, opened, strict=True):
+                if start and SPARSE and (time.perf_counter() - began) / start * len(places) > patience:
+                    return start
+                some = places[start : start + step].tolist()
+                for place, pixels in zip(some, self._opened(some), strict=True):
                     self._keep(place, _rows(pixels))
                     bar.update()
+        return len(places)
 
     def read(self, places: Sequence[int]) -> Tensor:
-        """(n, 3, size, size) uint8, channels-last. Raises what `decode` raises, for bytes that were damaged."""
+        """(n, 3, size, size) uint8, channels-last. Raises what `decode` raises, for what is missing or was damaged."""
         batch = np.empty((len(places), self.size, self.size, 3), np.uint8)
-        for rows, place in zip(batch, places, strict=True):
-            view = memoryview(rows).cast("B")
-            with self.lock:
-                self.pixels.seek(self.slots[place] * self.bytes)
-                try:
-                    count = self.pixels.readinto(view)
-                except OSError:  # a fault of the disk
-                    count = 0
-            if count != self.bytes or _checksum(view) != self.records[place][KEY:]:
-                rows[:] = _rows(self.decode(self.paths[place]))
-                with contextlib.suppress(OSError):  # it will be opened again the next time
-                    self._keep(place, rows)
+        missing = [i for i, place in enumerate(places) if not self._read(place, batch[i])]
+        for i, pixels in zip(missing, self._opened([places[i] for i in missing]), strict=True):
+            batch[i] = _rows(pixels)
+            with contextlib.suppress(OSError):  # it will be opened again the next time
+                self._keep(places[i], batch[i])
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
+    def _opened(self, places: Sequence[int]) -> Iterator[Tensor]:
+        return self.pool.map(self.decode, [self.paths[place] for place in places])
+
+    def _read(self, place: int, rows: np.ndarray) -> bool:
+        """Whether the picture was there, whole."""
+        view, slot = memoryview(rows).cast("B"), int(self.slots[place])
+        with self.lock, contextlib.suppress(OSError):  # a fault of the disk
+            if not self.kept[place]:  # unless another process has kept it meanwhile
+                self.index.seek(slot * RECORD.itemsize)
+                record = self.index.read(RECORD.itemsize)
+                if record[:DIGEST] != self.digests[place]:
+                    return False
+                self.checksums[place], self.kept[place] = int.from_bytes(record[DIGEST:], "little"), True
+            self.pixels.seek(slot * self.bytes)
+            return self.pixels.readinto(view) == self.bytes and zlib.crc32(view) == self.checksums[place]
+        return False
+
     def _keep(self, place: int, rows: np.ndarray) -> None:
-        view = memoryview(rows).cast("B")
-        record = self.records[place][:KEY] + _checksum(view)
+        view, slot = memoryview(rows).cast("B"), int(self.slots[place])
+        checksum = zlib.crc32(view)
         with self.lock:
-            self.pixels.seek(self.slots[place] * self.bytes)
+            self.pixels.seek(slot * self.bytes)
             _write(self.pixels, view)
-            self.index.seek(self.slots[place] * RECORD)
-            _write(self.index, record)
-        self.records[place] = record
+            self.index.seek(slot * RECORD.itemsize)
+            _write(self.index, self.digests[place] + checksum.to_bytes(4, "little"))
+        self.checksums[place], self.kept[place] = checksum, True
 
     def close(self) -> None:
         """Close the files."""
+        self.pool.shutdown()
         self.pixels.close()
         self.index.close()
 
@@ -158,10 +193,6 @@ class Cache:
 def _rows(pixels: Tensor) -> np.ndarray:
     """(3, size, size) -> (size, size, 3)"""
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _checksum(view: memoryview) -> bytes:
-    return zlib.crc32(view).to_bytes(4, "little")
 
 
 def _open(path: Path) -> BinaryIO:

@@ -18,7 +18,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,7 +93,7 @@ def of_folder(
     contents: dict[str, dict[str, Correction]] = {}
     for correction in standing.values():
         contents.setdefault(correction.file, {})[correction.digest] = correction
-    places = {name_in(table, path): place for place, path in enumerate(paths)} if contents else {}
+    places = _places(table, paths, contents) if contents else {}
     others = {"train/", "test/"} - {f"{root.name}/"} if table.parent != root else ()
     decided = {}
     for file, by_content in contents.items():
@@ -105,6 +105,13 @@ def of_folder(
         else:
             remarks.append(f"{file} has changed since")
     return decided, remarks
+
+
+def _places(table: Path, paths: Sequence[str], wanted: Container[str]) -> dict[str, int]:
+    """As `name_in` for all paths, but only of those wanted, and quick enough for a million."""
+    before = os.path.join(table.parent, "")  # noqa: PTH118 (with the separator at its end)
+    names = (path.removeprefix(before).replace(os.sep, "/") for path in paths)
+    return {name: place for place, name in enumerate(names) if name in wanted}
 
 
 def summary(relabelled: int, left_out: int, remarks: Sequence[str]) -> str:

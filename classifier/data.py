@@ -6,14 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from classifier import distributed
 from classifier.cache import Cache, open_cache
 from classifier.folders import Folder
 from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
+
+BLOCK = 4096  # places of an order that become Python's numbers at once
 
 
 class Pictures(Dataset):
@@ -42,31 +46,31 @@ class Pictures(Dataset):
 class CachedPictures(Pictures):
     """The same pictures, opened once and kept in dataset/.cache; `places` are theirs in the cache."""
 
-    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: list[int]):
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: np.ndarray):
         super().__init__(folder, preprocess)
-        self.cache, self.places, self.labels = cache, places, torch.tensor(folder.labels)
+        self.cache, self.places, self.labels = cache, places, torch.from_numpy(folder.labels.array).long()
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.cache.read([self.places[index]])[0], self.folder.labels[index]
+        return self.cache.read([int(self.places[index])])[0], self.folder.labels[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | PictureError:
         try:
-            return self.cache.read([self.places[index] for index in indices]), self.labels[indices]
-        except PictureError as error:  # its bytes were damaged, and then the picture as well
+            return self.cache.read(self.places[indices].tolist()), self.labels[indices]
+        except PictureError as error:  # not kept yet, or its bytes were damaged, and then the picture as well
             return error
 
 
 class ResidentPictures(Pictures):
     """The same pictures, all of them in the device's memory."""
 
-    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: list[int], device: torch.device):
+    def __init__(self, folder: Folder, preprocess: Preprocess, cache: Cache, places: np.ndarray, device: torch.device):
         super().__init__(folder, preprocess)
         shape = (len(places), 3, preprocess.size, preprocess.size)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
         for start in range(0, len(places), 256):
-            part = cache.read(places[start : start + 256])
+            part = cache.read(places[start : start + 256].tolist())
             self.pixels[start : start + len(part)] = part.to(device)
-        self.labels = torch.tensor(folder.labels, device=device)
+        self.labels = torch.from_numpy(folder.labels.array).long().to(device)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.pixels[index].cpu(), self.folder.labels[index]
@@ -91,7 +95,8 @@ def kept_ready(
 ) -> Pictures:
     """The pictures of `part` from the cache in `place`, on a GPU from its memory if they take less than a quarter.
 
-    Without room for a cache, they are opened anew each time.
+    Without room for a cache, they are opened anew each time. What is not in it yet and would take long to open is
+    opened when it is first asked for.
 
     Args:
         part: the pictures; with digests.
@@ -104,13 +109,13 @@ def kept_ready(
     Raises:
         PictureError: a picture that cannot be opened.
     """
-    at = {digest: index for index, digest in enumerate(whole.digests)}
-    places = [at[digest] for digest in part.digests]
+    places = whole.digests.find(part.digests)
     decode = partial(open_one, preprocess=preprocess)
     cache = open_cache(place, whole.paths, whole.digests, preprocess, decode, places, threads)
     if cache is None:
         return Pictures(part, preprocess)
-    if device.type == "cuda" and 4 * len(part) * cache.bytes < torch.cuda.mem_get_info(device)[0]:
+    fits = device.type == "cuda" and 4 * len(part) * cache.bytes < torch.cuda.mem_get_info(device)[0]
+    if fits and not len(cache.missing(places)):
         return ResidentPictures(part, preprocess, cache, places, device)
     return CachedPictures(part, preprocess, cache, places)
 
@@ -138,10 +143,20 @@ class EpochOrder(Sampler):
 
     `epoch` and `start` are set before each pass; with `start` the first pictures of the order are left out, as when an
     interrupted epoch goes on. With `chances`, one per picture, as many are drawn by these, some of them repeatedly.
+
+    Args:
+        pictures: how many there are.
+        seed: of the run.
+        chances: of the pictures, (pictures,).
+        batch_size: pictures of a step in all processes together. This process gets its part of each step, the processes
+            together what one alone would get; an incomplete step at the end is left out.
     """
 
-    def __init__(self, pictures: int, seed: int, chances: Tensor | None = None):
+    def __init__(self, pictures: int, seed: int, chances: Tensor | None = None, batch_size: int = 1):
         self.pictures, self.seed, self.chances, self.epoch, self.start = pictures, seed, chances, 0, 0
+        self.batch_size = batch_size
+        if batch_size % distributed.COUNT:
+            raise ValueError(f"{distributed.COUNT} processes cannot share steps of {batch_size} pictures evenly")
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -149,10 +164,21 @@ class EpochOrder(Sampler):
             order = torch.randperm(self.pictures, generator=generator)
         else:
             order = torch.multinomial(self.chances, self.pictures, replacement=True, generator=generator)
-        yield from order.tolist()[self.start :]
+        steps = order[self.start :][: self._steps() * self.batch_size]
+        steps = steps.view(self._steps(), distributed.COUNT, self._share())
+        own = steps[:, distributed.RANK].flatten().int()  # all that is kept during the epoch, 4 bytes for each
+        del order, steps
+        for start in range(0, len(own), BLOCK):
+            yield from own[start : start + BLOCK].tolist()
 
     def __len__(self) -> int:
-        return self.pictures - self.start
+        return self._steps() * self._share()
+
+    def _steps(self) -> int:
+        return (self.pictures - self.start) // self.batch_size
+
+    def _share(self) -> int:
+        return self.batch_size // distributed.COUNT
 
 
 def loader(
@@ -175,7 +201,7 @@ def loader(
         num_workers=workers,
         drop_last=drop_last,
         collate_fn=_collate,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and not isinstance(pictures, ResidentPictures),
     )
@@ -198,7 +224,8 @@ def _checked(batch: tuple[Tensor, Tensor] | PictureError) -> tuple[Tensor, Tenso
     return batch
 
 
-def _ignore_signals(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
+    """For a DataLoader's processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this one
 

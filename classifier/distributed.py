@@ -9,45 +9,67 @@ it there is one process, and everything here returns at once.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-RANK, COUNT, LOCAL_RANK = (
-    int(os.environ.get(name, i)) for name, i in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-)
+from classifier.cli import UserError
+
+RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
+COUNT = int(os.environ.get("WORLD_SIZE", 1))
 FIRST = RANK == 0
-NO_BAR = None if FIRST else True  # for tqdm's `disable`: without a terminal, and in all processes but the first
+NO_BAR = None if FIRST else True  # for tqdm's `disable`: where there is no terminal, and in all others
 PATIENCE = timedelta(hours=2)  # for one that opens all pictures once while the others wait
+GONE = ("closed by peer", "reset by peer", "Broken pipe", "NCCL", "Connection refused")  # another process has ended
 
 T = TypeVar("T")
 
 
+class Silent:
+    """Takes every call and does nothing: what the other processes have in place of the one that writes."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 @contextlib.contextmanager
-def together(device: torch.device) -> Iterator[None]:
+def together() -> Iterator[None]:
     """Meet the other processes, for the time being; only the first one's standard output is seen.
 
-    Args:
-        device: where this process computes; on CUDA they talk through NCCL, otherwise through gloo.
+    On the CPU they talk through gloo, about what is on a GPU through NCCL.
+
+    Raises:
+        UserError: another process has ended.
     """
     if COUNT == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    with contextlib.ExitStack() as stack:
-        if not FIRST:
-            nowhere = stack.enter_context(Path(os.devnull).open("w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-        yield
+    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # restarts of a machine alone are counted alike
+        # what processes that have died left in the store, their addresses, is not for those that take their place
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(sys.stdout if FIRST else nowhere):
+        try:
+            yield
+        except RuntimeError as error:
+            if not gone(error):
+                raise
+            raise UserError("Another process has ended, so this one cannot go on. See what that one says.") from None
         sys.stdout.flush()
-        dist.destroy_process_group()  # after a failure not: it would wait for the others
+    dist.destroy_process_group()  # after a failure not: it would wait for the others
+
+
+def gone(error: BaseException) -> bool:
+    """Whether this says that another process has ended."""
+    return COUNT > 1 and any(sign in str(error) for sign in GONE)
 
 
 def own(items: Sequence[T]) -> Sequence[T]:
@@ -66,9 +88,8 @@ def gathered(values: T) -> list[T]:
 
 def interleaved(values: Tensor, total: int) -> Tensor:
     """Undo `own`: of each process the rows of its share, on the CPU -> all `total` rows in their order, everywhere."""
-    parts = gathered(values)
     whole = values.new_empty((total, *values.shape[1:]))
-    for rank, part in enumerate(parts):
+    for rank, part in enumerate(gathered(values)):
         whole[rank::COUNT] = part
     return whole
 
@@ -80,6 +101,22 @@ def from_first(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def first_decides(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, in every process. Where it fails there, all end; the first says why."""
+    if COUNT == 1:
+        return make()
+    value, error = None, None
+    try:
+        value = make() if FIRST else None
+    except (UserError, SystemExit) as failure:
+        error = failure
+    code = error.code if isinstance(error, SystemExit) else 2  # --help, too, ends all
+    value, failed, code = from_first((value, error is not None, code))
+    if failed:
+        raise error or SystemExit(code)
+    return value
 
 
 def total(values: Tensor) -> Tensor:
@@ -97,3 +134,65 @@ def one_first() -> Iterator[None]:
     yield
     if COUNT > 1 and not LOCAL_RANK:
         dist.barrier()
+
+
+# --- training
+
+
+def averaging(network: nn.Module) -> nn.Module:
+    """The network, whose gradients become the mean over all processes; where there is one, the network itself."""
+    return DistributedDataParallel(network) if COUNT > 1 else network
+
+
+def local(network: nn.Module) -> contextlib.AbstractContextManager:
+    """Within it, the gradients of what `averaging` gave are not averaged yet: more parts of the step are to come."""
+    return network.no_sync() if COUNT > 1 else contextlib.nullcontext()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """The first process's batch norm statistics, in every process."""
+    if COUNT > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def synchronize_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with batch norm over the pictures of all processes, as if they were one batch; names stay."""
+    if next(network.parameters()).device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SynchronizedBatchNorm
+    return network
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over all processes, which gradients pass back through."""
+
+    @staticmethod
+    def forward(_context: object, values: Tensor) -> Tensor:
+        return total(values.clone()) / COUNT
+
+    @staticmethod
+    def backward(_context: object, gradient: Tensor) -> Tensor:
+        return total(gradient.clone()) / COUNT
+
+
+class SynchronizedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over all processes, each of which has equally many pictures; PyTorch's own works on GPUs only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape"""
+        if not self.training:
+            return super().forward(x)
+        exact, axes, shape = x.float(), (0, 2, 3), (1, -1, 1, 1)
+        mean = _Mean.apply(exact.mean(axes))
+        centred = exact - mean.view(shape)
+        variance = _Mean.apply(centred.square().mean(axes))
+        count = COUNT * x.numel() / x.shape[1]
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)

@@ -2,25 +2,29 @@
 
     dataset/train/<class>/*        dataset/test/<class>/*
 
-torchvision's `ImageFolder` is the index: folder names, sorted, are the classes. What people have decided about doubtful
-labels, in corrections.csv, goes before what the folders say.
+What people have decided about doubtful labels, in corrections.csv, goes before what the folders say. What the pictures
+are told apart by, a digest of each file's content, is read once and remembered (index.py).
 """
 
 import csv
 import hashlib
-from collections import Counter
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
-from classifier import corrections
+from classifier import corrections, index
 from classifier.cli import UserError
-from classifier.pictures import is_candidate
+from classifier.columns import BLOCK, DIGEST, Digests, Labels, Paths
+from classifier.listing import Listing, class_names, has_pictures, list_files
+
+__all__ = ["class_names", "has_pictures"]  # which belong to the folder that is read here
+MANY = 100_000  # pictures from which on the fingerprint is that of the plain bytes
+PART = 1 << 17  # bytes of a file in memory
 
 
 @dataclass(frozen=True)
@@ -29,52 +33,50 @@ class Folder:
 
     root: Path
     classes: list[str]
-    paths: list[str]
-    labels: list[int]
-    digests: list[bytes] = field(default_factory=list)  # of the files' contents, from `with_digests`
+    paths: Sequence[str]  # this and the next two are kept as columns.py does
+    labels: Sequence[int]
+    digests: Sequence[bytes] = ()  # of the files' contents, from `with_digests`
     corrected: str = ""  # what corrections.csv did to it, one line to print
+    listing: Listing | None = field(default=None, repr=False, compare=False)  # that `paths` come from, until then
+
+    def __post_init__(self):
+        for name, column, make in (
+            ("paths", Paths, Paths.of),
+            ("labels", Labels, Labels),
+            ("digests", Digests, Digests),
+        ):
+            if not isinstance(getattr(self, name), column):
+                object.__setattr__(self, name, make(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def counts(self) -> dict[str, int]:
         """Pictures per class."""
-        counts = Counter(self.labels)
-        return {name: counts[label] for label, name in enumerate(self.classes)}
+        counts = np.bincount(self.labels.array, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
 
     def subset(self, indices: Sequence[int]) -> "Folder":
         """The pictures at these places, with all classes."""
+        places = np.asarray(indices, dtype=np.int64)
         columns = {name: getattr(self, name) for name in ("paths", "labels", "digests")}
-        return replace(self, **{name: [column[i] for i in indices] for name, column in columns.items()})
+        return replace(self, **{name: column.take(places) for name, column in columns.items() if len(column)})
 
     def fingerprint(self) -> str:
         """Equal for the same contents in the same classes, wherever they lie and whatever they are called."""
-        members = sorted(zip(self.labels, self.digests, strict=True))
-        return hashlib.blake2b(repr((self.classes, members)).encode(), digest_size=16).hexdigest()
-
-
-def class_names(root: Path) -> list[str]:
-    """The sub-folders of `root`, sorted, without hidden ones (.ipynb_checkpoints); none where `root` does not exist."""
-    if not root.is_dir():
-        return []
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-class _Index(ImageFolder):
-    """`ImageFolder` without hidden folders."""
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names = class_names(Path(directory))
-        return names, {name: label for label, name in enumerate(names)}
-
-
-def has_pictures(root: Path) -> bool:
-    """Whether any class folder of `root` holds a picture."""
-    return any(_is_picture(root, path) for name in class_names(root) for path in (root / name).rglob("*"))
-
-
-def _is_picture(root: Path, path: str | Path) -> bool:
-    return is_candidate(path) and not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
+        order = np.lexsort((self.digests.keys, self.labels.array))
+        text = len(self) < MANY  # of (classes, [(label, digest), ...]); otherwise, many times faster, the plain numbers
+        whole = hashlib.blake2b((f"({self.classes!r}, [" if text else repr(self.classes)).encode(), digest_size=16)
+        for start in range(0, len(self), BLOCK):
+            labels, digests = (column.take(order[start : start + BLOCK]) for column in (self.labels, self.digests))
+            if text:
+                members = repr(list(zip(labels, digests, strict=True)))[1:-1]
+                whole.update((", " * bool(start) + members).encode())
+            else:
+                whole.update(labels.array.astype("<i4"))
+                whole.update(digests.array)
+        whole.update(b"])" if text else b"")
+        return whole.hexdigest()
 
 
 def read_folder(root: Path, corrected: bool = True) -> Folder:
@@ -91,10 +93,12 @@ def read_folder(root: Path, corrected: bool = True) -> Folder:
     expected = f"{root}/<class>/<pictures>; python prepare.py FILE_OR_FOLDER makes that of what you have."
     if not root.is_dir():
         raise UserError(f"{root} does not exist. Expected {expected}")
-    if not has_pictures(root):
+    classes = class_names(root)
+    listing = list_files(root, classes)
+    if not len(listing.paths):
         raise UserError(f"{root} holds no pictures. Expected {expected}")
-    index = _Index(str(root), is_valid_file=lambda path: _is_picture(root, path), allow_empty=True)
-    folder = Folder(root, index.classes, [path for path, _ in index.samples], index.targets)
+    labels = np.repeat(np.arange(len(classes)), listing.counts)
+    folder = Folder(root, classes, listing.paths, labels, listing=listing)
     for name in folder.classes:
         if name.encode("utf-8", "ignore").decode() != name:  # bytes of another system's encoding
             raise UserError(f"{root} has a class whose name is no text, {name!r}. Rename that folder.")
@@ -113,19 +117,15 @@ def _corrected(folder: Folder) -> Folder:
     if not table.is_file():
         return folder
     decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths, digest)
-    labels = list(folder.labels)
+    labels = folder.labels.array.copy()
+    kept = np.ones(len(folder), bool)
     for place, correction in decided.items():
         if correction.decision == corrections.RELABEL:
             labels[place] = folder.classes.index(correction.right)
-    left_out = {place for place, correction in decided.items() if correction.decision == corrections.LEAVE_OUT}
-    kept = [place for place in range(len(folder)) if place not in left_out]
-    relabelled = sum(label != own for label, own in zip(labels, folder.labels, strict=True))
-    folder = replace(
-        folder,
-        paths=[folder.paths[place] for place in kept],
-        labels=[labels[place] for place in kept],
-        corrected=corrections.summary(relabelled, len(left_out), remarks),
-    )
+        kept[place] = correction.decision != corrections.LEAVE_OUT
+    relabelled = int((labels != folder.labels.array).sum())
+    said = corrections.summary(relabelled, len(folder) - int(kept.sum()), remarks)
+    folder = replace(folder, labels=labels, corrected=said).subset(np.flatnonzero(kept))
     if empty := [name for name, count in folder.counts().items() if not count]:
         raise UserError(
             f"{table} leaves {folder.root} without pictures of {', '.join(empty)}. Add pictures, or take decisions "
@@ -136,16 +136,26 @@ def _corrected(folder: Folder) -> Folder:
 
 def with_digests(folder: Folder) -> Folder:
     """The folder with a digest of each file. Raises UserError for a file that cannot be read."""
-    with ThreadPoolExecutor() as pool:
-        return replace(folder, digests=list(pool.map(digest, folder.paths)))
+    listing, paths = folder.listing, folder.paths
+    if not listing or paths.text is not listing.paths.text:  # paths from elsewhere
+        return replace(folder, digests=list(map(digest, paths)))
+    digests = index.digests_of(listing, paths.rows, index.place_of(folder.root), digest)
+    return replace(folder, digests=digests, listing=None)
 
 
 def digest(path: str) -> bytes:
     """Of a file's content, 16 bytes. Raises UserError for a file that cannot be read."""
+    content = hashlib.blake2b(digest_size=DIGEST)
     try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # open() takes as long as all the rest
+        try:
+            while part := os.read(file, PART):
+                content.update(part)
+        finally:
+            os.close(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return content.digest()
 
 
 def scarcity(folder: Folder) -> Tensor:
@@ -175,37 +185,39 @@ def split_validation(folder: Folder, share: float, fold: int = 1) -> tuple[Folde
     Raises:
         UserError: a class with too few different pictures.
     """
-    keys = _smallest_of_group(folder)
-    training: list[int] = []
-    validation: list[int] = []
-    for label, name in enumerate(folder.classes):
-        members = sorted((keys[i], i) for i, other in enumerate(folder.labels) if other == label)
+    keys = _smallest_of_group(folder).keys
+    order = np.lexsort((keys, folder.labels.array))  # class after class, in each by digest
+    ends = np.cumsum(list(folder.counts().values())).tolist()
+    aside = np.zeros(len(folder), bool)
+    for name, start, stop in zip(folder.classes, [0, *ends], ends, strict=False):
+        members = order[start:stop]
+        own = keys[members]
         begin = round((fold - 1) * share * len(members))
         end = min(len(members), max(begin + 1, round(fold * share * len(members))))
         # whatever has the same key as the last one set aside goes with it
-        before = members[begin - 1][0] if begin else b""
-        last = members[end - 1][0]
-        aside = [i for key, i in members if before < key <= last]
-        if len(aside) in (0, len(members)):
+        begin, end = (int(own.searchsorted(own[at - 1], side="right")) if at else 0 for at in (begin, end))
+        if end - begin in (0, len(members)):
             raise UserError(
                 f"{folder.root / name} has {len(members)} pictures, too few different ones to train with some and set "
                 f"{share:.0%} aside for validation. Add pictures."
             )
-        validation += aside
-        training += [i for key, i in members if not before < key <= last]
-    return folder.subset(sorted(training)), folder.subset(sorted(validation))
+        aside[members[begin:end]] = True
+    return folder.subset(np.flatnonzero(~aside)), folder.subset(np.flatnonzero(aside))
 
 
-def _smallest_of_group(folder: Folder) -> list[bytes]:
+def _smallest_of_group(folder: Folder) -> Digests:
     """For each picture the smallest digest among those that look like it; its own where nothing does."""
     report = folder.root.parent / "duplicates.csv"
     if not report.is_file():
         return folder.digests
     with report.open(encoding="utf-8-sig", newline="") as file:
         groups = {str(Path(row["file"])): row["group"] for row in csv.DictReader(file) if row.get("file")}
-    group = [groups.get(str(Path(path).relative_to(folder.root.parent))) for path in folder.paths]
-    smallest: dict[str, bytes] = {}
-    for number, digest in zip(group, folder.digests, strict=True):
-        if number is not None:
-            smallest[number] = min(digest, smallest.get(number, digest))
-    return [smallest.get(number, digest) for number, digest in zip(group, folder.digests, strict=True)]
+    before = os.path.join(folder.root.parent, "")  # noqa: PTH118 (with the separator at its end)
+    alike: dict[str, list[int]] = {}
+    for place, path in enumerate(folder.paths):
+        if number := groups.get(path.removeprefix(before)):
+            alike.setdefault(number, []).append(place)
+    digests = folder.digests.array.copy()
+    for places in alike.values():
+        digests[places] = digests[min(places, key=lambda place: digests[place].tobytes())]
+    return Digests(digests)

@@ -167,6 +167,79 @@ def test_an_interrupted_build_goes_on_where_it_was(folder, opened, monkeypatch):
     assert len([path for path in opened if path in folder.paths]) - len(folder) == 15 - 7  # `plain` opened all once
 
 
+@pytest.fixture
+def hurry(monkeypatch):
+    """Nothing may hold up the run for long, and three pictures are opened before it is seen how long that takes."""
+    monkeypatch.setattr(cache, "MANY", 3)
+    monkeypatch.setattr(cache.Cache.fill, "__defaults__", (0.0,))
+    monkeypatch.setattr(cache, "SPARSE", True)
+
+
+def test_what_would_take_long_is_opened_when_it_is_needed(folder, opened, hurry, capsys):
+    pictures = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, threads=2)
+    assert sorted(opened) == sorted(folder.paths[:3])
+    assert "12 pictures are opened when they are first needed" in capsys.readouterr().out
+    order = data.EpochOrder(len(folder), seed=1)
+    batches = list(data.on_device(data.loader(pictures, 4, order=order), CPU))
+    assert sorted(opened) == sorted(folder.paths)
+    opened.clear()
+    again = list(data.on_device(data.loader(pictures, 4, order=order), CPU))
+    assert opened == []
+    expected = plain(folder)[list(order)]
+    for found in (batches, again):
+        assert torch.equal(torch.cat([pixels for pixels, _ in found]), expected)
+    opened.clear()
+    assert torch.equal(ready(folder)[1][list(order)], expected) and opened == []
+
+
+def test_another_process_may_have_kept_it_meanwhile(folder, opened, hurry):
+    one, other = (data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, 2) for _ in range(2))
+    expected = plain(folder)
+    opened.clear()
+    halves = [list(range(9)), list(range(6, 15))]
+    assert torch.equal(data.pixels_of(one, halves[0]), expected[halves[0]])
+    assert torch.equal(data.pixels_of(other, halves[1]), expected[halves[1]])
+    assert sorted(opened) == sorted(folder.paths[6:])  # of the first six, both had been opened before
+    opened.clear()
+    for pictures in (one, other):
+        assert torch.equal(data.pixels_of(pictures, list(range(15))), expected)
+    assert opened == []
+
+
+def test_a_broken_picture_that_is_opened_late_is_named(folder, hurry):
+    bad = folder.root / "dog" / "5.png"
+    bad.write_bytes(b"nothing")
+    pictures = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, threads=2)
+    with pytest.raises(PictureError, match=r"5\.png is not a picture"):
+        list(data.on_device(data.loader(pictures, 4), CPU))
+    assert len(pictures.cache.missing(range(15))) <= 3  # those before it were kept
+
+
+def test_what_is_not_kept_yet_is_not_taken_into_a_gpus_memory(folder, hurry, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+    gpu = torch.device("cuda")  # only its name is looked at here
+    pictures = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", gpu, threads=2)
+    assert type(pictures) is data.CachedPictures
+
+
+def test_copies_do_not_move_the_others_between_processes(folder, opened, hurry):
+    shutil.copy(folder.root / "dog" / "5.png", folder.root / "cat" / "copy.png")
+    folder = read(folder.root)
+    one = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, 2)
+    data.pixels_of(one, [15])  # the last, of which there is a copy
+    other = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, 2)
+    assert one.cache.slots.tolist() == other.cache.slots.tolist()
+    assert len(set(other.cache.slots.tolist())) == 15
+
+
+def test_copies_of_a_picture_share_their_pixels(folder, opened):
+    shutil.copy(folder.root / "cat" / "3.png", folder.root / "cat" / "copy.png")
+    _, pixels = ready(read(folder.root))
+    assert len(opened) == 15
+    assert torch.equal(pixels, plain(read(folder.root)))
+    assert next((folder.root.parent / ".cache").glob("*.pixels")).stat().st_size == 15 * 3 * 24**2
+
+
 def test_an_unreadable_picture_is_named_before_the_first_batch(folder):
     bad = folder.root / "dog" / "2.png"
     bad.write_bytes(b"nothing")

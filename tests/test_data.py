@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import data, folders
+from classifier import data, distributed, folders
 from classifier.augment import Augment, scaled
 from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
@@ -28,6 +28,29 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
     assert len(order) == 6
     order.epoch, order.start = 1, 0
     assert list(order) != first
+
+
+@pytest.mark.parametrize("chances", [None, torch.ones(50)])
+def test_all_processes_together_get_what_one_alone_would(monkeypatch, chances):
+    alone = list(data.EpochOrder(50, 1, chances))
+    for count in (1, 2, 4):
+        parts = []
+        monkeypatch.setattr(distributed, "COUNT", count)
+        for rank in range(count):
+            monkeypatch.setattr(distributed, "RANK", rank)
+            order = data.EpochOrder(50, 1, chances, batch_size=8)
+            order.start = 16
+            parts.append(torch.tensor(list(order)).view(4, -1))  # 34 pictures are left: four steps and a rest
+            assert len(order) == 32 // count
+        assert torch.cat(parts, dim=1).flatten().tolist() == alone[16:48]
+    order.start = 48
+    assert list(order) == [] and len(order) == 0
+
+
+def test_steps_that_cannot_be_shared_evenly_are_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "COUNT", 3)
+    with pytest.raises(ValueError, match="3 processes"):
+        data.EpochOrder(50, 1, batch_size=8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
