@@ -5,6 +5,7 @@
     python prepare.py list.txt                  a text file with `path class` per line
     python prepare.py --download                Microsoft's cats and dogs from the web, 825 MB
     python prepare.py --sample                  no photographs at hand: drawn cats and dogs
+    python prepare.py photos --shards           training pictures in WebDataset's tar files, dataset/train/00000.tar ...
 
 Every picture is decoded in full. Bad ones and copies are left out and listed in rejected.csv and duplicates.csv; what
 looks the same never lies on both sides of the split. The source is never changed.
@@ -27,7 +28,7 @@ from typing import Annotated, NoReturn
 from tyro import conf
 
 from classifier.cli import UserError, parse, run
-from classifier.intake import duplicates, sources, staging
+from classifier.intake import duplicates, shards, sources, staging
 from classifier.intake.examine import Seen, examine_all
 from classifier.intake.names import class_folders, safe_name
 from classifier.intake.split import assign_sides
@@ -58,6 +59,11 @@ class Settings:
     """Get Microsoft's cats and dogs (825 MB) as the source."""
     sample: bool = False
     """Draw the sample set, into OUTPUT/sample, instead."""
+    shards: bool = False
+    """Write OUTPUT/train/*.tar (WebDataset shards, for more pictures than a disk) instead of folders; OUTPUT/test stays
+    a folder."""
+    shard_size: int = 1000
+    """With --shards: pictures in one, about; fewer where there would not be ten."""
 
 
 def main() -> None:
@@ -68,6 +74,10 @@ def main() -> None:
         raise UserError("give one of: a SOURCE (zip, folder or text list), --download, --sample; --help tells more")
     if not (0 < settings.test < 1 or (settings.test >= 1 and settings.test % 1 == 0)):
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000")
+    if settings.shard_size < 1:
+        raise UserError(f"--shard-size {settings.shard_size}: expected at least one picture")
+    if settings.sample and settings.shards:
+        raise UserError("--sample draws folders: python prepare.py dataset/sample --shards --output OTHER makes shards")
     if settings.sample:
         from classifier.sample import draw_sample_set
 
@@ -79,7 +89,8 @@ def main() -> None:
         if staging.recover(output, RESULTS):
             print("An earlier run was stopped just before its end; it is complete now.")
         try:
-            prepare(download(output) if settings.download else settings.source, output, settings.test)
+            source = download(output) if settings.download else settings.source
+            prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
         except BrokenPipeError:  # of the output, not of the folder
             raise
         except OSError as error:  # a full disk, a folder without permission: the text names the file
@@ -100,8 +111,8 @@ def download(output: Path) -> Path:
     return archive
 
 
-def prepare(source: Path, output: Path, test: float) -> None:
-    """Fill `output` from `source`, or say that it is filled already.
+def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> None:
+    """Fill `output` from `source`, or say that it is filled already; with a `shard_size`, train/ with shards.
 
     Raises:
         UserError: for a source that cannot be used, or an output that holds something else. `output` is as before.
@@ -109,7 +120,8 @@ def prepare(source: Path, output: Path, test: float) -> None:
     here, there = source.resolve(), output.resolve()
     if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "test")):
         raise UserError(f"{source} and {output}, where pictures are written, overlap: give another --output")
-    mark = {"source": here.name, "fingerprint": sources.fingerprint(source), "settings": {"test": test}}
+    options = {"test": test, **({"shard_size": shard_size} if shard_size else {})}
+    mark = {"source": here.name, "fingerprint": sources.fingerprint(source), "settings": options}
     if staging.occupied(output, RESULTS):
         was = read_manifest(output)
         if any(was.get(key) != mark[key] for key in ("fingerprint", "settings")) or not (output / "train").is_dir():
@@ -122,7 +134,7 @@ def prepare(source: Path, output: Path, test: float) -> None:
             found = sources.read_source(source, scratch)
             room = sum(entry.size + 4096 for entry in found.entries)  # a file takes whole blocks of the disk
             sources.check_space(output, room, f"copying {len(found.entries):,} pictures")
-            table, notes = fill(found, examine_all(found.entries, scratch), test, scratch, result)
+            table, notes = fill(found, examine_all(found.entries, scratch), test, scratch, result, shard_size)
         finally:
             sources.close_zips()  # before the scratch folder goes: Windows deletes no open file
         manifest = {**mark, "classes": table, "versions": versions()}
@@ -134,7 +146,7 @@ def prepare(source: Path, output: Path, test: float) -> None:
 
 
 def fill(
-    found: sources.Source, seen: Sequence[Seen], test: float, scratch: Path, result: Path
+    found: sources.Source, seen: Sequence[Seen], test: float, scratch: Path, result: Path, shard_size: int = 0
 ) -> tuple[Table, list[str]]:
     """Decide where each picture goes, move it there from `scratch/<number>`, and write the reports.
 
@@ -161,8 +173,13 @@ def fill(
 
     files = name_files(pictures, sides, folders)
     places = [scratch / str(number) for number, one in enumerate(seen) if not one.problem]
-    for file, place in zip(files, places, strict=True):
-        if file:
+    in_shards = {}
+    if shard_size:
+        in_shards = shards.write(shards.arrange(pictures, rulings, files, shard_size), files, places, result / "train")
+    for i, (file, place) in enumerate(zip(files, places, strict=True)):
+        if i in in_shards:
+            files[i] = in_shards[i]
+        elif file:
             (result / file).parent.mkdir(parents=True, exist_ok=True)
             place.rename(result / file)
     alike = duplicates.report(pictures, rulings, files)
@@ -230,8 +247,10 @@ def read_manifest(output: Path) -> dict:
 def refuse(output: Path) -> NoReturn:
     """Raise the UserError for an output that holds something else."""
     holds, was = ", ".join(staging.occupied(output, RESULTS)), read_manifest(output)
+    in_shards = was.get("settings", {}).get("shard_size")
     origin = (
         f"made from {was['source']} with --test {was['settings']['test']:g}"
+        + (f" --shards --shard-size {in_shards}" if in_shards else "")
         if "source" in was
         else "not made by prepare.py"
     )

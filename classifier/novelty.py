@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from classifier import data
+from classifier import data, shard_batches
 from classifier.cli import UserError
 from classifier.device import Compute
 from classifier.folders import Folder
 from classifier.inference import prepared_with_features
 from classifier.preprocess import Preprocess
+from classifier.shards import Shards
 
 if TYPE_CHECKING:
     from classifier.checkpoint import Checkpoint  # which imports this file, for `check`
@@ -128,8 +130,8 @@ def fit_novelty(checkpoint: Checkpoint, compute: Compute, training: Folder, vali
     if not hasattr(network, "forward_features"):  # one of somebody's own, which does not offer what is needed
         return {}
     answer = prepared_with_features(network, compute)
-    seen = [data.Pictures(spread(part), checkpoint.preprocess, threads=2) for part in (training, validation)]
-    batches = (data.on_device(data.loader(part, 64), compute.device) for part in seen)
+    seen = checkpoint.preprocess
+    batches = (data.on_device(some(part, seen), compute.device) for part in (training, validation))
     return fit(*(features_of(answer, part, checkpoint.preprocess)[1] for part in batches))
 
 
@@ -141,6 +143,13 @@ def features_of(
     """Logits and features of all pictures, on the CPU; `answer` is from `inference.prepared_with_features`."""
     logits, features = zip(*(answer(preprocess.normalize(pixels)) for pixels, _ in batches), strict=True)
     return torch.cat(logits).cpu(), [torch.cat(values).cpu() for values in zip(*features, strict=True)]
+
+
+def some(part: Folder | Shards, preprocess: Preprocess) -> DataLoader:
+    """Batches of some pictures of each class; of shards, whose order is drawn by lot, of the first ones."""
+    if isinstance(part, Shards):
+        return shard_batches.loader(shard_batches.Batches(part, preprocess, 64, limit=PICTURES, rank=0, count=1))
+    return data.loader(data.Pictures(spread(part), preprocess, threads=2), 64)
 
 
 def spread(folder: Folder, pictures: int = PICTURES) -> Folder:

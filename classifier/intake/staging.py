@@ -9,12 +9,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from classifier.cli import UserError
 
 STAGING, READY, LOCK = ".preparing-", ".prepared", ".preparing.lock"
+PATIENCE = 10  # seconds for processes of a killed run to end
 
 
 @contextlib.contextmanager
@@ -50,10 +52,20 @@ def only_one(output: Path) -> Iterator[None]:
 def recover(output: Path, names: Sequence[str]) -> bool:
     """Clear up after a run that was killed; whether it had got far enough to be completed."""
     for stale in output.glob(STAGING + "*"):
-        shutil.rmtree(stale)
+        _remove(stale)
     if complete := (output / READY).is_dir():
         publish(output, names)
     return complete
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder into which processes of a killed run may still be writing their last pictures."""
+    deadline = time.monotonic() + PATIENCE
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
