@@ -5,13 +5,15 @@
     python evaluate.py module/a.pth module/b.pth          which is better, is that more than chance, and what it costs
     python evaluate.py --part val                         on training pictures that were set aside: labels to check
     python evaluate.py --tta flip                         with and without a look at the mirrored picture
+    torchrun --nproc-per-node=8 evaluate.py               on eight GPUs, or with --device cpu in eight processes
 
 Expected: the weights that come with the project: 97.80% of 2,000 photographs of cats and dogs, 95% interval 97.06% to
 98.36%, in 9 seconds (4.6 ms each) on two busy cores.
 
 A plain state_dict of a network in zoo/ will do as well. Every picture counts once. A page with figures, the most wrong
 pictures and doubtful labels goes to logs/evaluate/<weights>/<time>/report.html, with report.json and predictions.csv
-beside it; that of several networks to logs/evaluate/comparison/<time>/.
+beside it; that of several networks to logs/evaluate/comparison/<time>/. Several processes give, batch by batch in turn,
+the answers of one; the first one scores and writes.
 """
 
 import dataclasses
@@ -31,12 +33,12 @@ from tqdm import tqdm
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
-from classifier import cli, comparison, comparison_report, data, parts, report
+from classifier import cli, comparison, comparison_report, data, distributed, parts, report
 from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.comparison import Judged
-from classifier.device import Compute, device_name, dtype_name
+from classifier.device import EACH, Compute, device_name, dtype_name
 from classifier.folders import Folder
 from classifier.precision import Precision, choose
 from classifier.score_text import print_scores
@@ -59,9 +61,9 @@ class Settings:
     tta: Literal["off", "flip"] = "off"
     """flip: judge also, like a network of its own, the mean of the answers to a picture and to its mirror image."""
     batch_size: int = 64
-    """Pictures at a time."""
+    """Pictures at a time, in each process."""
     workers: int = min(4, os.cpu_count() or 1)
-    """How many pictures are opened side by side."""
+    """How many pictures are opened side by side, in each process."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -71,15 +73,25 @@ class Settings:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Score, print, write the reports, and note the scores in the .pth files."""
+    """Score what the command line names."""
+    with distributed.together():
+        evaluate(*distributed.first_decides(lambda: command_line(args)))
+
+
+def command_line(args: Sequence[str] | None) -> tuple[Settings, list[Path]]:
+    """The settings, and the weights meant."""
     settings = cli.parse(Settings, __doc__.split("\n")[0], args)
     for name, low in (("batch_size", 1), ("workers", 0)):
         if getattr(settings, name) < low:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; at least {low} is needed.")
-    paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
+    return settings, files(settings.weights) or [checkpoints.newest(Path("module"))]
+
+
+def evaluate(settings: Settings, paths: Sequence[Path]) -> None:
+    """Score, print, write the reports, and note the scores in the .pth files: all but the answers by the first one."""
     stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
     loaded = [checkpoints.load(path) for path in paths]
-    read = parts.pictures(loaded, settings.part, settings.data)
+    read = distributed.first_decides(lambda: parts.pictures(loaded, settings.part, settings.data))
     matched = [parts.match_classes(read, checkpoint) for checkpoint in loaded]
     folder = matched[0][0]  # the first one's order of classes is that of the comparison
 
@@ -90,7 +102,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print_scores(entry.report)
             written = report.write_report(entry, labelled, settings.logs / "evaluate" / entry.name)
             print(f"report     {written[0]}", flush=True)
-        if not checkpoint.assumed and parts.own_test(checkpoint, read):
+        if entries and not checkpoint.assumed and parts.own_test(checkpoint, read):
             print(note_score(checkpoint.path, stamp, entries[0].report))
         judged += [in_order(entry, labelled.classes, folder.classes) for entry in entries]
 
@@ -118,7 +130,10 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, settings: Settings) -> list[Judged]:
-    """The network's answers to all pictures and its scores; with --tta a second time, for mirrored views as well."""
+    """The network's answers to all pictures and its scores; with --tta a second time, for mirrored views as well.
+
+    Of several processes only the first one has something to return.
+    """
     seen = checkpoint.preprocess
     checkpoint.classes = folder.classes
     compute = choose(settings.device, settings.precision, checkpoint.network(), seen.size)
@@ -138,9 +153,12 @@ def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, setti
         views[f"{name}-flip"] = lambda pixels: mean_of(answer(pixels), answer(pixels.flip(-1)))
     judged = []
     for view, predict in views.items():
+        distributed.from_first(None)  # the others wait while the first one is at work alone
         start = time.perf_counter()
         logits, unlike, labels = infer(predict, checkpoint, folder, compute, settings)
         seconds = time.perf_counter() - start
+        if not distributed.FIRST:
+            continue
         scores = {
             "weights": checkpoint.path.as_posix(),
             "model": checkpoint.model,
@@ -157,7 +175,7 @@ def judge(name: str, checkpoint: Checkpoint, folder: Folder, assumed: str, setti
             "seconds": seconds,  # from file to logits: reading, decoding, resizing, network
             "milliseconds_per_picture": 1000 * seconds / len(folder),
             **comparison.latency(predict, compute.device, seen.size),
-            "device": device_name(compute.device),
+            "device": EACH + device_name(compute.device),
             "precision": dtype_name(compute.dtype),
             "batch_size": settings.batch_size,
             "workers": settings.workers,
@@ -179,23 +197,33 @@ def mean_of(one: Answers, other: Answers) -> Answers:
 def infer(
     predict: Callable[[Tensor], Answers], checkpoint: Checkpoint, folder: Folder, compute: Compute, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, classes), whether unlike (N,), and labels (N,), with a progress bar where there is a terminal."""
-    batches = data.loader(data.Pictures(folder, checkpoint.preprocess, settings.workers), settings.batch_size)
-    found = []
+    """Logits (N, classes), whether unlike (N,), and labels (N,), with a progress bar where there is a terminal.
+
+    Several processes take whole batches in turn: those of one process, and so its logits, on a CPU to the last digit.
+    """
+    size = settings.batch_size
+    turns = [range(len(folder))[start : start + size] for start in range(0, len(folder), size)]
+    places = [place for turn in distributed.own(turns) for place in turn]
+    pictures = data.Pictures(folder, checkpoint.preprocess, settings.workers)
+    batches = data.loader(pictures, size, order=places)
+    found = [(torch.empty(0, len(folder.classes)), torch.empty(0, dtype=torch.bool))]  # there may be no turn
     try:
-        with tqdm(total=len(folder), unit=" pictures", leave=False, disable=None) as bar:
-            for pixels, labels in data.on_device(batches, compute.device):
+        with tqdm(total=len(places), unit=" pictures", leave=False, disable=distributed.NO_BAR) as bar:
+            for pixels, _ in data.on_device(batches, compute.device):
                 answers = predict(pixels)
-                found.append((answers.logits, answers.unlike, labels.cpu()))
-                bar.update(len(labels))
+                found.append((answers.logits, answers.unlike))
+                bar.update(len(pixels))
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch-size {settings.batch_size} needs more memory than {compute.device} has. Try a smaller one."
         ) from None
-    logits, unlike, labels = map(torch.cat, zip(*found, strict=True))
+    logits, unlike = map(torch.cat, zip(*found, strict=True))
     if not logits.isfinite().all():
         raise UserError(f"{checkpoint.path} gives logits that are not numbers. Train it again, with a smaller --lr.")
-    return logits, unlike, labels
+    shares = distributed.gathered((torch.tensor(places, dtype=torch.long), logits, unlike))
+    places, logits, unlike = map(torch.cat, zip(*shares, strict=True))
+    order = places.argsort()
+    return logits[order], unlike[order], torch.tensor(list(folder.labels))
 
 
 def in_order(entry: Judged, classes: Sequence[str], wanted: Sequence[str]) -> Judged:

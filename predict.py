@@ -4,6 +4,7 @@
     find . -name "*.jpg" | python predict.py -          paths from elsewhere, one per line, or of find -print0
     python predict.py photos --sort-into sorted         besides, a copy of each picture in sorted/<class>/
     python predict.py test.zip --kaggle                 besides, the file for Kaggle's "Dogs vs. Cats Redux"
+    torchrun --nproc-per-node=8 predict.py photos       on eight GPUs, or with --device cpu in eight processes
 
 Expected: the weights that come with the project label 2,000 photographs (200 x 200) in 29 to 38 s on one of two busy
 cores, as evaluate.py does (33 to 38 s). A million paths take 80 MB of memory, and another 80 MB where they are names in
@@ -14,9 +15,14 @@ each class, and a note where there is no answer), predictions.png some of the pi
 predictions.csv.json says which weights these were. The same command goes on where an interrupted run stopped, and
 answers pictures that were added since. What was already answered stays, so a picture has one row however often it is
 named. No file of yours is changed or moved.
+
+Of several processes the first one finds the pictures, deals them out and alone writes: the table is that of one
+process, row by row, and any number of processes goes on with it.
 """
 
 import contextlib
+import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -31,7 +37,7 @@ from tqdm import tqdm
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
-from classifier import cli, products, reading, unlabelled
+from classifier import cli, distributed, products, reading, unlabelled
 from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
@@ -60,9 +66,9 @@ class Settings:
     restart: bool = False
     """Throw the answers in the output away and begin anew."""
     batch_size: int = 64
-    """Pictures at a time."""
+    """Pictures at a time, in each process."""
     workers: int = min(4, os.cpu_count() or 1)
-    """How many pictures are opened side by side."""
+    """How many pictures are opened side by side, in each process."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -70,30 +76,37 @@ class Settings:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Label what the command line names; without anything named, print the usage."""
+    """Label what the command line names."""
+    with distributed.together():
+        settings = distributed.first_decides(lambda: command_line(args))
+        try:
+            predict(settings)
+        finally:
+            unlabelled.close_zips()
+
+
+def command_line(args: Sequence[str] | None) -> Settings:
+    """The settings, with the weights that answer; without anything named, print the usage and exit."""
     options = {"config": (conf.FlagCreatePairsOff,)}
     settings = cli.parse(Settings, __doc__.split("\n")[0], args, **options)
     if not settings.paths:
         with contextlib.suppress(SystemExit):
             cli.parse(Settings, __doc__.split("\n")[0], ["--help"], **options)
         sys.exit(2)
-    try:
-        predict(settings)
-    finally:
-        unlabelled.close_zips()
+    check(settings)
+    return dataclasses.replace(settings, weights=settings.weights or checkpoints.newest(Path("module")))
 
 
 def predict(settings: Settings) -> None:
     """Label, then make everything else out of the table."""
-    check(settings)
-    checkpoint = checkpoints.load(settings.weights or checkpoints.newest(Path("module")))
+    checkpoint = checkpoints.load(settings.weights)
     classes, side = checkpoint.classes, checkpoint.preprocess.size
     folders = class_folders([*classes, neither(classes)]) if settings.sort_into else {}
     if settings.kaggle:
         products.dog(classes)
     output, sheet, submission = settings.output, *map(settings.output.with_suffix, (".png", ".kaggle.csv"))
     table = Table(output, checkpoint)
-    before = table.resume((sheet, submission), settings.restart)
+    before = distributed.first_decides(lambda: table.resume((sheet, submission), settings.restart))
     compute = choose(settings.device, settings.precision, checkpoint.network(), side, before=before)
     if before not in ("", compute.format):
         raise UserError(f"{output} was begun in {before}, and this would be {compute.format}. {OR_ELSE}")
@@ -104,8 +117,8 @@ def predict(settings: Settings) -> None:
     print(f"network    {checkpoint.model}, {len(classes)} classes, sees {side} x {side}")
     print(f"device     {compute}", flush=True)
 
-    # hash of the name of each picture that has a row -> whether it is named now; the hashes have 64 bits, so that of a
-    # million names two share one in one of 37 million runs
+    # In the first process, hash of the name of each picture that has a row -> whether it is named now; the hashes have
+    # 64 bits, so that of a million names two share one in one of 37 million runs
     seen = {hash(row[0]): False for row in table.rows()}
     if seen:
         print(f"kept       {len(seen):,} rows that {output} has already")
@@ -123,17 +136,22 @@ def predict(settings: Settings) -> None:
     answer = answerer(checkpoint, compute)
     batches = reading.batches(new_ones(), checkpoint.preprocess.read, settings.batch_size, settings.workers)
     count, start = 0, time.perf_counter()
-    with table, contextlib.closing(batches), tqdm(unit=" pictures", leave=False, disable=None) as bar:
+    with table, contextlib.closing(batches), tqdm(unit=" pictures", leave=False, disable=distributed.NO_BAR) as bar:
         try:
             for batch in batches:
-                rows = list(label(batch, answer, checkpoint, compute))
-                table.append(rows)
+                shares = distributed.gathered(list(label(batch, answer, checkpoint, compute)))
+                rows = list(itertools.chain(*shares))
+                if distributed.FIRST:
+                    table.append(rows)
                 count += len(rows)
                 bar.update(len(rows))
         except KeyboardInterrupt:
-            print(f"\n{count:,} new answers are in {output}. The same command goes on there.", file=sys.stderr)
+            if distributed.FIRST:
+                print(f"\n{count:,} new answers are in {output}. The same command goes on there.", file=sys.stderr)
             raise
     seconds = time.perf_counter() - start
+    if not distributed.FIRST:
+        return
 
     def given() -> Iterator[list[str]]:
         return (row for row in table.rows() if seen.get(hash(row[0])))
@@ -159,6 +177,11 @@ def check(settings: Settings) -> None:
     if settings.output.suffix.lower() != ".csv":
         raise UserError(f"--output {settings.output}: expected the name of a table that ends in .csv")
     unlabelled.check(settings.paths)
+    if unlabelled.STDIN in settings.paths and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        raise UserError(
+            "A process has died, and those before have read standard input. The same command goes on, given the list "
+            f"anew; what is answered stays in {settings.output}."
+        )
     if target := settings.sort_into and settings.sort_into.resolve():
         if target.exists() and not target.is_dir():
             raise UserError(f"--sort-into {settings.sort_into} is a file. Name a folder; it need not exist yet.")

@@ -6,12 +6,16 @@ field is its help. `--help`, a suggestion for a misspelt flag and the choices fo
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
 
 Settings = TypeVar("Settings")
+
+FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that torchrun has started on this machine
+HEAD_START = 10  # seconds: to end takes up to 3 on a busy machine, and then torchrun ends the others at once
 
 
 class UserError(Exception):
@@ -28,21 +32,36 @@ def parse(settings: type[Settings], description: str, args: Sequence[str] | None
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main` and exit: with status 2 and one message after a `UserError`, with 130 after Ctrl-C."""
+    """Run a script's `main` and exit: with status 2 and one message after a `UserError`, with 130 after Ctrl-C.
+
+    A mistake that all of several processes find is told by the first one of a machine.
+    """
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:
+        _let_first_speak()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        if FIRST:
+            print("\nstopped", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as done:
+        if done.code == 2:  # the command line is wrong, or the first has found what all have to stop for
+            _let_first_speak()
+        raise
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a folder without permission, a name that the system does not allow
+        _let_first_speak()
         print(f"error: {error.strerror or error}" + f": {error.filename}" * bool(error.filename), file=sys.stderr)
         sys.exit(2)
+
+
+def _let_first_speak() -> None:
+    if not FIRST:
+        time.sleep(HEAD_START)

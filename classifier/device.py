@@ -2,11 +2,18 @@
 
 import contextlib
 import ctypes
+import os
 from dataclasses import dataclass
 
 import torch
 
 from classifier.cli import UserError
+from classifier.distributed import COUNT, LOCAL_RANK
+
+# Processes that torchrun has started on this machine. It lets each compute with one thread, unless OMP_NUM_THREADS says
+# otherwise, and so it stays: on the CPU as many processes are meant as there are cores, on GPUs little is left for it.
+LOCAL_COUNT = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+EACH = f"{COUNT} processes, each on " if COUNT > 1 else ""  # for people, before the name of a device
 
 
 @dataclass(frozen=True)
@@ -30,35 +37,59 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
 
     def __str__(self) -> str:
-        return f"{device_name(self.device)} ({self.why_device}), {self.format} ({self.why_format})"
+        return f"{EACH}{device_name(self.device)} ({self.why_device}), {self.format} ({self.why_format})"
 
 
 def find_device(name: str) -> tuple[torch.device, str]:
     """The device of that name, or for "auto" the fastest that is there; and why.
 
+    Of several processes on a machine, "auto" and "cuda" give each a GPU of its own.
+
     Args:
         name: "auto", or a name that PyTorch knows: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or not one for each process.
     """
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    chosen, why = name, "as asked"
     if name == "auto":
-        best = next((kind for kind, there in found.items() if there), "cpu")
-        return torch.device(best), "the fastest here" if best != "cpu" else "PyTorch finds no GPU"
+        chosen = next((kind for kind, there in found.items() if there), "cpu")
+        why = "the fastest here" if chosen != "cpu" else "PyTorch finds no GPU"
+    if LOCAL_COUNT > 1 and found.get(chosen.partition(":")[0]):
+        chosen = _own_gpu(name, chosen)
     try:
-        chosen = torch.device(name)
-        torch.zeros(1, device=chosen).item()
+        device = torch.device(chosen)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *["mps"] * found["mps"]]
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used ({reason}). Here there are: {', '.join(there)}.") from None
-    return chosen, "as asked"
+    return device, why
+
+
+def _own_gpu(name: str, chosen: str) -> str:
+    """The GPU of this process, one of several on this machine. Raises UserError where there is not one for each."""
+    kind, _, number = chosen.partition(":")
+    if number:
+        raise UserError(
+            f"--device {name} is one GPU, but {LOCAL_COUNT} processes on this machine need one each. Say --device "
+            f"{kind}, or start one process."
+        )
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if count < LOCAL_COUNT:
+        raise UserError(
+            f"--device {name}: {LOCAL_COUNT} processes on this machine need a GPU each, and it has {count}. Start "
+            f"{count} (--nproc-per-node={count}), or compute with --device cpu."
+        )
+    return f"{kind}:{LOCAL_RANK}"
 
 
 def set_up(device: torch.device) -> None:
     """What PyTorch leaves to be asked for: fast float32 products on CUDA, and memory that stays with the process."""
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # for what asks for no GPU by its number
         torch.set_float32_matmul_precision("high")  # TF32
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True

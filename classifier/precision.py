@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from classifier import distributed
 from classifier.device import Compute, device_name, find_device, set_up
 from classifier.inference import prepared
 from classifier.optimization import training_loss
@@ -38,6 +39,8 @@ def choose(
 ) -> Compute:
     """The fastest device that is there, and the format that is fastest on it for this network.
 
+    Of several processes each has its device; the format is that of the first, which alone tries.
+
     Args:
         device: see `device.find_device`.
         precision: "auto" measures; "bf16" and "fp16" compute in 16 bits, "fp32" in 32. Weights that are trained, batch
@@ -52,21 +55,29 @@ def choose(
     """
     chosen, why_device = find_device(device)
     set_up(chosen)
-    names, why = _candidates(chosen)
+    name, why_format = distributed.first_decides(lambda: _fastest(chosen, precision, network, size, training, before))
+    return Compute(chosen, *CANDIDATES[name], why_device, why_format)
+
+
+def _fastest(
+    device: torch.device, precision: Precision, network: nn.Module, size: int, training: bool, before: str
+) -> tuple[str, str]:
+    """The format, and why it."""
+    names, why = _candidates(device)
     if precision != "auto":
         names = [name for name, (dtype, _) in CANDIDATES.items() if dtype == DTYPES[precision]]
-        names, why = names[-1:] if chosen.type == "cuda" else names, "as asked"
+        names, why = names[-1:] if device.type == "cuda" else names, "as asked"
     if before in names:
         names, why = [before], why or "as this run began"
     if len(names) > 1:
-        rates = _remembered(names, chosen, network, size, training) or {names[0]: 0.0}  # float32 works everywhere
+        rates = _remembered(names, device, network, size, training) or {names[0]: 0.0}  # float32 works everywhere
         best = names[0] if names[0] in rates else next(iter(rates))
         for name in rates:  # from plain to special; one that is hardly faster would only be chosen by chance
             best = name if rates[name] > CLEARLY * rates[best] else best
         others = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items() if name != best)
         why = why or f"{rates[best]:,.0f} images/s in a short trial" + f"; {others}" * bool(others)
         names = [best]
-    return Compute(chosen, *CANDIDATES[names[0]], why_device, why)
+    return names[0], why
 
 
 def _candidates(device: torch.device) -> tuple[list[str], str]:
@@ -113,7 +124,7 @@ def _measure(names: list[str], device: torch.device, network: nn.Module, size: i
     for name in names:
         compute = Compute(device, *CANDIDATES[name], "", "")
         try:
-            step = _training_step(network, compute, size) if training else _answer(network, compute, size)
+            step = training_step(network, compute, size) if training else _answer(network, compute, size)
             times = [_seconds(step)]  # the first step also sets things up
             while len(times) < 3 or sum(times[1:]) < SECONDS:
                 times.append(_seconds(step))
@@ -132,14 +143,15 @@ def _seconds(step: Callable[[], float]) -> float:
     return time.perf_counter() - start
 
 
-def _training_step(network: nn.Module, compute: Compute, size: int) -> Callable[[], float]:
+def training_step(network: nn.Module, compute: Compute, size: int, pictures: int = BATCH) -> Callable[[], float]:
+    """A function that passes so many pictures forward and backward through a copy of `network`."""
     network = copy.deepcopy(network).to(compute.device, memory_format=compute.memory_format).train()
-    x = torch.zeros(BATCH, 3, size, size, device=compute.device).contiguous(memory_format=compute.memory_format)
+    x = torch.zeros(pictures, 3, size, size, device=compute.device).contiguous(memory_format=compute.memory_format)
 
     def step() -> float:
         with compute.autocast():
             outputs = network(x)
-        loss = training_loss(outputs, torch.zeros(BATCH, dtype=torch.long, device=compute.device))
+        loss = training_loss(outputs, torch.zeros(pictures, dtype=torch.long, device=compute.device))
         network.zero_grad()
         loss.backward()
         return sum(parameter.grad.sum() for parameter in network.parameters() if parameter.ndim == 1).item()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from classifier import plots, reading
+from classifier import distributed, plots, reading
 from classifier.cli import UserError
 from classifier.intake.names import safe_name
 from classifier.predictions import whole
@@ -48,7 +48,10 @@ def print_summary(given: Iterable[list[str]], new: int, others: int, seconds: fl
         print(f"unreadable {unreadable:,}: " + "\n           ".join(problems + more))
     if others:
         print(f"skipped    {others:,} other files")
-    speed = f"{new:,} new in {seconds:.1f} s, {new / seconds:,.0f} pictures/s" if new else "all were answered before"
+    speed = "all were answered before"
+    if new:
+        speed = f"{new:,} new in {seconds:.1f} s, {new / seconds:,.0f} pictures/s"
+        speed += f" of all {distributed.COUNT} processes together" * (distributed.COUNT > 1)
     print(f"answered   {answered:,}, {speed}")
 
 

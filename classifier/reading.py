@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from classifier import distributed
 from classifier.cli import UserError
 from classifier.intake import archives
 from classifier.unlabelled import Picture
@@ -44,16 +45,23 @@ def read(picture: Picture, open_one: Callable[[str | bytes], Opened]) -> Opened 
 def batches(
     pictures: Iterable[Picture], open_one: Callable[[str | bytes], Opened], size: int, threads: int
 ) -> Iterator[list[tuple[Picture, Opened | str]]]:
-    """`size` pictures at a time, each with what `read` gives, in their order; the next ones are opened meanwhile."""
+    """`size` pictures at a time, each with what `read` gives, in their order; the next ones are opened meanwhile.
+
+    Of several processes the first one's pictures are dealt out: the batches are those of one process, one for each in
+    turn. All take the same number of turns; in the last one some may get fewer pictures, or none.
+    """
     pictures = iter(pictures)
+    begin, turn = distributed.RANK * size, distributed.COUNT * size
     with ThreadPoolExecutor(max(1, threads)) as pool:
 
-        def begun() -> list:
-            return [(one, pool.submit(read, one, open_one)) for one in itertools.islice(pictures, size)]
+        def begun() -> list | None:
+            dealt = distributed.first_decides(lambda: list(itertools.islice(pictures, turn)))
+            own = dealt[begin : begin + size]
+            return [(one, pool.submit(read, one, open_one)) for one in own] if dealt else None
 
         try:
             ahead = begun()
-            while ahead:
+            while ahead is not None:
                 batch, ahead = ahead, begun()
                 yield [(picture, opened.result()) for picture, opened in batch]
         finally:

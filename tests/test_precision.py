@@ -44,6 +44,13 @@ def test_what_is_asked_for_is_done(network, monkeypatch):
         assert "as asked" in compute.why_format
 
 
+def test_of_several_processes_the_first_one_decides(network, monkeypatch):
+    monkeypatch.setattr(precision.distributed, "first_decides", lambda make: ("bfloat16 channels-last", "it says so"))
+    monkeypatch.setattr(precision, "_measure", lambda *_: pytest.fail("tries for itself"))
+    compute = precision.choose("cpu", "auto", network, 32)
+    assert compute.format == "bfloat16 channels-last" and compute.why_format == "it says so"
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_trial_is_a_real_one(network, training):
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -543,6 +543,12 @@ def test_empty_standard_input(project, monkeypatch):
     refuses("no picture to label", "-")
 
 
+def test_a_list_that_died_with_a_process_is_not_taken_for_an_empty_one(project, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    refuses("have read standard input. The same command goes on, given the list anew", "-")
+    assert len(run("photos")) == 10
+
+
 @pytest.mark.parametrize("option", [("--batch-size", "0"), ("--workers", "-1"), ("--device", "abacus")])
 def test_settings_that_make_no_sense(project, option):
     with pytest.raises(UserError, match=option[0]):

@@ -1,0 +1,129 @@
+"""Several processes, started by torchrun, do what one does: every picture once, the same numbers, one voice."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import predict
+from classifier import checkpoint as checkpoints
+from classifier.checkpoint import Checkpoint
+from classifier.preprocess import Preprocess
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures
+from tests.raw_pictures import make_zip
+from zoo import MODELS
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyTorch for Windows comes without what torchrun needs")
+
+CPU = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
+MEASURED = {"seconds", "milliseconds_per_picture", "milliseconds_for_one", "milliseconds_for_one_p95"}
+# predict.py, whose second process is killed at its third batch, unless torchrun has started it again
+DYING = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import predict
+from classifier import cli
+
+label, batches = predict.label, []
+
+def dying(batch, *others):
+    batches.append(batch)
+    if len(batches) == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return label(batch, *others)
+
+predict.label = dying
+cli.run(predict.main)
+"""
+
+
+def torchrun(processes, script, *arguments, restarts=0, **options):
+    """Run a script, one of the project or a path, in the current folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [f"--max-restarts={restarts}", str(REPOSITORY / script), *map(str, arguments)]
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=300, **options
+    )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder, as the current one, with module/run.pth and 23 pictures in dataset/test."""
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path("dataset/test"), {"cat": 11, "dog": 12})
+    torch.manual_seed(0)
+    network = MODELS["resnet18"](num_classes=2)
+    data = {"root": "dataset", "kind": "photographs"}
+    run = Checkpoint("resnet18", ["cat", "dog"], Preprocess(size=32), network.state_dict(), data=data)
+    checkpoints.save(run, Path("module/run.pth"))
+    return tmp_path
+
+
+def reports():
+    """Of each network the newest report.json, without the place and what is measured, and predictions.csv."""
+    found = {}
+    for path in sorted(Path("logs/evaluate").glob("run*/*/report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in report.items() if key not in MEASURED | {"date", "device", "megabytes"}}
+        found[path.parts[2]] = kept, path.with_name("predictions.csv").read_bytes(), report["device"]
+    return found
+
+
+def test_three_processes_score_as_one(project):
+    command = ["--tta", "flip", "--batch-size", 5, *CPU]
+    done = torchrun(3, "evaluate.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report     ") == 2 and done.stdout.count("3 processes, each on") == 3
+    assert len(list(Path("logs/evaluate").glob("*/*"))) == 3  # two networks, and how they compare
+    assert checkpoints.load(Path("module/run.pth")).scores["test"]["count"] == 23
+    several = reports()
+    evaluate.main(list(map(str, command)))
+    one = reports()
+    assert set(one) == set(several) == {"run", "run-flip"}
+    for name, (report, table, device) in one.items():
+        assert (report, table) == several[name][:2]  # to the last digit
+        assert report["count"] == 23 and several[name][2] == f"3 processes, each on {device}"
+
+
+def test_two_processes_label_as_one_and_go_on_where_one_stopped(project):
+    contents = {f"{i}.png": Path(f"dataset/test/cat/{i}.png").read_bytes() for i in range(3)}
+    make_zip(Path("some.zip"), contents | {"bad.png": b"text"})
+    named = ["dataset/test/dog", "dataset/test/dog/3.png", "some.zip", "dataset"]
+    options = ["--batch-size", "4", *CPU]
+    predict.main([*named, "--output", "one.csv", *options])
+    predict.main([*named[1:2], *options])  # which has a row already when the others come
+    done = torchrun(2, "predict.py", "-", "--sort-into", "sorted", *options, input="\n".join(named))
+    assert done.returncode == 0, done.stderr
+    assert "kept       1 rows" in done.stdout and "answered   27, 26 new" in done.stdout
+    assert "of all 2 processes together" in done.stdout and done.stdout.count("written ") == 1
+    rows = {name: Path(name).read_bytes().splitlines() for name in ("one.csv", "predictions.csv")}
+    heading, first, *others = rows["predictions.csv"]
+    again = [row.split(b",")[:2] for row in [heading, *others]]
+    assert again == [row.split(b",")[:2] for row in rows["one.csv"] if row.split(b",")[0] != first.split(b",")[0]]
+    assert len(list(Path("sorted").rglob("*.png"))) == 26 and Path("predictions.png").exists()
+
+
+def test_a_killed_process_costs_a_turn_or_two(project):
+    Path("dying.py").write_text(DYING, encoding="utf-8")
+    options = ["dataset", "--batch-size", "2", *CPU]
+    done = torchrun(2, project / "dying.py", *options, restarts=1)
+    assert done.returncode == 0, done.stderr
+    kept = int(re.search(r"kept +(\d) rows", done.stdout)[1])
+    assert kept in (4, 8) and f"answered   23, {23 - kept} new" in done.stdout  # 4 in a turn; the second may get lost
+    predict.main([*options, "--output", "one.csv"])
+    assert Path("predictions.csv").read_bytes() == Path("one.csv").read_bytes()
+
+
+def test_a_mistake_is_told_once(project):
+    done = torchrun(2, "evaluate.py", "--device", "cuda:99")
+    assert done.returncode != 0 and "weights" not in done.stdout
+    assert done.stderr.count("error: --device cuda:99") == 1
+    Path("dataset/test/dog/0.png").write_bytes(b"text")  # in the second batch, which is the second process's
+    done = torchrun(2, "evaluate.py", "--batch-size", 11, *CPU)
+    assert done.returncode != 0 and not Path("logs/evaluate").exists()
+    assert done.stderr.count("dog/0.png is not a picture that can be read") == 1
