@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train evaluate app test lint bench clean
+.PHONY: train evaluate app test test-long lint bench clean
 
 train: $(VENV)/run
 	$(BIN)/python train.py
@@ -17,6 +17,10 @@ app: $(VENV)/run
 
 test: lint
 	$(BIN)/python -m pytest
+
+# twenty kills of a ResNet-18, ten thousand damaged files of each kind
+test-long: test
+	LONG=1 FUZZ=10000 $(BIN)/python -m pytest tests/test_kill.py tests/test_fuzz.py tests/test_checkpoint.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

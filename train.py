@@ -11,122 +11,111 @@ Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16)
 2,000 test pictures right after 106 minutes; on the 540 drawings: ten epochs in half a minute, 117 of 120.
 """
 
+import contextlib
 import copy
+import gc
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torchvision.transforms import v2
+from torch import nn
 from tqdm import tqdm
 
-from classifier import checkpoint, checks, cli, data, finetune, folders, learning_rate_finder, metrics
-from classifier.augment import MARGIN, Augment, scaled
+from classifier import (
+    checkpoint,
+    checks,
+    cli,
+    data,
+    distributed,
+    finetune,
+    folders,
+    learning_rate_finder,
+    metrics,
+    precision,
+    runs,
+    training_set,
+)
+from classifier.augment import MARGIN, Augment, TrainingInput
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import find_device
 from classifier.inference import prepared
 from classifier.novelty import fit_novelty
 from classifier.optimization import parameter_groups, training_loss, update_ema
-from classifier.precision import choose
 from classifier.preprocess import NORMALIZATIONS
 from classifier.schedule import learning_rate, size_of_epoch
-from classifier.settings import read_settings
-from classifier.stopping import saving_on_failure, stop_on_signal
+from classifier.settings import AUTO, Settings, read_settings
+from classifier.stopping import WholeSteps, saving_on_failure, smaller_batch, stop_on_signal
 from classifier.text import quoted
 from zoo import MODELS
 
 MODULE, LOGS = Path("module"), Path("logs")
-PREDICTIONS = 24  # validation pictures shown in TensorBoard
-MIXES = {"off": (), "mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "both": (v2.MixUp, v2.CutMix)}
 
 
 def main() -> None:
-    """Set up, train, save."""
-    from classifier.records import Records  # not at the top: processes that open pictures do without TensorBoard
+    """Read the command line, find the run to go on with, train."""
+    with distributed.together(), contextlib.ExitStack() as held:
+        train(*distributed.first_decides(lambda: what_to_train(held)))
 
+
+def what_to_train(held: contextlib.ExitStack) -> tuple[Settings, Checkpoint | None, dict]:
+    """The settings, the state to go on from or None, and the run; nobody else writes to its place while `held`."""
     settings, saved = read_settings(__doc__)
-    size = settings.batch_size
+    if settings.resume == AUTO:
+        saved = runs.unfinished(MODULE, settings)
+    run = saved.resume if saved else runs.new(settings, LOGS)
+    held.enter_context(runs.reserved(run, saved, MODULE))
+    return settings, saved, run
 
-    # --- a new run, or where an earlier one stopped
-    began = time.strftime("%Y%m%d-%H%M%S")
-    run = {
-        "name": settings.name or f"{settings.model}-{began}",
-        "logs": str(LOGS / settings.model / began),
-        "step": 0,  # steps made
-        "totals": [0.0, 0, 0, 0.0],  # of the epoch under way: sum of losses, correct pictures, pictures, seconds
-        "minutes": 0.0,  # of training, in all finished epochs
-        "history": [],  # a dictionary per finished epoch
-    }
-    if saved:
-        run = saved.resume
-    best_path, last_path = MODULE / f"{run['name']}.pth", MODULE / f"{run['name']}{checkpoint.LAST}"
-    taken = [str(path) for path in (best_path, last_path) if path.exists()]
-    if taken and not (saved and saved.path.resolve() == last_path.resolve()):
-        raise UserError(
-            f"{' and '.join(taken)} would be overwritten. Choose another --name, or --resume {quoted(last_path)}"
-        )
+
+def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
+    """Set up, train, save."""
+    # not at the top: processes that open pictures do without TensorBoard
+    from classifier.records import Records, new_folder
+
+    size, first = settings.batch_size, distributed.FIRST
+    best_path, last_path = runs.places(run, MODULE)
 
     # --- network
     find_device(settings.device)  # a wrong one is told before the pictures are looked at
-    root, kind = checks.find_pictures(settings.data)
-    pictures = folders.with_digests(folders.read_folder(root / "train"))
+    with distributed.one_first():
+        found = training_set.read(settings)
+    training, validation = found.training, found.validation
     torch.manual_seed(settings.seed)
-    network = MODELS[settings.model](num_classes=len(pictures.classes))
+    network = MODELS[settings.model](num_classes=len(training.classes))
     checks.check_sizes(network, settings)
     checks.check_disk(network, MODULE)
     origin = saved  # of the weights
     if settings.weights and not saved:
-        origin = finetune.read_beginning(settings.weights, settings.model)
-        print(finetune.begin(network, origin, pictures.classes))
-    compute = choose(settings.device, settings.precision, network, settings.size, True, run.get("format", ""))
+        with distributed.one_first():
+            origin = finetune.read_beginning(settings.weights, settings.model)
+        print(finetune.begin(network, origin, training.classes))
+    compute = precision.choose(settings.device, settings.precision, network, settings.size, True, run["format"])
     run["format"] = compute.format  # a resumed run goes on with it, whatever a trial would show then
     network = network.to(compute.device, memory_format=compute.memory_format)
-    compiled = torch.compile(network) if settings.compile else network
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
+    if settings.sync_bn:
+        network = distributed.synchronize_batch_norm(network)
+    compiled = torch.compile(network) if settings.compile else network
     groups = parameter_groups(network, settings.weight_decay, settings.early_lr)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
 
     # --- pictures
-    training, validation = folders.split_validation(pictures, settings.val, settings.fold)
-    checks.check_pictures(root, training, settings)
     augment = Augment(cover=settings.cover) if settings.augment == "on" else None
-    kinds = [mixing(num_classes=len(training.classes)) for mixing in MIXES[settings.mix]]
-    mix = v2.RandomChoice(kinds) if kinds else None
     enlarge, margin = (settings.enlarge, MARGIN) if augment else (1, 1)
     looks = origin.preprocess if settings.normalize == "weights" else NORMALIZATIONS[settings.normalize]
     preprocess = replace(looks, size=round(settings.size * enlarge), resize=settings.resize)  # for whole pictures
     seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
-    ready = [
-        data.kept_ready(part, pictures, prepare, root / ".cache", compute.device, settings.workers)
-        if settings.cache
-        else data.Pictures(part, prepare)
-        for part, prepare in ((training, seen), (validation, preprocess))
-    ]
-    scarcity = folders.scarcity(training)  # (classes,)
-    chances = scarcity[training.labels] if settings.balance == "sampling" else None
-    class_weights = scarcity.to(compute.device) if settings.balance == "weights" else None
-    order = data.EpochOrder(len(training), settings.seed, chances)
-    batches = {
-        "train": data.loader(ready[0], size, settings.workers, order, drop_last=True),
-        "val": data.loader(ready[1], size, settings.workers),
-    }
-
-    def training_input(pixels: Tensor, labels: Tensor, side: int, step: int) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) uint8, (N,) -> (N, 3, side, side), (N,) or, of mixed pictures, shares (N, classes)."""
-        # random numbers depend on seed and step alone (dropout's too), so there is no random state to save
-        generator = torch.manual_seed(settings.seed * 1_000_003 + step)
-        if pixels.ndim == 2:  # features, which nothing changes
-            return pixels, labels
-        if augment:
-            pixels = augment(scaled(pixels, round(side * MARGIN)), side, generator)
-        x = preprocess.normalize(scaled(pixels, side)).contiguous(memory_format=compute.memory_format)
-        return mix(x, labels) if mix else (x, labels)
+    with distributed.one_first():
+        batches = training_set.batches(found, seen, preprocess, settings, compute.device)
+    prepare = TrainingInput(augment, settings.mix, len(training.classes), preprocess, compute.memory_format)
+    class_weights = folders.scarcity(training).to(compute.device) if settings.balance == "weights" else None
 
     epoch_steps = len(training) // size
     steps = settings.epochs * epoch_steps
@@ -143,171 +132,181 @@ def main() -> None:
         preprocess,
         state_dict={},
         data={
-            "root": root.as_posix(), "kind": kind, "train": len(training), "val": len(validation),
+            "root": found.root, "kind": found.kind, "train": len(training), "val": len(validation),
             "fingerprint": training.fingerprint(),
         },
-        settings=vars(settings) | {"data": str(root), "name": run["name"], "resume": ""},
+        settings=vars(settings) | {"name": run["name"], "resume": ""},
     )  # fmt: skip
 
-    def save_last() -> None:
-        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        checkpoint.save(replace(described, state_dict=ema.state_dict(), resume=run | weights), last_path)
+    whole = WholeSteps(network)
 
-    parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    print(f"{settings.model}: {parameters:.1f} million parameters, {len(training.classes)} classes")
-    for name, count in training.counts().items():
-        print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
-    if training.corrected:
-        print(f"  {training.corrected}")
-    if uneven := folders.uneven(training):
-        print(f"{uneven}; --balance {settings.balance}")
-    print(
-        f"{settings.epochs} epochs of {epoch_steps} steps, each of {size} pictures, "
-        f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
-    )
-    print(f"on {compute}")
-    if settings.freeze:
-        until = f"for {settings.unfreeze_after} epochs" if settings.unfreeze_after else "to the end"
-        print(f"only the last layer learns, {until}")
+    def state() -> Checkpoint:
+        whole.undo()
+        records.flush()  # what is saved is recorded on the disk, too
+        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        return replace(described, state_dict=ema.state_dict(), resume=run | weights)
+
+    saves = runs.Saves(best_path, last_path, settings.save_every, state) if first else distributed.Silent()
+
+    runs.announce(settings, network, found, compute)
     if saved:
-        print(f"going on after step {run['step']} of {steps}")
-    sys.stdout.flush()
+        changed = runs.changes(saved, settings)
+        print(f"going on after step {run['step']} of {steps}" + f"; changed: {changed}" * bool(changed), flush=True)
 
     # --- one step
-    def train_step(forward: Callable, x: Tensor, targets: Tensor, rate: float) -> tuple[Tensor, float]:
-        """The logits (N, classes) before it, and their loss without smoothing, so that it compares with validation."""
+    records = distributed.Silent()
+    if first and not settings.find_lr:
+        run["logs"] = run["logs"] if saved else new_folder(Path(run["logs"])).as_posix()
+        records = Records(Path(run["logs"]), run["step"], len(run["history"]))
+    stopping = [] if settings.find_lr else stop_on_signal()
+
+    def train_step(forward: nn.Module, coming: Iterator, side: int, rate: float) -> tuple[float, float, bool]:
+        """Loss without smoothing, so that it compares with validation, accuracy, and whether a signal says to stop."""
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        with compute.autocast():
-            outputs = forward(x)  # (N, classes); of GoogLeNet in training three of them
         optimizer.zero_grad()
-        scaler.scale(training_loss(outputs, targets, settings.label_smoothing, class_weights)).backward()
-        logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
-        loss = metrics.loss(logits, targets)
+        sums = [0.0, 0.0, float(len(stopping))]  # of losses, of correct pictures, of signals
+        for part in range(settings.accumulate):
+            pixels, labels = next(coming)
+            place = (distributed.RANK * settings.accumulate + part) * len(labels)  # of these pictures in the step
+            x, targets = prepare(pixels, labels, side, settings.seed * 1_000_003 + run["step"], place, size)
+            if run["step"] == part == 0:
+                seen_now = preprocess.denormalize(x) if x.ndim == 4 else batches.pixels / 255
+                records.beginning(network, vars(settings), seen_now)
+            with contextlib.nullcontext() if part == settings.accumulate - 1 else distributed.local(forward):
+                with compute.autocast():
+                    outputs = forward(x)  # (N, classes); of GoogLeNet in training three of them
+                loss = training_loss(outputs, targets, settings.label_smoothing, class_weights)
+                scaler.scale(loss / settings.accumulate).backward()
+            logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
+            labels = targets if targets.ndim == 1 else targets.argmax(1)
+            sums[0] += metrics.loss(logits, targets) * len(x)
+            sums[1] += metrics.accuracy(logits, labels) * len(x)
+        loss, correct, stop = distributed.total(torch.tensor(sums, dtype=torch.float64)).tolist()
         if not math.isfinite(loss):
             raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
+        whole.changing = True
         scaler.step(optimizer)
         scaler.update()
-        return logits, loss
+        return loss / size, correct / size, stop > 0
 
     if settings.find_lr:
         finetune.freeze(network, settings.freeze)
-        coming = (batch for _ in iter(int, 1) for batch in data.on_device(batches["train"], compute.device))
+        coming = (batch for _ in iter(int, 1) for batch in data.on_device(batches.train, compute.device))
         learning_rate_finder.report(
-            lambda rate: train_step(compiled, *training_input(*next(coming), settings.size, 0), rate)[1],
-            Path(run["logs"]),
+            lambda rate: train_step(compiled, coming, settings.size, rate)[0], Path(run["logs"])
         )
         return
 
     # --- the loop
-    records = Records(Path(run["logs"]), run["step"])
-    shown = torch.linspace(0, len(validation) - 1, min(PREDICTIONS, len(validation))).long().tolist()
-    shown_pixels = data.pixels_of(ready[1], shown)
-    kept: dict = {}  # of a frozen network, features instead of pictures
-    stopping = stop_on_signal()
+    def stop_if_asked(asked: float) -> None:
+        if not asked:
+            return
+        saves.now()
+        records.close()
+        print(f"\nstopped after step {run['step']} of {steps}, and saved. To go on:")
+        print(f"  python train.py --resume {quoted(last_path)}")
+        sys.exit(128 + (stopping or [signal.SIGTERM])[0])
 
-    def stop_if_asked() -> None:
-        if stopping:
-            records.close()
-            save_last()
-            print(f"\nstopped after step {run['step']} of {steps}, and saved. To go on:")
-            print(f"  python train.py --resume {quoted(last_path)}")
-            sys.exit(128 + stopping[0])
+    def advice() -> str:
+        def attempt(count: int) -> None:
+            precision.training_step(network, compute, settings.size, count)()
 
-    with saving_on_failure(save_last, last_path, stop_if_asked):
+        return smaller_batch(attempt, size, distributed.COUNT, settings.accumulate)
+
+    kept = None  # of a frozen network, features instead of pictures
+    forward, learns = None, None  # what is trained, and which part of it
+    best = metrics.best_epoch(run["history"]) if run["history"] else None
+    if not saved:
+        saves.now()  # where it cannot be written to, that is told before the work; and a killed run is found again
+    with saving_on_failure(saves.now, last_path, lambda: stop_if_asked(len(stopping)), advice):
         for epoch in range(len(run["history"]), settings.epochs):
-            stop_if_asked()
             frozen = settings.freeze and not 0 < settings.unfreeze_after <= epoch
             finetune.freeze(network, frozen)
             learner, average = (finetune.last_layer(net) if frozen else net for net in (network, ema))
-            source, forward = batches, compiled
-            if frozen and not augment and not mix:  # then each picture looks the same in every epoch
-                if not kept:
-                    parts = [finetune.features(network, part, preprocess, compute, settings.workers) for part in ready]
-                    kept["train"] = data.loader(parts[0], size, order=order, drop_last=True)
-                    kept["val"] = data.loader(parts[1], size)
-                source, forward = kept, learner
-            order.epoch, order.start = epoch, run["totals"][2]
-            bar = tqdm(total=epoch_steps * size, initial=order.start, unit="img", leave=False, disable=None)
+            if frozen and prepare.constant and batches.ready:  # then each picture looks the same in every epoch
+                kept = kept or training_set.features(batches, network, preprocess, compute, settings.workers)
+            source = kept if frozen and kept else batches
+            if learns != (frozen, source is kept):
+                learns, forward = (frozen, source is kept), None
+                gc.collect()  # what averaged other gradients goes before the next one
+                forward = distributed.averaging(learner if source is kept else compiled)
+            source.order.epoch, source.order.start = epoch, run["totals"][2]
+            bar = tqdm(
+                total=epoch_steps * size, initial=run["totals"][2], unit="img", leave=False, disable=distributed.NO_BAR
+            )
             bar.set_description_str(f"epoch {epoch + 1}/{settings.epochs}")
             side = size_of_epoch(epoch, settings)
-            clock = time.perf_counter()
-            for pixels, labels in data.on_device(source["train"], compute.device):
-                rate = learning_rate(run["step"], steps, settings)
-                x, targets = training_input(pixels, labels, side, run["step"])  # (N, 3, side, side)
-                if run["step"] == 0:
-                    seen_now = preprocess.denormalize(x) if x.ndim == 4 else shown_pixels / 255
-                    records.beginning(network, vars(settings), seen_now)
-                logits, loss = train_step(forward, x, targets, rate)
-                update_ema(average, learner, settings.ema, run["step"])
+            clock, asked = time.perf_counter(), 0.0
+            with contextlib.closing(data.on_device(source.train, compute.device)) as coming:
+                while run["step"] < (epoch + 1) * epoch_steps:
+                    rate = learning_rate(run["step"], steps, settings)
+                    whole.begin()
+                    loss, accuracy, asked = train_step(forward, coming, side, rate)
+                    update_ema(average, learner, settings.ema, run["step"])
 
-                run["step"] += 1
-                accuracy = metrics.accuracy(logits, targets if targets.ndim == 1 else targets.argmax(1))
-                clock, before = time.perf_counter(), clock
-                made = (loss * size, round(accuracy * size), size, clock - before)
-                run["totals"] = [a + b for a, b in zip(run["totals"], made, strict=True)]
-                total_loss, correct, count, seconds = run["totals"]
-                records.step(run["step"], loss, accuracy, rate)
-                bar.set_postfix_str(f"loss {total_loss / count:.3f}, accuracy {correct / count:.1%}, lr {rate:.1e}")
-                bar.update(size)
-                if stopping:
-                    break
+                    run["step"] += 1
+                    clock, before = time.perf_counter(), clock
+                    made = (loss * size, round(accuracy * size), size, clock - before)
+                    run["totals"] = [a + b for a, b in zip(run["totals"], made, strict=True)]
+                    total_loss, correct, count, _ = run["totals"]
+                    records.step(run["step"], loss, accuracy, rate)
+                    whole.end()
+                    bar.set_postfix_str(f"loss {total_loss / count:.3f}, accuracy {correct / count:.1%}, lr {rate:.1e}")
+                    bar.update(size)
+                    if asked:
+                        break
+                    saves.if_due()
             bar.close()
-            stop_if_asked()
+            stop_if_asked(asked)
 
+            distributed.share_buffers(ema)
             predict = torch.inference_mode()(average) if source is kept else prepared(ema, compute)
-            logits, labels = metrics.infer(
-                predict, data.on_device(source["val"], compute.device), None if source is kept else preprocess
+            own_logits, own_labels = metrics.infer(
+                predict, data.on_device(source.val, compute.device), None if source is kept else preprocess
             )
+            logits, labels = (distributed.interleaved(part, len(validation)) for part in (own_logits, own_labels))
             if not logits.isfinite().all():
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. A smaller --lr may help.")
-            total_loss, correct, count, seconds = run["totals"]
-            run["minutes"] += seconds / 60
-            entry = {
-                "epoch": epoch + 1,
-                "minutes": run["minutes"],
-                "train": {"loss": total_loss / count, "accuracy": correct / count},
-                "val": {"loss": metrics.loss(logits, labels), "accuracy": metrics.accuracy(logits, labels)},
-                "size": side,
-                "images_per_second": count / seconds,
-            }
-            run["history"].append(entry)
-            run["totals"] = [0.0, 0, 0, 0.0]
+            whole.changing = True
+            entry = runs.close_epoch(run, side, logits, labels)
             best = metrics.best_epoch(run["history"])
-            if best is entry:
+            if best is entry and first:
                 scores = {
                     "val": entry["val"] | {"epoch": epoch + 1, "count": len(validation)},
-                    "history": run["history"],
+                    "history": list(run["history"]),
                 }
                 weights = checkpoint.in_half(ema.state_dict())
                 temperature = metrics.fit_temperature(logits, labels)
-                scored = replace(described, state_dict=weights, scores=scores, temperature=temperature)
-                checkpoint.save(scored, best_path)
-            save_last()
-            train, val = entry["train"], entry["val"]
-            left = run["minutes"] / (epoch + 1) * (settings.epochs - epoch - 1)
-            print(
-                f"epoch {epoch + 1:>{len(str(settings.epochs))}}/{settings.epochs}"
-                f"   train loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}"
-                f"   val loss {val['loss']:.3f}, accuracy {val['accuracy']:.1%}{'*' if best is entry else ' '}"
-                f"   {entry['images_per_second']:,.0f} images/s, {left:.0f} min left",
-                flush=True,
-            )
+                saves.best = replace(described, state_dict=weights, scores=scores, temperature=temperature)
             records.epoch(epoch + 1, run["step"], entry)
-            truth, predicted = ([training.classes[i] for i in values[shown]] for values in (labels, logits.argmax(1)))
-            records.predictions(epoch + 1, shown_pixels, truth, predicted)
+            truth, predicted = (
+                [training.classes[i] for i in values[batches.shown]] for values in (own_labels, own_logits.argmax(1))
+            )
+            records.predictions(epoch + 1, batches.pixels, truth, predicted)
+            whole.end()
+            saves.if_due(epoch_ended=True)
+            print(runs.summary(entry, best, settings.epochs), flush=True)
             if 0 < settings.patience <= epoch + 1 - best["epoch"]:
                 print(f"no better for {settings.patience} epochs, so this is the end (--patience)")
                 break
+            stop_if_asked(distributed.total(torch.tensor(float(len(stopping)))).item())
 
-    if best_path.exists():
-        chosen = checkpoint.load(best_path)
-        known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these pictures
-        checkpoint.amend(best_path, scores={"history": run["history"]}, novelty=known)
+    # --- the end
+    if not first:
+        return
+    with saving_on_failure(saves.now, last_path, lambda: None):
+        saves.write_best()
+        if best_path.exists():
+            chosen = checkpoint.load(best_path)
+            known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these pictures
+            checkpoint.amend(best_path, scores={"history": run["history"]}, novelty=known)
+    run["done"] = True
+    saves.now()
     records.end(vars(settings), best)
     print(
-        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} of {len(validation):,} validation {kind}; "
-        f"{run['minutes']:.1f} minutes of training\n"
+        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} of {len(validation):,} validation "
+        f"{found.kind}; {run['minutes']:.1f} minutes of training\n"
         f"  {best_path}   the weights of that epoch\n"
         f"  {last_path}   the state at the end\n"
         f"  {run['logs']}   for TensorBoard\n"

@@ -1,12 +1,16 @@
-"""One writer at a time: for tables that several processes add rows to."""
+"""One at a time: rows that several processes add to a table, and a place that only one run may write to."""
 
 import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
+from classifier.cli import UserError
+
 PATIENCE = 10  # seconds to wait for another process, on Windows; elsewhere the system waits
+BYTE = 1 << 30  # that is locked on Windows, which keeps readers out as well: nobody reads this one
 
 
 @contextlib.contextmanager
@@ -21,14 +25,10 @@ def alone(file: BinaryIO) -> Iterator[None]:
 
     import msvcrt
 
-    def lock(mode: int) -> None:
-        file.seek(1 << 30)  # a byte that nobody reads: Windows keeps readers out as well
-        msvcrt.locking(file.fileno(), mode, 1)
-
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            lock(msvcrt.LK_NBLCK)
+            _lock_byte(file, msvcrt.LK_NBLCK)
             break
         except OSError:
             if time.monotonic() > deadline:
@@ -37,4 +37,74 @@ def alone(file: BinaryIO) -> Iterator[None]:
     try:
         yield
     finally:
-        lock(msvcrt.LK_UNLCK)
+        _lock_byte(file, msvcrt.LK_UNLCK)
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, taken: str) -> Iterator[None]:
+    """For the time being, be the only process that has this lock. Nobody waits.
+
+    Args:
+        lock: an empty file, made where needed and removed at the end. One that a killed process has left behind does no
+            harm: the system drops a lock when its holder ends, however it ends.
+        taken: what the error says where another process has it.
+
+    Raises:
+        UserError: another process has it, or the folder cannot be written to.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock)
+    except OSError as error:
+        raise UserError(
+            f"{lock.parent} cannot be written to ({error.strerror or error}). Make it writable, or start elsewhere."
+        ) from None
+    if file is None:
+        raise UserError(taken)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file, others should while it is still locked
+            lock.unlink()
+        file.close()
+        if os.name == "nt":
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def _locked(lock: Path) -> BinaryIO | None:
+    """The file, opened and locked; None where another process has the lock."""
+    while True:
+        file = lock.open("ab")
+        try:
+            _lock_now(file)
+        except OSError as error:
+            if isinstance(error, (BlockingIOError, PermissionError)):
+                file.close()
+                return None
+            return file  # a file system without locks, as some networks' are: nothing is known, so nothing is refused
+        # its last holder may have removed it between opening and locking: then a third one makes, and locks, another
+        with contextlib.suppress(OSError):
+            if os.name == "nt" or os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()
+
+
+def _lock_now(file: BinaryIO) -> None:
+    """Raises BlockingIOError or PermissionError where another process has the lock."""
+    if os.name == "nt":
+        import msvcrt
+
+        _lock_byte(file, msvcrt.LK_NBLCK)
+    else:
+        import fcntl
+
+        # of the process alone: a lock by flock would outlive it in processes that open pictures, for some seconds
+        fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_byte(file: BinaryIO, mode: int) -> None:
+    import msvcrt
+
+    file.seek(BYTE)
+    msvcrt.locking(file.fileno(), mode, 1)

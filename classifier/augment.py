@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
+from classifier.preprocess import Preprocess
+
+MIXES = {"off": (), "mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "both": (v2.MixUp, v2.CutMix)}
 MARGIN = 1.25  # a crop has about the size of what comes of it if it is cut from pictures this much larger
 
 
@@ -45,12 +49,21 @@ class Augment:
     color: float = 0.3
     cover: float = 0.25
 
-    def __call__(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        """(N, 3, H, W) uint8 -> (N, 3, size, size) float32 in 0..255. `generator` is a CPU generator."""
+    def __call__(
+        self, pixels: Tensor, size: int, generator: torch.Generator, place: int = 0, batch: int | None = None
+    ) -> Tensor:
+        """(N, 3, H, W) uint8 -> (N, 3, size, size) float32 in 0..255. `generator` is a CPU generator.
+
+        Where the pictures are a part of a batch, those from `place` on of `batch`, the same becomes of them as if the
+        whole batch were there.
+        """
         n = len(pixels)
 
-        def uniform(low: float, high: float) -> Tensor:  # (N,), drawn on the CPU so that every device gets the same
-            return torch.rand(n, generator=generator) * (high - low) + low
+        def rand(*shape: int) -> Tensor:  # (..., N) in 0..1, drawn on the CPU so that every device gets the same
+            return torch.rand(*shape, batch or n, generator=generator)[..., place : place + n]
+
+        def uniform(low: float, high: float) -> Tensor:  # (N,)
+            return rand() * (high - low) + low
 
         area, stretch = uniform(self.area, 1), uniform(-math.log(self.ratio), math.log(self.ratio)).div(2).exp()
         width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
@@ -60,7 +73,7 @@ class Augment:
         area, stretch = uniform(0.02, 0.33), uniform(-math.log(3), math.log(3)).div(2).exp()
         area = torch.where(uniform(0, 1) < self.cover, area, 0)
         sides = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch]).clamp(max=1)  # (2, N): height and width
-        corners = torch.rand(2, n, generator=generator) * (1 - sides)  # of the covered part
+        corners = rand(2) * (1 - sides)  # of the covered part
 
         # where in the picture each column and each row of the result is taken from, (N, size)
         at = (torch.arange(size) + 0.5) / size
@@ -78,3 +91,45 @@ class Augment:
         mean = pixels.mean(dim=(1, 2, 3)).view(n, 1, 1)
         pixels = torch.baddbmm(offset * mean, color, pixels.view(n, 3, -1)).clamp_(0, 255).view(n, 3, size, size)
         return pixels.masked_fill_(hidden[0][:, None, :, None] & hidden[1][:, None, None, :], 127.5)
+
+
+class TrainingInput:
+    """Pictures from the cache to what the network learns from.
+
+    Args:
+        augment: what changes them, or None.
+        mix: a name in MIXES.
+        classes: their number.
+        preprocess: normalises them.
+        memory_format: of the result.
+    """
+
+    def __init__(
+        self,
+        augment: Augment | None,
+        mix: str,
+        classes: int,
+        preprocess: Preprocess,
+        memory_format: torch.memory_format,
+    ):
+        kinds = [mixing(num_classes=classes) for mixing in MIXES[mix]]
+        self.augment, self.preprocess, self.memory_format = augment, preprocess, memory_format
+        self.mix = v2.RandomChoice(kinds) if kinds else None
+        self.constant = not augment and not kinds  # each picture looks the same in every epoch
+
+    def __call__(
+        self, pixels: Tensor, labels: Tensor, side: int, seed: int, place: int, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S) uint8, (N,) -> (N, 3, side, side), (N,) or, of mixed pictures, shares (N, classes).
+
+        Features (N, C) stay as they are. All random numbers of the step, dropout's too, come from `seed` and from the
+        `place` that the first of these pictures has in the step's `batch` of pictures, so there is no state to save.
+        """
+        torch.manual_seed(seed + (place << 40))
+        if pixels.ndim == 2:
+            return pixels, labels
+        if self.augment:
+            generator = torch.Generator().manual_seed(seed)
+            pixels = self.augment(scaled(pixels, round(side * MARGIN)), side, generator, place, batch)
+        x = self.preprocess.normalize(scaled(pixels, side)).contiguous(memory_format=self.memory_format)
+        return self.mix(x, labels) if self.mix else (x, labels)

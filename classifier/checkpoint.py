@@ -22,6 +22,7 @@ A plain state_dict of a network in MODELS, as older scripts and torchvision save
 import contextlib
 import dataclasses
 import difflib
+import glob
 import importlib.metadata
 import math
 import os
@@ -29,7 +30,6 @@ import pickle
 import platform
 import re
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,7 +38,7 @@ from pathlib import Path, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
-from classifier import novelty
+from classifier import novelty, untrusted
 from classifier.cli import UserError
 from classifier.preprocess import NORMALIZATIONS, Preprocess
 from zoo import MODELS
@@ -47,6 +47,9 @@ FORMAT = 1
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 OLDER = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # as scripts of tutorials prepare pictures
+# what train.py keeps in <run>.last.pth to go on with
+STATE = {"name": str, "logs": str, "format": str, "step": int, "totals": list, "minutes": (int, float), "history": list}
+STATE |= {"network": dict, "optimizer": dict, "scaler": dict}
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
 
 
@@ -111,6 +114,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             temporary.unlink()
 
 
+def remove_rests(path: Path) -> None:
+    """Remove what saves of this file have left that were killed in the middle. Nobody may be writing it now."""
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            rest.unlink()
+
+
 def _replace(temporary: Path, path: Path) -> None:
     """`replace`, tried for some seconds: on Windows it fails while a reader or a virus scanner has the file."""
     for _ in range(20):
@@ -137,12 +147,48 @@ def amend(path: Path, scores: dict | None = None, **fields) -> None:
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a saved state; in memory its means lie as their parameters do, which the fused step takes for granted."""
-    optimizer.load_state_dict(state)
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter).copy_(value)
+    """Load a saved state; in memory its means lie as their parameters do, which the fused step takes for granted.
+
+    Raises:
+        CheckpointError: it is that of other parameters.
+    """
+    try:
+        optimizer.load_state_dict(state)
+        for parameter, values in optimizer.state.items():
+            for name, value in values.items():
+                if value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter).copy_(value)
+                elif value.ndim:
+                    raise ValueError(f"{name} is of another shape than its parameter")
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"The optimizer's state does not fit the network ({error}). Start a new run.") from error
+
+
+def finite(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether all weights are numbers: neither infinite nor NaN."""
+    return all(bool(value.isfinite().all()) for value in state_dict.values())
+
+
+def check_state(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where what train.py needs to go on is missing, or is not what it should be."""
+    state, path = checkpoint.resume, checkpoint.path
+    try:
+        for name, kind in STATE.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"{name} is a {type(state[name]).__name__}")
+        if path and path.name != state["name"] + LAST:  # the name decides where the run writes
+            raise CheckpointError(f"{path} is of the run {state['name']!r}: its name has to be {state['name']}{LAST}.")
+        if not all(isinstance(value, (int, float)) for value in state["totals"]) or len(state["totals"]) != 4:
+            raise TypeError("totals are four numbers")
+        for entry in state["history"]:
+            numbers = [entry[name] for name in ("epoch", "minutes", "size", "images_per_second")]
+            numbers += [entry[part][name] for part in ("train", "val") for name in ("loss", "accuracy")]
+            if not all(isinstance(value, (int, float)) for value in numbers):
+                raise TypeError("history holds what is no number")
+        if _shapes(state["network"]) != _shapes_of(checkpoint.model, len(checkpoint.classes)):
+            raise ValueError("network has other shapes")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be gone on with ({error}). Start a new run.") from error
 
 
 def versions() -> dict[str, str]:
@@ -174,7 +220,7 @@ def load(path: Path) -> Checkpoint:
 
 def in_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices as float16; what has one dimension (biases, batch norm) is small and stays exact."""
-    return {name: value.half() if value.ndim > 1 else value for name, value in state_dict.items()}
+    return {name: value.half() if value.ndim > 1 else value.clone() for name, value in state_dict.items()}
 
 
 def newest(folder: Path) -> Path:
@@ -199,48 +245,49 @@ def _read(path: Path) -> object:
     damaged = f"{path} is damaged, was not copied whole, or is no .pth. Copy or train it again."
     try:
         with path.open("rb") as file:
-            head = file.read(1)
+            head = file.read(4)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
-                if archive.testzip() is not None:
-                    raise CheckpointError(damaged)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        untrusted.check_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        untrusted.check_content(content)
+        return content
     except pickle.UnpicklingError as error:
         # a pickle that is not one of plain data names what it wants to call; other files only look like one by chance
-        if "Unsupported global" in str(error) or head == b"\x80" or zipfile.is_zipfile(path):
+        if "Unsupported global" in str(error) or head[:1] == b"\x80" or head == b"PK\x03\x04":
             raise CheckpointError(
                 f"{path} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
                 "load it where it comes from and save model.state_dict() instead of the whole model."
             ) from None
         raise CheckpointError(f"{path} is not a .pth of PyTorch (its content is something else).") from None
-    except CheckpointError:
-        raise
+    except untrusted.UntrustedError as error:
+        raise CheckpointError(f"{path} is not used: {error}. Do not trust this file.") from None
     except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         raise CheckpointError(damaged) from error
 
 
 def _own(path: Path, content: Mapping) -> Checkpoint:
-    if content["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {content['format']!r}; this version reads format {FORMAT}. Update the project."
-        )
-    if content.get("model") not in MODELS:
-        raise CheckpointError(f"{path} is for {content.get('model')!r}; known here are {', '.join(MODELS)}.")
+    said, model = str(content["format"])[:20], str(content.get("model"))[:80]  # they may be anything
+    if said != str(FORMAT):
+        raise CheckpointError(f"{path} has format {said}; this version reads format {FORMAT}. Update the project.")
+    if model not in MODELS:
+        raise CheckpointError(f"{path} is for {model!r}; known here are {', '.join(MODELS)}.")
     names = {entry.name for entry in dataclasses.fields(Checkpoint)} - {"path", "assumed"}
     try:
         values = {name: content[name] for name in names if name in content}
         values["preprocess"] = Preprocess.from_dict(content["preprocess"])
         checkpoint = Checkpoint(**values)
-        if not all(isinstance(name, str) and PureWindowsPath(name).name == name for name in checkpoint.classes):
+        names = checkpoint.classes if isinstance(checkpoint.classes, list) else [None]
+        if not all(isinstance(name, str) and PureWindowsPath(name).name == name for name in names):
             raise TypeError("class names have to be text, each the name of a folder")
         if not isinstance(checkpoint.temperature, float) or not 0 < checkpoint.temperature < math.inf:
             raise TypeError("temperature is not a number above 0")
         for name in ("scores", "novelty", "data", "settings", "versions", "resume"):
             if not isinstance(getattr(checkpoint, name), dict):
                 raise TypeError(f"{name} is not a dictionary")
+        if not all(isinstance(value, (str, int, float, bool)) for value in checkpoint.settings.values()):
+            raise TypeError("settings have to be text, numbers, yes or no")
         novelty.check(checkpoint.novelty)
         fits = _shapes(checkpoint.state_dict) == _shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

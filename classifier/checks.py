@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from classifier import folders
+from classifier import distributed, folders
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.pictures import is_candidate
@@ -36,8 +36,10 @@ def find_pictures(folder: str) -> tuple[Path, str]:
     return root / "sample", "drawings"
 
 
-def check_pictures(root: Path, training: folders.Folder, settings: Settings) -> None:
+def check_pictures(root: Path, training: folders.Folder, validation: folders.Folder, settings: Settings) -> None:
     """What would only go wrong later: classes that differ from the test pictures', a batch larger than the set."""
+    if len(validation) < distributed.COUNT:
+        raise UserError(f"{distributed.COUNT} processes are too many for {len(validation)} validation pictures.")
     classes = folders.class_names(root / "test")
     if classes and classes != training.classes:
         raise UserError(
@@ -73,7 +75,7 @@ def check_disk(network: nn.Module, folder: Path) -> None:
 
 def check_resumed(saved: Checkpoint, training: folders.Folder, settings: Settings) -> None:
     """Raise a UserError where going on would not be the same run."""
-    if len(saved.resume["history"]) >= settings.epochs:
+    if len(saved.resume["history"]) >= settings.epochs and saved.resume.get("done", True):
         raise UserError(
             f"{saved.path} has finished its {settings.epochs} epochs. --epochs {2 * settings.epochs} would train it "
             "further, with a learning rate and a size that take their course over all of them."

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro import conf
 
-from classifier import checkpoint, cli, finetune
+from classifier import checkpoint, cli, distributed, finetune
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.intake.names import safe_name
@@ -26,11 +26,13 @@ class Settings:
     come with the project had. classic: a published baseline, 224 px squashed, plain Adam 1e-4, no augmentation."""
     model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
-    """Folder that holds train/<class>/*."""
+    """Folder that holds train/<class>/*, or WebDataset shards: "DIR/{00000..00127}.tar", the same after http(s)://, or
+    the folder or URL with their shards.json."""
     name: str = ""
     """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
     resume: str = ""
-    """Go on from this module/NAME.last.pth, with its settings; how long, where and how fast may change."""
+    """Go on from this module/NAME.last.pth, with its settings; how long, where and how fast may change. auto: from the
+    newest unfinished run with these settings, or begin."""
 
     weights: Annotated[str, conf.arg(metavar="FILE")] = ""
     """Fine-tune these instead of random ones: a .pth, or imagenet for torchvision's. Size, resizing, mean and std come
@@ -46,7 +48,11 @@ class Settings:
     epochs: int = 10
     """How often every picture is shown. Learning rate and size follow their course over all, also with --resume."""
     batch_size: int = 64
-    """Pictures per step."""
+    """Pictures per step, of all processes together."""
+    accumulate: int = 1
+    """Parts of a step that go through the network one after the other, where all at once need too much memory."""
+    sync_bn: bool = False
+    """With several processes (torchrun): batch norm over the pictures of all, as if there were one."""
     lr: float = 2e-3
     """Largest learning rate (Adam)."""
     weight_decay: float = 0.05
@@ -91,6 +97,9 @@ class Settings:
     """Decides first weights, order and augmentation."""
     cache: bool = True
     """Open each picture once and keep it as bytes in DATA/.cache; --no-cache opens it in every epoch."""
+    save_every: float = 10
+    """Minutes after which the state is saved, besides at the ends of epochs; that takes a fiftieth of the time at most.
+    0: after every step."""
     workers: int = min(4, os.cpu_count() or 1)
     """How many pictures are opened side by side."""
     device: str = "auto"
@@ -125,9 +134,16 @@ RANGES = {
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
     "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1),
     "cover": (0, 1), "unfreeze_after": (0, 100_000), "fold": (1, 1000), "patience": (0, 100_000),
+    "accumulate": (1, 65_536), "save_every": (0, 100_000),
 }  # fmt: skip
 
-MAY_CHANGE_ON_RESUME = {"resume", "epochs", "patience", "data", "cache", "workers", "device", "precision", "compile"}
+MAY_CHANGE_ON_RESUME = {
+    "resume", "epochs", "patience", "data", "accumulate", "cache", "save_every", "workers", "device", "precision",
+    "compile",
+}  # fmt: skip
+
+
+AUTO = "auto"  # as --resume
 
 
 def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
@@ -146,16 +162,21 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
     first.add_argument("--unfreeze-after", "--unfreeze_after", nargs="?", default="0")
     chosen = first.parse_known_args()[0]
     saved = None
-    if chosen.resume:
+    if chosen.resume not in ("", AUTO):
         saved = checkpoint.load(Path(chosen.resume))
         if not saved.resume:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
         if "scaler" not in saved.resume or "weights" not in saved.settings:
             raise UserError(f"{chosen.resume} is of an older version of this project, which trained differently.")
+        checkpoint.check_state(saved)
         try:
             defaults = Settings(**saved.settings | {"resume": chosen.resume})
         except TypeError as error:
             raise UserError(f"{chosen.resume} is of another version of this project ({error}).") from None
+        for name, value in vars(Settings()).items():
+            kind = (int, float) if isinstance(value, float) else type(value)
+            if not isinstance(getattr(defaults, name), kind):
+                raise UserError(f"{chosen.resume} says {name} {getattr(defaults, name)!r}, which makes no sense.")
     else:
         defaults = _defaults(chosen)
     settings = cli.parse(Settings, description, default=defaults)
@@ -199,6 +220,15 @@ def _check_together(settings: Settings) -> None:
     if (settings.fold - 1) * settings.val >= 1:
         parts = math.ceil(1 / settings.val)
         raise UserError(f"--fold {settings.fold} is too many: with --val {settings.val} there are {parts} parts.")
+    parts = distributed.COUNT * settings.accumulate
+    if settings.batch_size % parts or settings.batch_size < 2 * parts:
+        raise UserError(
+            f"--batch-size {settings.batch_size} cannot be shared out evenly: {distributed.COUNT} processes times "
+            f"--accumulate {settings.accumulate} make {parts} parts, of two pictures or more each. "
+            f"Use --batch-size {max(2, round(settings.batch_size / parts)) * parts}."
+        )
+    if settings.find_lr and distributed.COUNT > 1:
+        raise UserError("--find-lr runs in one process: leave torchrun out.")
     if settings.freeze and not settings.weights:
         raise UserError("--freeze keeps random weights as they are, which tell nothing. Give it --weights to keep.")
     if settings.unfreeze_after and not settings.freeze:

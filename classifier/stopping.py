@@ -1,19 +1,26 @@
 """How a run ends before its time: asked to by a signal, or by a fault; in both cases what was done is saved."""
 
 import contextlib
+import gc
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
+from classifier import distributed
 from classifier.cli import UserError
 from classifier.pictures import PictureError
 from classifier.text import quoted
 
+MEMORY = ("out of memory", "allocate memory")  # in what PyTorch says where memory is short: of a GPU, of the CPU
+
 # what PyTorch says -> what can be done
-ADVICE = {
-    "out of memory": "A new run with a smaller --batch-size or --size needs less memory.",
-    "allocate memory": "A new run with a smaller --batch-size or --size needs less memory.",
+ADVICE = dict.fromkeys(MEMORY, "A new run with a smaller --batch-size or --size needs less memory.")
+ADVICE |= {
     "DataLoader worker": "A process that opens pictures was ended, probably for want of memory: use fewer --workers.",
     "compiler": "--compile needs a C++ compiler; it can be left out.",
 }
@@ -35,17 +42,120 @@ def stop_on_signal() -> list[int]:
     return received
 
 
+class WholeSteps:
+    """Sees to it that what is saved is the state between two steps, wherever in a step an error comes from."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.before: list[Tensor] = []  # batch norm's means and variances, which a forward pass changes
+        self.changing = False  # weights or counts: then there is no way back
+
+    def begin(self) -> None:
+        """A step begins."""
+        if hasattr(signal, "SIGCHLD"):
+            # where a process that opens pictures is killed, PyTorch's handler would raise an error between any two
+            # lines; without it, the error comes some seconds later, from where the next batch is asked for
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.before = [buffer.clone() for buffer in self.network.buffers()]
+
+    def end(self) -> None:
+        """The step is made, counted and recorded."""
+        self.changing = False
+        self.before = []
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Go back to before a step that is under way, if one is. Raises UserError where that is no longer possible."""
+        if self.changing:
+            raise UserError("it stopped while weights were being changed.")
+        if self.before:
+            for buffer, before in zip(self.network.buffers(), self.before, strict=True):
+                buffer.copy_(before)
+            self.before = []
+
+
 @contextlib.contextmanager
-def saving_on_failure(save: Callable[[], None], path: Path, stop_if_asked: Callable[[], None]) -> Iterator[None]:
-    """What fails in the middle of a run is raised after its steps are saved; as a UserError if it is no bug."""
+def saving_on_failure(
+    save: Callable[[], None], path: Path, stop_if_asked: Callable[[], None], advise: Callable[[], str] = str
+) -> Iterator[None]:
+    """What fails in the middle of a run is raised after its steps are saved; as a UserError if it is no bug.
+
+    Args:
+        save: writes `path`.
+        path: NAME.last.pth.
+        stop_if_asked: ends the run where a signal is the reason of the failure.
+        advise: asked where memory was short, after the save: one line on what would need less, or "".
+    """
     try:
         yield
-    except (PictureError, OSError, RuntimeError) as error:
-        stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
-        save()
-        advice = [text for sign, text in ADVICE.items() if sign in str(error)]
-        if isinstance(error, RuntimeError) and not advice:
-            print(f"Saved; to go on: python train.py --resume {quoted(path)}", file=sys.stderr)
+    except (PictureError, OSError, MemoryError, RuntimeError) as error:
+        if distributed.gone(error):  # in the middle of a step: the last save is exact, this state is not
             raise
-        lines = [str(error).split("\n")[0], *advice[:1], f"Saved; to go on: python train.py --resume {quoted(path)}"]
-        raise UserError("\n".join(lines)) from None
+        said = [str(error).split("\n")[0] or type(error).__name__]
+        try:
+            stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
+            save()
+            kept = "Saved; to"
+        except (UserError, OSError) as second:
+            if not path.exists():
+                raise UserError("\n".join([*said, f"Nothing could be saved: {second}"])) from None
+            said.append(f"The steps since the last save could not be saved: {second}")
+            kept = "What was saved before is still there; to"
+        go_on = f"{kept} go on: python train.py --resume {quoted(path)}"
+        short = is_short_of_memory(error)
+        advice = [text for sign, text in ADVICE.items() if sign in str(error) or (short and sign in MEMORY)]
+        if isinstance(error, RuntimeError) and not advice:
+            print("\n".join([*said[1:], go_on]), file=sys.stderr)
+            raise
+        if short:
+            traceback.clear_frames(error.__traceback__)  # they hold what the failed step had computed so far
+            gc.collect()
+            advice.insert(0, advise())
+        raise UserError("\n".join([*said, *[line for line in advice if line][:1], go_on])) from None
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the machine had too little memory. PyTorch has an error of its own for GPUs only."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY))
+
+
+def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
+    """How many pictures go through the network at once: the first of size / 2, size / 4, ... that does not fail.
+
+    Args:
+        attempt: makes a step's forward and backward pass of so many pictures, and raises what PyTorch raises.
+        size: the number that failed.
+
+    Returns:
+        None where not even two fit. Other errors than those of memory are raised.
+    """
+    while (size := size // 2) >= 2:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            attempt(size)
+            return size
+        except (RuntimeError, MemoryError) as error:
+            if not is_short_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+    return None
+
+
+def smaller_batch(attempt: Callable[[int], None], batch_size: int, processes: int = 1, accumulate: int = 1) -> str:
+    """One line on what would fit, for `saving_on_failure`; "" where nothing does.
+
+    Args:
+        attempt: as in `largest_that_fits`.
+        batch_size: pictures of a step, in all processes and parts together.
+        processes: among which a step is shared out.
+        accumulate: parts of a process's share that go through the network one after the other.
+    """
+    fits = largest_that_fits(attempt, batch_size // (processes * accumulate))
+    if fits is None:
+        return ""
+    share = batch_size // processes
+    parts = next((n for n in range(2, share // 2 + 1) if share % n == 0 and share // n <= fits), None)
+    same = f"This run can go on with --accumulate {parts}, with the same steps. " if parts else ""
+    return f"{same}A new one would fit with --batch-size {fits * processes * accumulate}."

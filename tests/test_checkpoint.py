@@ -1,11 +1,15 @@
 """The .pth: what goes in comes out, and what is not one is refused without harm."""
 
+import contextlib
 import copy
 import errno
 import os
 import pickle
 import random
 import shutil
+import sys
+import time
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -269,6 +273,190 @@ def test_content_that_is_not_there(saved, key):
     del content[key]
     torch.save(content, saved)
     refused(saved)
+
+
+# ------------------------------------------------------------------------------- what asks for more than there is
+
+
+class Making:
+    """Unpickling this calls a function that torch.load takes for harmless."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def nested(kind, depth):
+    value = kind()
+    for _ in range(depth):
+        value = kind([value])
+    return value
+
+
+def doubled(times):
+    """A list that is small in a file and in memory, and endless to whoever goes through it."""
+    value = []
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def packed(path, number, size):
+    """The same file with one of its tensors packed: zeros, of which a gigabyte fits into a megabyte."""
+    with zipfile.ZipFile(path) as old:
+        members = [(info, old.read(info)) for info in old.infolist()]
+    with zipfile.ZipFile(path, "w") as new:
+        for info, content in members:
+            tensor = info.filename.endswith(f"data/{number}")
+            new.writestr(info.filename, bytes(size) if tensor else content, zipfile.ZIP_DEFLATED if tensor else None)
+
+
+@contextlib.contextmanager
+def soon_and_small():
+    resource = pytest.importorskip("resource")  # Windows does not tell how much memory was taken
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    yield
+    assert time.process_time() - begun < 20
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit < 1500
+
+
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "old"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Making(bytearray, 10**11), "code"),  # 100 GB of zeros
+        (
+            lambda: [Making(OrderedDict, pairs) for pairs in [[(i, i) for i in range(4000)]] for _ in range(9000)],
+            "more",
+        ),
+        (lambda: doubled(40), "more values"),
+        (lambda: torch.zeros(1).expand(10**12), "1,000,000,000,000 values that are not there"),
+        (lambda: nested(list, 200), "deeper"),
+        (lambda: {nested(lambda value=(): tuple(value), 200): 1}, "deeper"),
+    ],
+    ids=["bytearray", "copies", "doubled", "expanded", "lists", "keys"],
+)
+def test_what_is_larger_than_it_looks_is_refused(saved, make, words, in_zip):
+    content = torch.load(saved, weights_only=True)
+    content["scores"] = {"val": make()}
+    torch.save(content, saved, _use_new_zipfile_serialization=in_zip)
+    with soon_and_small():
+        refused(saved, words)
+
+
+def test_keys_deeper_than_pythons_stack(tmp_path):
+    """Written by hand: Python cannot pickle them, and where it reads them it ends without a word."""
+    key = b")" + b"\x85" * 10**6
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02}" + key + b"K\x01s.")
+    with soon_and_small():
+        refused(tmp_path / "x.pth", "deeper")
+
+
+def test_packed_tensors_are_refused(saved):
+    packed(saved, 0, 200_000_000)
+    assert saved.stat().st_size < 1_000_000
+    with soon_and_small():
+        refused(saved, "unpack to more than it is")
+
+
+def test_a_file_of_two_kinds_is_looked_at_as_it_is_read(saved, tmp_path):
+    """An old pickle in front, a harmless zip behind: which of both is checked has to be the one that is read."""
+    pickled = pickle.dumps({"x": Making(bytearray, 10**11)}, 2)
+    (tmp_path / "x.pth").write_bytes(pickled + saved.read_bytes())
+    with soon_and_small():
+        refused(tmp_path / "x.pth", "code")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pickles_changed_at_random_behind_right_checksums(saved):
+    """What the checksums do not keep out. FUZZ=4000 for as many as were tried before a release."""
+    with zipfile.ZipFile(saved) as old:
+        members = [(info.filename, old.read(info)) for info in old.infolist()]
+    chance = random.Random(0)
+    for _ in range(int(os.environ.get("FUZZ", "100"))):
+        with zipfile.ZipFile(saved, "w") as new:
+            for name, content in members:
+                if name.endswith(".pkl"):
+                    changed = bytearray(content)
+                    for _ in range(chance.randint(1, 5)):  # instructions of a pickle, and bytes
+                        at = chance.randrange(len(changed))
+                        changed[at : at + chance.randint(0, 1)] = chance.choice(
+                            [b"\0", b"\xff", b"(", b"t", b"\x85", b"}", b"R", b"0", b"2", b"b", b"u", b"e", b"]", b")"]
+                        )
+                    content = bytes(changed)
+                new.writestr(name, content)
+        with contextlib.suppress(CheckpointError), soon_and_small():
+            checkpoints.load(saved)
+
+
+@pytest.mark.parametrize("value", [["x"], {"a": 1}, torch.ones(3), 3.5, b"", 10**30, "x" * 10**6])
+@pytest.mark.parametrize(
+    "key", ["format", "model", "classes", "preprocess", "settings", "temperature", "resume", "data"]
+)
+def test_values_of_any_kind_are_refused_in_one_line(saved, key, value):
+    if (key, type(value)) in {("temperature", float), ("settings", dict), ("resume", dict), ("data", dict)}:
+        return  # those may be such
+    torch.save(torch.load(saved, weights_only=True) | {key: value}, saved)
+    assert len(refused(saved)) < 1000
+
+
+# ------------------------------------------------------------------------------------------------ to go on with
+
+
+def whole_state(tiny):
+    entry = {"epoch": 1, "minutes": 0.1, "size": 32, "images_per_second": 9.0}
+    entry |= {part: {"loss": 0.5, "accuracy": 0.5} for part in ("train", "val")}
+    state = {"name": "run", "logs": "logs/tiny/1", "format": "float32", "step": 3, "totals": [0.5, 1, 2, 0.1]}
+    optimizer = torch.optim.AdamW(tiny.parameters())
+    weights = {"network": tiny.state_dict(), "optimizer": optimizer.state_dict(), "scaler": {}}
+    return state | weights | {"minutes": 0.1, "history": [entry], "done": False}
+
+
+def test_a_whole_state_is_gone_on_with(original, tiny, tmp_path):
+    original.resume = whole_state(tiny)
+    checkpoints.save(original, tmp_path / "run.last.pth")
+    checkpoints.check_state(checkpoints.load(tmp_path / "run.last.pth"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "../../elsewhere"}, "its name has to be"),
+        ({"name": "other"}, "its name has to be other.last.pth"),
+        ({"name": 3}, "name is a int"),
+        ({"step": "3"}, "step is a str"),
+        ({"totals": [1, 2, 3]}, "four numbers"),
+        ({"totals": ["a"] * 4}, "four numbers"),
+        ({"history": [{}]}, "epoch"),
+        ({"history": [1]}, "int"),
+        ({"network": {}}, "other shapes"),
+        ({"optimizer": []}, "optimizer is a list"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(original, tiny, tmp_path, change, words):
+    original.resume = whole_state(tiny) | change
+    checkpoints.save(original, tmp_path / "run.last.pth")
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.check_state(checkpoints.load(tmp_path / "run.last.pth"))
+
+
+def test_another_networks_optimizer_is_refused(tiny):
+    optimizer = torch.optim.AdamW(tiny.parameters())
+    state = optimizer.state_dict()
+    state["state"] = {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(7), "exp_avg_sq": torch.ones(7)}}
+    with pytest.raises(CheckpointError, match="does not fit"):
+        checkpoints.restore(optimizer, state)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        checkpoints.restore(optimizer, {"state": {}, "param_groups": []})
+
+
+def test_finite():
+    assert checkpoints.finite({"a": torch.ones(3), "b": torch.tensor(3)})
+    for value in (float("nan"), float("inf")):
+        assert not checkpoints.finite({"a": torch.ones(3), "b": torch.tensor([1.0, value])})
 
 
 # ------------------------------------------------------------------------------------------- plain state_dicts

@@ -122,8 +122,8 @@ def call(monkeypatch, folder: Path, *arguments: object) -> None:
 
 
 def stop_after(monkeypatch, steps: int) -> None:
-    """Let the next run receive a signal in its step number `steps`."""
-    received, made, update = [], [], train.update_ema
+    """Let the next run receive a signal when it has made so many steps; it makes one more."""
+    received, made, update = [] if steps else [signal.SIGTERM], [], train.update_ema
 
     def count(*arguments):
         update(*arguments)
@@ -143,7 +143,7 @@ def test_stopped_at_any_step_and_resumed_nothing_differs(bars, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(train, "stop_on_signal", list)
         call(patch, whole, *arguments)
-    for stop in (1, 3, 2, 1):  # in the first epoch; in its last step; in the second; there again; then to the end
+    for stop in (1, 1, 1, 0):  # in the first epoch; in its last step; in the second; there again; then to the end
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             stop_after(patch, stop)
             call(patch, parts, *arguments)
@@ -193,28 +193,46 @@ def test_half_precision_scales_its_gradients_and_goes_on_with_the_scale(bars, tm
 @pytest.mark.parametrize(
     ("error", "raised", "said"),
     [
-        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), UserError, "smaller --batch-size"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), UserError, "--batch-size 8"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), UserError, "fewer --workers"),
         (OSError(5, "Input/output error"), UserError, "Input/output error"),
         (RuntimeError("a mistake in the code"), RuntimeError, "a mistake in the code"),
     ],
 )
 def test_what_fails_in_the_middle_is_told_after_saving(bars, tmp_path, monkeypatch, capsys, error, raised, said):
-    update, made = train.update_ema, []
+    loss, made = train.training_loss, []
 
     def fail(*arguments):
-        update(*arguments)
         made.append(1)
         if len(made) == 4:
             raise error
+        return loss(*arguments)
 
-    monkeypatch.setattr(train, "update_ema", fail)
+    monkeypatch.setattr(train, "training_loss", fail)
     monkeypatch.setattr(train, "stop_on_signal", list)
     with pytest.raises(raised, match=said) as caught:
         call(monkeypatch, tmp_path, "--data", bars, "--epochs", 2, *QUICK)
     told = str(caught.value) + capsys.readouterr().err
     assert "python train.py --resume module/run.last.pth" in told.replace("\\", "/")
     assert checkpoint.load(tmp_path / "module" / "run.last.pth").resume["step"] == 3
+
+
+def test_resume_auto_goes_on_begins_or_has_nothing_to_do(bars, tmp_path, monkeypatch, capsys):
+    auto = ("--data", bars, "--epochs", 2, *QUICK, "--resume", "auto")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_after(patch, 1)
+        call(patch, tmp_path, *auto)  # there is nothing to go on with, so it begins
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    call(monkeypatch, tmp_path, *auto, "--workers", 1)
+    told = capsys.readouterr().out
+    assert "going on after step 2 of 8; changed: workers 0 -> 1" in told and "epoch 2/2" in told
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, tmp_path, *auto)
+    assert not ended.value.code and "Nothing is left to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="would be overwritten"):  # of other settings
+        call(monkeypatch, tmp_path, *auto, "--lr", 1)
+    call(monkeypatch, tmp_path, "--resume", "module/run.last.pth", "--epochs", 3)  # a finished one goes further
+    assert "epoch 3/3" in capsys.readouterr().out
 
 
 def test_an_older_versions_run_is_not_gone_on_with(finished, tmp_path, monkeypatch):
@@ -230,7 +248,7 @@ def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, ba
     folder, _ = finished
     last = folder / "module" / "run.last.pth"
     again = ("--resume", last, "--epochs", 4, "--data")
-    with pytest.raises(UserError, match="would be overwritten"):  # a copy must not write over the run it is from
+    with pytest.raises(UserError, match=r"has to be run\.last\.pth"):  # a copy must not write over the run it is from
         shutil.copy(last, tmp_path / "copy.last.pth")
         call(monkeypatch, folder, "--resume", tmp_path / "copy.last.pth", "--epochs", 4)
     shutil.copytree(bars, tmp_path / "moved")

@@ -1,0 +1,191 @@
+"""A run of train.py: how far it is, where it is kept, and when, so that it can go on where it stopped."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from classifier import checkpoint, distributed, folders, metrics
+from classifier.alone import only_one
+from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.cli import UserError
+from classifier.device import Compute
+from classifier.schedule import size_of_epoch
+from classifier.settings import MAY_CHANGE_ON_RESUME, Settings
+from classifier.text import quoted
+from classifier.training_set import TrainingSet
+
+SHARE = 0.02  # of the time of a run, at most, goes into saving
+
+
+def new(settings: Settings, logs: Path) -> dict:
+    """What a run that has not begun yet knows of itself; all of it is kept in NAME.last.pth."""
+    began = time.strftime("%Y%m%d-%H%M%S")
+    return {
+        "name": settings.name or f"{settings.model}-{began}",
+        "logs": (logs / settings.model / began).as_posix(),
+        "format": "",  # of numbers, once it is chosen
+        "step": 0,  # steps made
+        "totals": [0.0, 0, 0, 0.0],  # of the epoch under way: sum of losses, correct pictures, pictures, seconds
+        "minutes": 0.0,  # of training, in all finished epochs
+        "history": [],  # a dictionary per finished epoch
+        "done": False,
+    }
+
+
+def places(run: dict, module: Path) -> tuple[Path, Path]:
+    """NAME.pth and NAME.last.pth."""
+    return module / f"{run['name']}.pth", module / f"{run['name']}{checkpoint.LAST}"
+
+
+@contextlib.contextmanager
+def reserved(run: dict, saved: Checkpoint | None, module: Path) -> Iterator[None]:
+    """Keep other runs out of the places of this one for the time being.
+
+    Raises:
+        UserError: the weights of another run are there, or it is under way.
+    """
+    best, last = places(run, module)
+    with only_one(module / f".{run['name']}.lock", f"Another train.py is writing {last}. Wait for it, or end it."):
+        taken = [str(path) for path in (best, last) if path.exists()]
+        if taken and not (saved and saved.path.resolve() == last.resolve()):
+            raise UserError(
+                f"{' and '.join(taken)} would be overwritten. Choose another --name, or --resume {quoted(last)}"
+            )
+        checkpoint.remove_rests(best)
+        checkpoint.remove_rests(last)
+        yield
+
+
+def close_epoch(run: dict, side: int, logits: Tensor, labels: Tensor) -> dict:
+    """End the epoch under way: what the .pth keeps of it, from its totals and the answers to validation pictures."""
+    total_loss, correct, count, seconds = run["totals"]
+    run["minutes"] += seconds / 60
+    entry = {
+        "epoch": len(run["history"]) + 1,
+        "minutes": run["minutes"],
+        "train": {"loss": total_loss / count, "accuracy": correct / count},
+        "val": {"loss": metrics.loss(logits, labels), "accuracy": metrics.accuracy(logits, labels)},
+        "size": side,
+        "images_per_second": count / seconds,
+    }
+    run["history"].append(entry)
+    run["totals"] = [0.0, 0, 0, 0.0]
+    return entry
+
+
+def summary(entry: dict, best: dict, epochs: int) -> str:
+    """The line on an epoch."""
+    train, val, epoch = entry["train"], entry["val"], entry["epoch"]
+    return (
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+        f"   train loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}"
+        f"   val loss {val['loss']:.3f}, accuracy {val['accuracy']:.1%}{'*' if best is entry else ' '}"
+        f"   {entry['images_per_second']:,.0f} images/s, {entry['minutes'] / epoch * (epochs - epoch):.0f} min left"
+    )
+
+
+def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
+    """The newest run in `module` that has these settings and has not come to its end; None where there is none.
+
+    Where the one of that --name has, there is nothing to do, and the process ends with status 0.
+    """
+    files = sorted(module.glob(f"*{checkpoint.LAST}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        try:
+            saved = checkpoint.load(path)
+            checkpoint.check_state(saved)
+        except CheckpointError as error:
+            print(f"--resume auto leaves it out: {error}")
+            continue
+        wanted = {"name": settings.name or saved.settings.get("name")}
+        same = vars(settings) | wanted
+        keys = same.keys() - (MAY_CHANGE_ON_RESUME - {"data", "epochs", "patience"})
+        if all(saved.settings.get(key) == same[key] for key in keys):
+            if not saved.resume.get("done", True):
+                return saved
+            if settings.name:
+                print(f"The run {settings.name} has come to its end: {path}. Nothing is left to do.")
+                sys.exit(0)
+    return None
+
+
+def changes(saved: Checkpoint, settings: Settings) -> str:
+    """ "workers 4 -> 2": what is not as it was when the run began."""
+    now = {key: value for key, value in vars(settings).items() if key not in ("resume", "data", "name")}
+    return ", ".join(
+        f"{key} {saved.settings[key]} -> {value}" for key, value in now.items() if saved.settings.get(key) != value
+    )
+
+
+def announce(settings: Settings, network: nn.Module, found: TrainingSet, compute: Compute) -> None:
+    """Print what is about to happen."""
+    training, validation, kind = found.training, found.validation, found.kind
+    size, parts = settings.batch_size, distributed.COUNT * settings.accumulate
+    parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    print(f"{settings.model}: {parameters:.1f} million parameters, {len(training.classes)} classes")
+    for name, count in training.counts().items():
+        print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
+    if training.corrected:
+        print(f"  {training.corrected}")
+    if uneven := folders.uneven(training):
+        print(f"{uneven}; --balance {settings.balance}")
+    print(
+        f"{settings.epochs} epochs of {len(training) // size} steps, each of {size} pictures, "
+        f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
+    )
+    if parts > 1:
+        print(
+            f"in each step {distributed.COUNT} x {settings.accumulate} (--accumulate) times {size // parts} pictures; "
+            f"--lr {settings.lr:g} is for all {size} together"
+        )
+    print(f"on {compute}")
+    if settings.freeze:
+        until = f"for {settings.unfreeze_after} epochs" if settings.unfreeze_after else "to the end"
+        print(f"only the last layer learns, {until}")
+    sys.stdout.flush()
+
+
+class Saves:
+    """Writes NAME.pth and NAME.last.pth when it is time to.
+
+    NAME.pth goes first, so that wherever a run is killed, its last state knows no epoch whose weights are not there.
+    A save that fails is told, and tried again at the next occasion.
+    """
+
+    def __init__(self, best: Path, last: Path, minutes: float, state: Callable[[], Checkpoint]):
+        self.best_path, self.last_path, self.minutes, self.state = best, last, minutes, state
+        self.best: Checkpoint | None = None  # not written yet
+        self.seconds = 0.0  # that the last save took
+        self.at = time.monotonic()
+
+    def if_due(self, epoch_ended: bool = False) -> None:
+        """Save every so many minutes and at the end of epochs, but no more often than costs SHARE of the time."""
+        passed = time.monotonic() - self.at
+        wait = self.seconds / SHARE if epoch_ended else max(60 * self.minutes, self.seconds / SHARE)
+        if self.minutes == 0 or passed >= wait:
+            try:
+                self.now()
+            except CheckpointError as error:
+                self.at = time.monotonic()
+                print(f"not saved: {error} Training goes on, and saving is tried again.", flush=True)
+
+    def now(self) -> None:
+        """Save. Raises CheckpointError, and UserError for weights past use; what was saved before is still there."""
+        start = time.monotonic()
+        state = self.state()
+        if not checkpoint.finite(state.resume["network"]):
+            raise UserError(f"The weights became infinite by step {state.resume['step']}. A smaller --lr may help.")
+        self.write_best()
+        checkpoint.save(state, self.last_path)
+        self.at = time.monotonic()
+        self.seconds = self.at - start
+
+    def write_best(self) -> None:
+        """Write the best epoch's weights, where that has not been done."""
+        if self.best:
+            checkpoint.save(self.best, self.best_path)
+            self.best = None
