@@ -16,7 +16,7 @@ app: $(VENV)/run
 	$(BIN)/python app.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # twenty kills of a ResNet-18, ten thousand damaged files of each kind
 test-long: test
