@@ -15,6 +15,7 @@ import contextlib
 import copy
 import gc
 import math
+import os
 import signal
 import sys
 import time
@@ -66,7 +67,8 @@ def main() -> None:
 def what_to_train(held: contextlib.ExitStack) -> tuple[Settings, Checkpoint | None, dict]:
     """The settings, the state to go on from or None, and the run; nobody else writes to its place while `held`."""
     settings, saved = read_settings(__doc__)
-    if settings.resume == AUTO:
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, with the same command
+    if settings.resume == AUTO or (restarted and not saved):
         saved = runs.unfinished(MODULE, settings)
     run = saved.resume if saved else runs.new(settings, LOGS)
     held.enter_context(runs.reserved(run, saved, MODULE))
@@ -85,6 +87,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     find_device(settings.device)  # a wrong one is told before the pictures are looked at
     with distributed.one_first():
         found = training_set.read(settings)
+    checks.check_same(found.training.fingerprint() + found.validation.fingerprint())
     training, validation = found.training, found.validation
     torch.manual_seed(settings.seed)
     network = MODELS[settings.model](num_classes=len(training.classes))
@@ -97,6 +100,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         print(finetune.begin(network, origin, training.classes))
     compute = precision.choose(settings.device, settings.precision, network, settings.size, True, run["format"])
     run["format"] = compute.format  # a resumed run goes on with it, whatever a trial would show then
+    processes, run["processes"] = run.get("processes", distributed.COUNT), distributed.COUNT
     network = network.to(compute.device, memory_format=compute.memory_format)
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
     if settings.sync_bn:
@@ -142,7 +146,10 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
 
     def state() -> Checkpoint:
         whole.undo()
-        records.flush()  # what is saved is recorded on the disk, too
+        try:
+            records.flush()  # what is saved is recorded on the disk, too
+        except OSError as error:  # weights are worth more than curves
+            print(f"\nThe curves could not be written: {error.strerror or error}.", flush=True)
         weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         return replace(described, state_dict=ema.state_dict(), resume=run | weights)
 
@@ -150,7 +157,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
 
     runs.announce(settings, network, found, compute)
     if saved:
-        changed = runs.changes(saved, settings)
+        changed = runs.changes(saved, settings, processes)
         print(f"going on after step {run['step']} of {steps}" + f"; changed: {changed}" * bool(changed), flush=True)
 
     # --- one step
@@ -209,6 +216,9 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         sys.exit(128 + (stopping or [signal.SIGTERM])[0])
 
     def advice() -> str:
+        if settings.sync_bn and distributed.COUNT > 1:  # a trial in one process would wait for the others
+            return ""
+
         def attempt(count: int) -> None:
             precision.training_step(network, compute, settings.size, count)()
 
@@ -270,6 +280,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. A smaller --lr may help.")
             whole.changing = True
             entry = runs.close_epoch(run, side, logits, labels)
+            entry["val"] = distributed.from_first(entry["val"])  # other machines may round otherwise, and decide so
             best = metrics.best_epoch(run["history"])
             if best is entry and first:
                 scores = {
@@ -294,6 +305,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
 
     # --- the end
     if not first:
+        distributed.from_first(None)  # the first process is not through yet
         return
     with saving_on_failure(saves.now, last_path, lambda: None):
         saves.write_best()
@@ -304,6 +316,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     run["done"] = True
     saves.now()
     records.end(vars(settings), best)
+    distributed.from_first(None)
     print(
         f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} of {len(validation):,} validation "
         f"{found.kind}; {run['minutes']:.1f} minutes of training\n"

@@ -26,6 +26,7 @@ import train
 from benchmarks.__main__ import HERE, Bench, table
 from classifier import checkpoint
 from classifier.augment import Augment
+from classifier.settings import Settings
 
 # name -> flags of train.py, values of Augment, share of the epochs that cost as much as the default recipe's
 VARIANTS = {
@@ -82,7 +83,8 @@ def main() -> None:
 def one(name: str, seed: int, epochs: int, root: Path) -> dict[str, float]:
     """Validation accuracy at the end of a run, and its minutes."""
     flags, augment, share = VARIANTS[name]
-    flags = {"epochs": max(1, round(epochs * share)), "seed": seed, "val": VAL, "size": SIZE, "name": "run"} | flags
+    scale = {"epochs": max(1, round(epochs * share)), "size": SIZE, "enlarge": Settings.enlarge}
+    flags = {"seed": seed, "val": VAL, "name": "run"} | scale | flags
     flags |= {"data": root / "dataset"}
     sys.argv = ["train.py", *(word for key, value in flags.items() for word in (f"--{key}", str(value)))]
     train.Augment = partial(Augment, **augment)

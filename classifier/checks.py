@@ -53,6 +53,15 @@ def check_pictures(root: Path, training: folders.Folder, validation: folders.Fol
         )
 
 
+def check_same(fingerprint: str) -> None:
+    """Raise a UserError where several processes do not see the same pictures, as machines with a disk each may not."""
+    if len(set(distributed.gathered(fingerprint))) > 1:
+        raise UserError(
+            "The processes do not see the same pictures. Every machine needs the same ones in the same places; compare "
+            "their folders, corrections.csv and duplicates.csv."
+        )
+
+
 def check_sizes(network: nn.Module, settings: Settings) -> None:
     """Raise a UserError where the run's smallest pictures are too small for the network's poolings."""
     smallest, first = getattr(network, "smallest", 1), size_of_epoch(0, settings)

@@ -1,5 +1,6 @@
 """Labelled pictures to batches on the device: opened in time, or kept ready in a cache or in the GPU's memory."""
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +229,8 @@ def ignore_signals(worker: int) -> None:
     """For a DataLoader's processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this one
+    if distributed.COUNT > 1 and hasattr(os, "setpgrp"):
+        os.setpgrp()  # torchrun ends whole groups of processes, and the last step still needs its pictures
 
 
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

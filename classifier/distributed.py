@@ -56,20 +56,24 @@ def together() -> Iterator[None]:
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(sys.stdout if FIRST else nowhere):
+    with (
+        Path(os.devnull).open("w", errors="replace") as nowhere,
+        contextlib.redirect_stdout(sys.stdout if FIRST else nowhere),
+    ):
         try:
             yield
         except RuntimeError as error:
             if not gone(error):
                 raise
-            raise UserError("Another process has ended, so this one cannot go on. See what that one says.") from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"Another process has ended, or cannot be reached; see what it says. ({reason})") from None
         sys.stdout.flush()
     dist.destroy_process_group()  # after a failure not: it would wait for the others
 
 
 def gone(error: BaseException) -> bool:
     """Whether this says that another process has ended."""
-    return COUNT > 1 and any(sign in str(error) for sign in GONE)
+    return COUNT > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in GONE)
 
 
 def own(items: Sequence[T]) -> Sequence[T]:

@@ -113,12 +113,12 @@ def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
     return None
 
 
-def changes(saved: Checkpoint, settings: Settings) -> str:
-    """ "workers 4 -> 2": what is not as it was when the run began."""
+def changes(saved: Checkpoint, settings: Settings, processes: int) -> str:
+    """ "workers 4 -> 2": what is not as it was when the run was saved, in so many `processes`."""
     now = {key: value for key, value in vars(settings).items() if key not in ("resume", "data", "name")}
-    return ", ".join(
-        f"{key} {saved.settings[key]} -> {value}" for key, value in now.items() if saved.settings.get(key) != value
-    )
+    then = saved.settings | {"processes": processes}
+    now["processes"] = distributed.COUNT
+    return ", ".join(f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value)
 
 
 def announce(settings: Settings, network: nn.Module, found: TrainingSet, compute: Compute) -> None:

@@ -71,7 +71,8 @@ class Settings:
     grow_from: float = 0.4
     """Side at the beginning, as a share of that: small pictures cost a fraction and teach much. It grows evenly."""
     enlarge: float = 1.2
-    """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger."""
+    """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger. 1 where
+    --size is less than 96."""
     resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
     normalize: Literal["imagenet", "half", "weights"] = "imagenet"
@@ -97,7 +98,7 @@ class Settings:
     """Decides first weights, order and augmentation."""
     cache: bool = True
     """Open each picture once and keep it as bytes in DATA/.cache; --no-cache opens it in every epoch."""
-    save_every: float = 10
+    save_every: float = 10.0
     """Minutes after which the state is saved, besides at the ends of epochs; that takes a fiftieth of the time at most.
     0: after every step."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -122,6 +123,7 @@ RECIPES = {
 }  # fmt: skip
 
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
+SMALL, SMALL_PICTURES = 96, {"enlarge": 1.0}  # pixels below which the last maps, 1 or 2 wide, would become others
 FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
@@ -156,7 +158,8 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
         UserError: a value out of range, or one that a resumed run cannot change.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # looks at some flags and reports no mistakes
-    for flag, default in (("--recipe", "default"), ("--resume", ""), ("--model", ""), ("--weights", "")):
+    flags = {"--recipe": "default", "--resume": "", "--model": "", "--weights": "", "--size": ""}
+    for flag, default in flags.items():
         first.add_argument(flag, nargs="?", default=default)
     first.add_argument("--freeze", action="store_true")
     first.add_argument("--unfreeze-after", "--unfreeze_after", nargs="?", default="0")
@@ -204,6 +207,8 @@ def _defaults(chosen: argparse.Namespace) -> Settings:
         raise UserError(unknown(chosen.model))
     recipe = RECIPES.get(chosen.recipe, Settings())
     values: dict = {"model": chosen.model or recipe.model}
+    if chosen.size and chosen.size.isdecimal() and int(chosen.size) < SMALL:
+        values |= SMALL_PICTURES
     if chosen.weights:
         values["weights"] = chosen.weights
         values["model"], seen = finetune.look(chosen.weights, chosen.model)

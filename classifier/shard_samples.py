@@ -64,7 +64,7 @@ def opened(sample: dict, part: Shards, preprocess: Preprocess) -> tuple[Tensor, 
     where = f"{sample['__url__']}, key {sample['__key__']}"
     pictures = [content for ending, content in sample.items() if f".{ending}" in EXTENSIONS]
     label = sample.get("cls", b"").strip()
-    if len(pictures) != 1 or not label.isdigit() or int(label) >= len(part.classes):
+    if len(pictures) != 1 or not label.isdigit() or len(label) > 9 or int(label) >= len(part.classes):
         raise PictureError(
             f"{where}: expected one picture and in .cls a number below {len(part.classes)}, found "
             f"{', '.join(sorted(ending for ending in sample if not ending.startswith('__')))}"

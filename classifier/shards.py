@@ -147,7 +147,7 @@ def _read_index(root: str) -> Shards:
             index = json.loads(stream.read())
     except UserError as error:
         raise UserError(f"{error}\nExpected a folder of shards with {INDEX}; {MAKE}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{place} is damaged. Get it again; {MAKE}.") from None
     try:
         if index["version"] != VERSION:

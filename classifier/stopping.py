@@ -32,10 +32,13 @@ def stop_on_signal() -> list[int]:
 
     def note(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, signal.default_int_handler)
+        # of several processes, torchrun sends it once more to those that got it from the terminal or the system
+        signal.signal(number, signal.default_int_handler if distributed.COUNT == 1 else signal.SIG_IGN)
         if hasattr(signal, "SIGCHLD"):  # processes that open pictures may have got the same signal and end: no fault
             signal.signal(signal.SIGCHLD, lambda *_: None)
-        print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr, flush=True)
+        if distributed.FIRST:
+            again = "; once more stops at once" if distributed.COUNT == 1 else ""
+            print(f"\nfinishing this step, then saving{again}", file=sys.stderr, flush=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
@@ -89,13 +92,15 @@ def saving_on_failure(
     try:
         yield
     except (PictureError, OSError, MemoryError, RuntimeError) as error:
-        if distributed.gone(error):  # in the middle of a step: the last save is exact, this state is not
+        if distributed.gone(error):  # the steps made are as good as ever; the process that saves is perhaps this one
+            with contextlib.suppress(UserError, OSError):
+                save()
             raise
         said = [str(error).split("\n")[0] or type(error).__name__]
         try:
             stop_if_asked()  # a signal to all processes has ended those that open pictures: no fault
             save()
-            kept = "Saved; to"
+            kept = "Saved; to" if distributed.FIRST else "What was saved last is still there; to"
         except (UserError, OSError) as second:
             if not path.exists():
                 raise UserError("\n".join([*said, f"Nothing could be saved: {second}"])) from None

@@ -22,7 +22,7 @@ LEGACY = 5  # pickles that follow each other in a file of PyTorch before 1.6: ma
 # what a state_dict and what goes with it are made of; torch.load knows others, which make as much as they are told to
 NEEDED = {"collections OrderedDict", "collections Counter", "builtins set", "torch Size", "torch device"}
 NEEDED |= {f"torch._utils _rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter")}
-NEEDED |= {"torch.nn.parameter Parameter"}
+NEEDED |= {"torch.nn.parameter Parameter", "_codecs encode"}  # the latter is how bytes are written
 ADD_TO = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD", "ADDITEMS"}  # what they add to stays on the stack
 
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from classifier import checkpoint, checks, metrics, optimization, schedule
 from classifier.cli import UserError
-from classifier.settings import RECIPES, Settings
+from classifier.settings import RECIPES, Settings, read_settings
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
 
 # the last of them is replaced in some tests
@@ -46,7 +46,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     folder, _ = finished
     best = checkpoint.load(folder / "module" / "run.pth")
     assert (best.model, best.classes) == ("resnet18", ["across", "down"])
-    assert best.preprocess.size == 38  # whole pictures are shown larger than the crops of training
+    assert best.preprocess.size == 32  # small pictures are not enlarged afterwards
     assert best.data == {
         "root": str(bars),
         "kind": "pictures",
@@ -61,7 +61,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     assert best.settings["epochs"] == 3
     assert best.state_dict["conv1.weight"].dtype == torch.float16
     assert best.state_dict["bn1.running_var"].dtype == torch.float32
-    assert best.network()(torch.zeros(1, 3, 38, 38)).shape == (1, 2)
+    assert best.network()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
     assert not best.resume
     assert checkpoint.load(folder / "module" / "run.last.pth").resume["step"] == 12
     assert checkpoint.newest(folder / "module").name == "run.pth"
@@ -169,7 +169,7 @@ def weights_of(folder: Path, name: str = "run.last.pth") -> dict[str, torch.Tens
 def test_the_cache_changes_speed_and_nothing_else(finished, bars, tmp_path, monkeypatch):
     folder, _ = finished
     made = {path.name.split("-")[0] for path in (bars / ".cache").glob("*.pixels")}
-    assert {"40", "38"} <= made  # pixels wide: to train and to validate with
+    assert {"40", "32"} <= made  # pixels wide: to train and to validate with
     monkeypatch.setattr(train, "stop_on_signal", list)
     call(monkeypatch, tmp_path, "--data", bars, "--epochs", 3, *QUICK, "--no-cache", "--workers", 2)
     expected, found = weights_of(folder), weights_of(tmp_path)
@@ -342,6 +342,15 @@ def test_the_classic_recipe_is_the_published_one():
     assert (classic.lr, classic.weight_decay, classic.batch_size, classic.epochs) == (1e-4, 0, 32, 10)
     assert (classic.augment, classic.ema, classic.label_smoothing, classic.precision) == ("off", 0, 0, "fp32")
     assert [schedule.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "enlarge"),
+    [((), 1.2), (("--size", "96"), 1.2), (("--size", "64"), 1.0), (("--size", "64", "--enlarge", "1.1"), 1.1)],
+)
+def test_small_pictures_are_not_enlarged_unless_asked(monkeypatch, arguments, enlarge):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    assert read_settings("")[0].enlarge == enlarge
 
 
 def test_learning_rate_rises_and_falls():

@@ -12,9 +12,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from classifier import checkpoint, data, distributed
+import train
+from classifier import checkpoint, checks, data, distributed
+from classifier.cli import UserError
 from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
 from tests.test_torchrun import torchrun
+from tests.test_train import call, stop_after
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyTorch for Windows comes without what torchrun needs")
 
@@ -130,6 +133,9 @@ def test_a_signal_stops_all_after_the_same_step(bars, tmp_path):
     process = subprocess.Popen([*map(str, command)], cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
     while "1/500 " not in process.stdout.readline():
         assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for worker in children.read_text().split() if children.exists() else []:
+        os.kill(int(worker), signal.SIGTERM)  # as a system does that ends a job: all get it, and these twice
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -156,6 +162,24 @@ def test_each_picture_once_in_every_epoch(monkeypatch):
             [place for share in shares for place in share[step * 2 : step * 2 + 2]] for step in range((56 - start) // 8)
         ]
         assert [place for step in steps for place in step] == whole
+
+
+def test_machines_with_other_pictures_are_told_apart(monkeypatch):
+    checks.check_same("these")
+    monkeypatch.setattr(distributed, "gathered", lambda value: [value, "others"])
+    with pytest.raises(UserError, match="do not see the same pictures"):
+        checks.check_same("these")
+
+
+def test_restarted_by_torchrun_it_goes_on_unasked(bars, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "stop_on_signal", list)
+    command = ("--data", bars, "--name", "run", *QUICK)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_after(patch, 1)
+        call(patch, tmp_path, *command)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    call(monkeypatch, tmp_path, *command)
+    assert "going on after step 2 of 8" in capsys.readouterr().out
 
 
 def test_what_cannot_be_shared_out_is_told_before_the_work(bars, tmp_path):
