@@ -80,8 +80,8 @@ def main() -> None:
         os.chdir(HERE)
 
 
-def one(name: str, seed: int, epochs: int, root: Path) -> dict[str, float]:
-    """Validation accuracy at the end of a run, and its minutes."""
+def one(name: str, seed: int, epochs: int, root: Path) -> float:
+    """Validation accuracy at the end of a run."""
     flags, augment, share = VARIANTS[name]
     scale = {"epochs": max(1, round(epochs * share)), "size": SIZE, "enlarge": Settings.enlarge}
     flags = {"seed": seed, "val": VAL, "name": "run"} | scale | flags
@@ -94,7 +94,7 @@ def one(name: str, seed: int, epochs: int, root: Path) -> dict[str, float]:
             train.main()
         last = checkpoint.load(Path("module/run.pth")).scores["history"][-1]
         os.chdir(root)
-    return {"accuracy": last["val"]["accuracy"], "minutes": last["minutes"]}
+    return last["val"]["accuracy"]
 
 
 def difference(pairs: list[float]) -> str:
@@ -106,15 +106,14 @@ def difference(pairs: list[float]) -> str:
 def report(runs: dict) -> str:
     """ablation.md."""
     base = runs["runs"].get("default recipe", {})
-    rows = [("", "accuracy, %", "difference", "of each seed", "minutes")]
+    rows = [("", "accuracy, %", "difference", "of each seed")]
     for name in (name for name in VARIANTS if name in runs["runs"]):
         made = dict(sorted(runs["runs"][name].items()))
-        values = [100 * run["accuracy"] for run in made.values()]
-        pairs = [100 * (run["accuracy"] - base[seed]["accuracy"]) for seed, run in made.items() if seed in base]
+        values = [100 * accuracy for accuracy in made.values()]
+        pairs = [100 * (accuracy - base[seed]) for seed, accuracy in made.items() if seed in base]
         rows.append((
             name, f"{statistics.mean(values):.1f}", difference(pairs) if pairs and name != "default recipe" else "",
             ", ".join(f"{value:.1f}" for value in values),
-            f"{statistics.median(run['minutes'] for run in made.values()):.1f}",
         ))  # fmt: skip
     return (
         "# Ablation\n\n"
