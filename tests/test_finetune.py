@@ -259,7 +259,8 @@ def test_googlenets_were_trained_with_other_means_and_densenets_have_old_names()
         ((), 2e-3),
         (("--model", "alexnet"), NETWORKS["alexnet"]["lr"]),
         (("--model", "alexnet", "--lr", 1e-5), 1e-5),
-        (("--model", "vgg16_bn"), 2e-3),
+        (("--model", "vgg16_bn"), 3e-4),
+        (("--model", "resnet34"), 2e-3),
         (("--model", "vgg16", "--recipe", "classic"), 1e-4),
     ],
 )
