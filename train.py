@@ -5,7 +5,8 @@
     python train.py --weights module/catdog-resnet18.pth --data flowers     go on from weights that know something
     python train.py --weights imagenet --freeze         only the last layer learns
     python train.py --recipe quick                      or long, or classic: a published baseline, for comparison
-    python train.py --resume module/NAME.last.pth       go on where a run stopped
+    python train.py --resume module/NAME.last.pth       go on where a run stopped; auto: the newest unfinished one
+    torchrun --nproc-per-node=8 train.py                eight processes share each step: see docs/scaling.md
 
 Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16) and no GPU, --recipe long: 97.8% of
 2,000 test pictures right after 106 minutes; on the 540 drawings: ten epochs in half a minute, 117 of 120.
@@ -38,6 +39,7 @@ from classifier import (
     learning_rate_finder,
     metrics,
     precision,
+    run_text,
     runs,
     training_set,
 )
@@ -155,9 +157,9 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
 
     saves = runs.Saves(best_path, last_path, settings.save_every, state) if first else distributed.Silent()
 
-    runs.announce(settings, network, found, compute)
+    run_text.announce(settings, network, found, compute)
     if saved:
-        changed = runs.changes(saved, settings, processes)
+        changed = run_text.changes(saved, settings, processes)
         print(f"going on after step {run['step']} of {steps}" + f"; changed: {changed}" * bool(changed), flush=True)
 
     # --- one step
@@ -297,7 +299,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
             records.predictions(epoch + 1, batches.pixels, truth, predicted)
             whole.end()
             saves.if_due(epoch_ended=True)
-            print(runs.summary(entry, best, settings.epochs), flush=True)
+            print(run_text.summary(entry, best, settings.epochs), flush=True)
             if 0 < settings.patience <= epoch + 1 - best["epoch"]:
                 print(f"no better for {settings.patience} epochs, so this is the end (--patience)")
                 break
@@ -317,17 +319,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     saves.now()
     records.end(vars(settings), best)
     distributed.from_first(None)
-    print(
-        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} of {len(validation):,} validation "
-        f"{found.kind}; {run['minutes']:.1f} minutes of training\n"
-        f"  {best_path}   the weights of that epoch\n"
-        f"  {last_path}   the state at the end\n"
-        f"  {run['logs']}   for TensorBoard\n"
-        "next:\n"
-        f"  python evaluate.py {quoted(best_path)}\n"
-        f"  python app.py {quoted(best_path)}\n"
-        f"  tensorboard --logdir {LOGS}"
-    )
+    print(run_text.farewell(run, best, found, best_path, last_path))
 
 
 if __name__ == "__main__":

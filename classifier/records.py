@@ -85,7 +85,7 @@ class Records:
         """
         for writer, part in zip((self.train, self.val), self.parts, strict=True):
             writer.flush()
-            descriptor = os.open(_files(part)[-1], os.O_RDWR)
+            descriptor = os.open((_files(part) or [part / NAME])[-1], os.O_RDWR)
             try:
                 os.fsync(descriptor)
             finally:

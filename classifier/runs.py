@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from classifier import checkpoint, distributed, folders, metrics
+from classifier import checkpoint, metrics
 from classifier.alone import only_one
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
-from classifier.device import Compute
-from classifier.schedule import size_of_epoch
 from classifier.settings import MAY_CHANGE_ON_RESUME, Settings
 from classifier.text import quoted
-from classifier.training_set import TrainingSet
 
 SHARE = 0.02  # of the time of a run, at most, goes into saving
 
@@ -77,17 +74,6 @@ def close_epoch(run: dict, side: int, logits: Tensor, labels: Tensor) -> dict:
     return entry
 
 
-def summary(entry: dict, best: dict, epochs: int) -> str:
-    """The line on an epoch."""
-    train, val, epoch = entry["train"], entry["val"], entry["epoch"]
-    return (
-        f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-        f"   train loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}"
-        f"   val loss {val['loss']:.3f}, accuracy {val['accuracy']:.1%}{'*' if best is entry else ' '}"
-        f"   {entry['images_per_second']:,.0f} images/s, {entry['minutes'] / epoch * (epochs - epoch):.0f} min left"
-    )
-
-
 def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
     """The newest run in `module` that has these settings and has not come to its end; None where there is none.
 
@@ -111,42 +97,6 @@ def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
                 print(f"The run {settings.name} has come to its end: {path}. Nothing is left to do.")
                 sys.exit(0)
     return None
-
-
-def changes(saved: Checkpoint, settings: Settings, processes: int) -> str:
-    """ "workers 4 -> 2": what is not as it was when the run was saved, in so many `processes`."""
-    now = {key: value for key, value in vars(settings).items() if key not in ("resume", "data", "name")}
-    then = saved.settings | {"processes": processes}
-    now["processes"] = distributed.COUNT
-    return ", ".join(f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value)
-
-
-def announce(settings: Settings, network: nn.Module, found: TrainingSet, compute: Compute) -> None:
-    """Print what is about to happen."""
-    training, validation, kind = found.training, found.validation, found.kind
-    size, parts = settings.batch_size, distributed.COUNT * settings.accumulate
-    parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    print(f"{settings.model}: {parameters:.1f} million parameters, {len(training.classes)} classes")
-    for name, count in training.counts().items():
-        print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
-    if training.corrected:
-        print(f"  {training.corrected}")
-    if uneven := folders.uneven(training):
-        print(f"{uneven}; --balance {settings.balance}")
-    print(
-        f"{settings.epochs} epochs of {len(training) // size} steps, each of {size} pictures, "
-        f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
-    )
-    if parts > 1:
-        print(
-            f"in each step {distributed.COUNT} x {settings.accumulate} (--accumulate) times {size // parts} pictures; "
-            f"--lr {settings.lr:g} is for all {size} together"
-        )
-    print(f"on {compute}")
-    if settings.freeze:
-        until = f"for {settings.unfreeze_after} epochs" if settings.unfreeze_after else "to the end"
-        print(f"only the last layer learns, {until}")
-    sys.stdout.flush()
 
 
 class Saves:
