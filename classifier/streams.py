@@ -52,10 +52,10 @@ def open_stream(place: str, size: int = 0) -> BinaryIO:
 
 
 class Web(io.RawIOBase):
-    """A file behind a URL. A broken connection is continued, TRIES times in a row without a new byte."""
+    """A file behind a URL, from byte `at` on. A broken connection is continued, TRIES times in a row in vain."""
 
-    def __init__(self, url: str, size: int = 0):
-        self.url, self.size, self.at, self.tries = url, size, 0, 0
+    def __init__(self, url: str, size: int = 0, at: int = 0):
+        self.url, self.size, self.at, self.tries = url, size, at, 0
         self.answer = self._connected()
 
     def readable(self) -> bool:

@@ -1,9 +1,13 @@
 """What several tests need: the scripts as processes, and small folders of pictures."""
 
+import contextlib
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,18 @@ def run_script(name: str, *arguments: object, cwd: Path, **options) -> subproces
     return subprocess.run(
         command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=300, **options
     )
+
+
+@contextlib.contextmanager
+def serving(handler: type, **attributes: object) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A web server on this machine for the time being, with these attributes, which `handler` may look at."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        vars(server).update(attributes, url=f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def make_pictures(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:

@@ -5,13 +5,14 @@ import hashlib
 import http.server
 import re
 import sys
-import threading
 
 import pytest
 
 import prepare
+from classifier import streams
 from classifier.cli import UserError
 from classifier.intake.download import fetch
+from tests.conftest import serving
 from tests.raw_pictures import cats_and_dogs, make_zip
 
 CONTENT = bytes(range(256)) * 4000
@@ -43,20 +44,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked, server.breaks, server.status, server.knows_range, server.content = [], [], None, True, CONTENT
-        server.url = f"http://127.0.0.1:{server.server_port}/a.zip"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def server(monkeypatch):
+    monkeypatch.setattr(streams, "PAUSE", 0)
+    with serving(Handler, asked=[], breaks=[], status=None, knows_range=True, content=CONTENT) as server:
+        server.url += "/a.zip"
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def get(server, tmp_path):
-    return lambda: fetch(server.url, tmp_path / "a.zip", len(CONTENT), SHA256, pause=0)
+    return lambda: fetch(server.url, tmp_path / "a.zip", len(CONTENT), SHA256)
 
 
 def test_in_one_go(get, server, tmp_path):
@@ -75,7 +72,7 @@ def test_continues_where_it_broke_off(get, server, tmp_path):
 
 def test_continues_in_a_later_run(get, server, tmp_path):
     server.breaks = [500_000] * 9
-    with pytest.raises(UserError, match=r"broke off at 500,000 of 1,024,000 bytes .*same command continues"):
+    with pytest.raises(UserError, match=r"broke off at 500,000 of 1,024,000 bytes, .*same command continues"):
         get()
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:500_000] and not (tmp_path / "a.zip").exists()
     server.breaks, server.asked = [], []
@@ -94,12 +91,12 @@ def test_the_server_refuses(status, get, server, tmp_path):
     server.status = status
     with pytest.raises(UserError, match=rf"{status} .*browser"):
         get()
-    assert len(server.asked) == (1 if status < 500 else 4) and not list(tmp_path.iterdir())
+    assert len(server.asked) == (1 if status < 500 else streams.TRIES) and not list(tmp_path.iterdir())
 
 
 def test_nobody_there(tmp_path, server):
-    with pytest.raises(UserError, match=r"broke off at 0 of 1,024,000 bytes \(.*refused"):
-        fetch("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", len(CONTENT), SHA256, pause=0)
+    with pytest.raises(UserError, match=r"broke off at 0 of 1,024,000 bytes, .*refused"):
+        fetch("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", len(CONTENT), SHA256)
 
 
 @pytest.mark.parametrize(("content", "message"), [(CONTENT + b"!", "another file now"), (b"<html>", "has 6 bytes")])

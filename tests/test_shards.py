@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tarfile
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from classifier.cli import UserError
 from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
 from classifier.shard_batches import Batches, loader
-from tests.conftest import make_pictures, run_code, run_script
+from tests.conftest import make_pictures, run_code, run_script, serving
 
 SEEN = Preprocess(16)
 CPU = torch.device("cpu")
@@ -402,15 +401,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(copy, monkeypatch):
     monkeypatch.setattr(streams, "PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked, server.breaks, server.statuses, server.folder = [], [], [], copy
-        server.knows_range = server.tells_length = True
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    lists = {"asked": [], "breaks": [], "statuses": []}
+    with serving(Handler, **lists, folder=copy, knows_range=True, tells_length=True) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
