@@ -164,6 +164,13 @@ def test_a_disk_that_is_full_for_one_save_costs_that_save_only(run, monkeypatch,
     assert sorted(path.name for path in Path("module").iterdir()) == ["run.last.pth", "run.pth"]
 
 
+def test_curves_whose_folder_vanishes_end_the_run_with_a_message(run, monkeypatch, capsys):
+    at_step(monkeypatch, 3, lambda: shutil.rmtree("logs"))
+    said = told(run, capsys, "--epochs", 2, "--save-every", 0)
+    assert "No such file or directory" in said and "to go on: python train.py --resume" in said
+    assert last().resume["step"] >= 2
+
+
 def test_a_disk_that_stays_full_leaves_the_last_save(run, monkeypatch, capsys):
     full = []
     save = torch.save
