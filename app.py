@@ -108,6 +108,12 @@ def check(settings: Settings) -> None:
         )
 
 
+def head() -> str:
+    """Style and script of the page; not as Gradio's `css`, which takes selectors apart at commas, also in brackets."""
+    style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    return f"<style>{style}</style><script>{script}</script>"
+
+
 def main() -> None:
     """Load the weights, build the page, serve it until Ctrl-C."""
     settings = parse(Settings, __doc__.splitlines()[0])
@@ -139,8 +145,7 @@ def main() -> None:
             max_file_size=MAX_UPLOAD,
             state_session_capacity=SESSIONS,
             theme=THEME,
-            css=(PAGE / "style.css").read_text(encoding="utf-8"),
-            head=f"<script>{(PAGE / 'script.js').read_text(encoding='utf-8')}</script>",
+            head=head(),
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -143,7 +143,7 @@ def _calibration(checkpoint: Checkpoint, say: Speaker) -> str:
 def _training(checkpoint: Checkpoint, say: Speaker) -> str:
     history = checkpoint.scores["history"]
     return say(
-        "{epochs} epochs in {minutes} minutes; the best was epoch {best}",
+        "{epochs} epochs in {minutes} min; the best was epoch {best}",
         epochs=len(history),
         minutes=f"{history[-1]['minutes']:.0f}",
         best=best_epoch(history)["epoch"],

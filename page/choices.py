@@ -1,12 +1,13 @@
 """What each .pth says of itself, and which is the best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.metrics import wilson_interval
+from page.words import Speaker
 
 # When a file was written (ns), its bytes, and what else changes with it: a score noted by evaluate.py leaves its date.
 # None where there is no file.
@@ -40,10 +41,10 @@ class Choice:
         """Whether it has only ever seen the drawn sample set."""
         return bool(self.checkpoint) and self.checkpoint.data.get("kind") == "drawings"
 
-    def title(self, say: Callable[..., str]) -> str:
-        """The name and how often it is right, as plain text; `say` translates."""
+    def title(self, say: Speaker) -> str:
+        """The name and how often it is right, or why it cannot be loaded, as plain text; `say` translates."""
         if self.problem:
-            return say("{name}: cannot be loaded", name=self.name)
+            return say.reason(self.problem)
         found = score_of(self.checkpoint.scores)
         if not found:
             title = say("{name}: not tested", name=self.name)

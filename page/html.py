@@ -90,7 +90,12 @@ def refused(error: UserError, say: Speaker) -> str:
     reason = say.reason(error)
     if isinstance(error, PictureError):
         reason = say("This file {problem}.", problem=reason)
-    return _pieces.no_answer(reason, say)
+    return _pieces.no_answer(reason, say, isinstance(error, PictureError))
+
+
+def busy(say: Speaker) -> str:
+    """In place of an answer, where the server has taken none of it."""
+    return _pieces.no_answer(say("The page is busy. Try again in a moment."), say)
 
 
 def compared(columns: Sequence[Column], say: Speaker) -> str:

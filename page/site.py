@@ -1,14 +1,17 @@
 """What all parts of the page need: the weights, and components whose texts follow the language."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 from gradio.components.base import Component
+from gradio.events import Dependency
 
+from page import html
 from page.models import Models
-from page.words import Speaker
+from page.words import LANGUAGES, Speaker
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 NETWORK = {"concurrency_id": "network", "concurrency_limit": 2}  # one decodes while the other computes
@@ -42,6 +45,12 @@ class Site:
     def titles(self, say: Speaker, good: bool = False) -> list[tuple[str, str]]:
         """(title, name) of all weights, newest first; `good`: only of those that can be loaded."""
         return [(choice.title(say), choice.name) for choice in self.models.choices() if not (good and choice.problem)]
+
+
+def or_busy(event: Dependency, language: gr.Radio, result: gr.HTML) -> None:
+    """Where the queue is full, say so in place of the result: no earlier answer stays beside a new picture."""
+    texts = json.dumps({key: html.busy(Speaker(key)) for key in LANGUAGES})
+    event.failure(None, language, result, js=f"(language) => ({texts})[language]", **QUIET)
 
 
 def _said(text: str | Callable[[Speaker], object], say: Speaker) -> object:

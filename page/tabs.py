@@ -11,7 +11,7 @@ from page import feedback, html
 from page.about import about
 from page.answers import MANY, ask, ask_many
 from page.examples import IN_BROWSERS, copied, examples, thumbnail
-from page.site import BULK, NETWORK, QUIET, Site
+from page.site import BULK, NETWORK, QUIET, Site, or_busy
 from page.uploads import Files, Picture, Upload
 from page.words import Speaker
 
@@ -19,9 +19,12 @@ CHOOSE = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) trigger("click", { place: button.dataset.place });
 });"""  # which of the buttons was clicked
-# the heat map of an earlier picture does not lie over the next one until that is answered
+# until the next picture is answered, the earlier answer is faint, and its heat map does not lie over the new picture
 FORGET = """(...inputs) => {
-  for (const style of document.querySelectorAll("#answer style")) style.textContent = "";
+  for (const part of document.querySelectorAll("#answer:has(input) .prose > *")) {
+    part.classList.add("old");
+    if (part.matches("style")) part.textContent = "";
+  }
   return inputs;
 }"""
 SOURCES = ["upload", "webcam", "clipboard"]
@@ -38,7 +41,7 @@ def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture
                 Picture(
                     show_label=False,
                     sources=SOURCES,
-                    height="min(440px, 92vw)",
+                    height="min(400px, 86vw)",
                     buttons=["fullscreen"],
                     elem_id="picture",
                 ),
@@ -91,14 +94,15 @@ def one_picture(site: Site, weights: gr.Dropdown, language: gr.Radio) -> Picture
         return html.hint(say("Noted, thank you.")), gr.update(visible=False), None
 
     answered = [result, given, asking, truth, noted]
-    gr.on(
+    answering = gr.on(
         [picture.change, weights.change, language.change],
         show, [picture, weights, language], answered, trigger_mode="always_last", js=FORGET, **QUIET, **NETWORK,
     )  # fmt: skip
+    or_busy(answering, language, result)
     right.click(lambda what, chosen: note(what, None, chosen), [given, language], [noted, asking, given], **QUIET)
     truth.input(note, [given, truth, language], [noted, asking, given], **QUIET)
     gr.on([weights.change, language.change], offer, [weights, language], tries, **QUIET)
-    tries.click(choose, weights, picture, **QUIET)
+    or_busy(tries.click(choose, weights, picture, **QUIET), language, result)
     best = site.models.best()
     result.value = html.waiting(site.models.get(best).checkpoint.classes, Speaker())
     tries.value = offer(best, "en")
@@ -115,7 +119,7 @@ def _examples(site: Site, name: str) -> tuple[list[Path], bool]:
 def several_pictures(site: Site, weights: gr.Dropdown, language: gr.Radio) -> None:
     """Many pictures or a zip: a table."""
     files = site.put(
-        Files(file_count="multiple", file_types=["image", ".zip"], height=180, elem_id="files"),
+        Files(file_count="multiple", file_types=["image", ".zip"], show_label=False, height=180, elem_id="files"),
         label="Pictures, or a zip of them",
     )
     given = gr.State([])
@@ -140,10 +144,11 @@ def several_pictures(site: Site, weights: gr.Dropdown, language: gr.Radio) -> No
 
     # the component is emptied at once, ready for more: a list of all files would push the answers off the page
     files.upload(lambda uploads: (uploads, None), files, [given, files], **QUIET)
-    gr.on(
+    answering = gr.on(
         [given.change, weights.change, language.change],
         show, [given, weights, language], result, trigger_mode="always_last", **QUIET, **BULK,
     )  # fmt: skip
+    or_busy(answering, language, result)
 
 
 def compare(site: Site, language: gr.Radio, tab: gr.Tab, picture: Picture) -> None:
@@ -154,7 +159,7 @@ def compare(site: Site, language: gr.Radio, tab: gr.Tab, picture: Picture) -> No
 
     names = [name for _, name in selectable(Speaker())]
     chosen_weights = site.put(
-        gr.CheckboxGroup(value=names[:2], elem_id="compared-weights"), label="Weights", choices=selectable
+        gr.CheckboxGroup(value=names[:2], elem_id="compared-weights"), label="Weights to compare", choices=selectable
     )
     with gr.Row(elem_id="compare-main"):
         own = site.put(
@@ -186,10 +191,11 @@ def compare(site: Site, language: gr.Radio, tab: gr.Tab, picture: Picture) -> No
         here = [name for _, name in choices if name in names]  # a file may be gone
         return gr.update(choices=choices, value=here), before or path
 
-    gr.on(
+    answering = gr.on(
         [own.change, chosen_weights.change, language.change],
         show, [own, chosen_weights, language], result, trigger_mode="always_last", **QUIET, **NETWORK,
     )  # fmt: skip
+    or_busy(answering, language, result)
     tab.select(begin, [language, chosen_weights, own, picture], [chosen_weights, own], **QUIET)
     result.value = show(None, [], "en")
 
@@ -210,7 +216,9 @@ def about_model(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Ta
     def again(known: bool, name: str, chosen: str, request: gr.Request) -> str | dict:
         return show(name, chosen, request) if known else gr.skip()  # drawing curves for nobody takes a second
 
-    tab.select(show, [weights, language], facts, **QUIET).then(lambda: True, outputs=opened, **QUIET)
+    opening = tab.select(show, [weights, language], facts, **QUIET)
+    opening.then(lambda: True, outputs=opened, **QUIET)
+    or_busy(opening, language, facts)
     gr.on([weights.change, language.change], again, [opened, weights, language], facts, **QUIET)
 
 

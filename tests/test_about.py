@@ -77,7 +77,7 @@ def test_all_that_the_file_holds(full):
         "Began with earlier.pth",
         "95.6% of 2,000 test pictures, which it had never seen; 95% interval 94.6% to 96.4%",
         "off by 0.7 points on average",
-        "3 epochs in 30 minutes; the best was epoch 2",
+        "3 epochs in 30 min; the best was epoch 2",
         "float32",
         "75 of 1,000 test pictures of dog taken for cat",
         "it was 104 of 2,000",

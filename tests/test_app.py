@@ -117,12 +117,14 @@ def test_the_answer_is_the_networks(name, client, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 296 + ".jpg", "../../etc/cat.jpg", "a\\b/猫 %2e.jpg", "none"])
-def test_names_do_not_matter(name, server, tmp_path):
+def test_names_do_not_matter(name, client, server, tmp_path):
     plain(tmp_path / "good.jpg")
     files = {"files": (name, (tmp_path / "good.jpg").read_bytes())}
     sent = httpx.post(f"{server.address}gradio_api/upload", files=files, trust_env=False, timeout=20)
-    answer = call(server.address, {"path": sent.json()[0], "orig_name": name})
-    check_answer(json.loads(answer.split("data: ")[1])[0], expected(server, tmp_path / "good.jpg"))
+    upload = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    check_answer(client.predict(upload, api_name="/classify"), expected(server, tmp_path / "good.jpg"))
+    answers = json.loads(call(server.address, [upload], "classify_many").split("data: ")[1])[0]
+    assert [answer["file"] for answer in answers] == [name]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -218,10 +220,13 @@ def test_files_outside_the_upload_folder_are_not_served(name, server):
 
 
 @pytest.mark.parametrize("megabytes", [21, 30])
-def test_a_large_upload_is_refused(megabytes, server):
-    files = {"files": ("large.jpg", bytes(megabytes * 1024 * 1024))}
+def test_a_large_upload_is_refused(megabytes, client, server, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(bytes(megabytes * 1024 * 1024))
+    with pytest.raises(ValueError, match="exceeds the maximum file size of 20971520 bytes"):
+        client.predict(handle_file(tmp_path / "large.jpg"), api_name="/classify")
+    files = {"files": ("large.jpg", (tmp_path / "large.jpg").read_bytes())}  # who does not ask before sending
     answer = httpx.post(f"{server.address}gradio_api/upload", files=files, trust_env=False, timeout=30)
-    assert answer.status_code == 413
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
 
 
 def test_two_endpoints_are_public(client):

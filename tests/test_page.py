@@ -27,7 +27,6 @@ FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic", "--u
 PERCENT = re.compile(r"^[<>]?\d+%$")
 SIZES = {"desktop": (1280, 900), "phone": (375, 812), "wide": (1600, 1000)}
 DARK = "?__theme=dark"
-NO_CAMERA = ("Requested device not found", "Permission denied")  # what the browser says then
 READY = {
     "One picture": "#answer h2",
     "Several pictures": ".answers tbody tr",
@@ -70,7 +69,7 @@ def open_page(browser, server):
     for context in contexts:
         context.close()
     assert hosts - {None} == {"127.0.0.1"}  # None: data: and blob:
-    assert not [fault for fault in faults if fault not in NO_CAMERA]
+    assert not faults
 
 
 def upload(page: Page, *paths: Path, where: str = "#picture") -> None:
@@ -172,15 +171,73 @@ def test_an_example_is_answered(open_page):
     expect_answer(page)
 
 
-def test_a_camera_that_is_refused_is_no_harm(open_page, photo):
-    page = open_page()
-    page.get_by_label("Capture from camera").or_(page.get_by_label("Webcam")).first.click()
-    page.locator("#picture").get_by_text(re.compile("webcam|camera|access", re.IGNORECASE)).first.click()
-    page.wait_for_timeout(500)
-    page.screenshot(path=photo.with_name("camera.png"))
-    page.get_by_label("Upload file").first.click()
+@pytest.mark.parametrize(
+    ("locale", "camera", "clipboard"),
+    [("en-GB", "does not let this page use the camera", "read the clipboard"), ("zh-CN", "使用摄像头", "读取剪贴板")],
+)
+def test_a_camera_and_a_clipboard_that_are_refused_are_told(locale, camera, clipboard, open_page, photo):
+    page = open_page(locale=locale)
+    for button, shown, sentence in (("Capture from camera", "image-container", camera), ("Paste from", "", clipboard)):
+        page.locator(f"#picture button[aria-label^='{button}']").click()
+        if shown:
+            page.locator(f"#picture .{shown} > div button:visible").first.click()
+        expect(page.get_by_role("alert")).to_contain_text(sentence)
+    page.locator("#picture button[aria-label='Upload file']").click()
+    expect(page.locator("#told")).to_have_text("")
     upload(page, photo)
     expect_answer(page)
+
+
+@pytest.mark.parametrize(
+    ("locale", "large", "other"),
+    [("en-GB", "This file is larger than 20 MB.", "not a picture"), ("zh-CN", "这个文件超过 20 MB。", "这不是图片")],
+)
+def test_a_file_that_the_browser_does_not_send_is_told(locale, large, other, open_page, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
+    (tmp_path / "notes.txt").write_text("no picture")
+    page = open_page(locale=locale)
+    upload(page, tmp_path / "large.jpg")
+    expect(page.get_by_role("alert")).to_have_text(large, timeout=15_000)
+    upload(page, tmp_path / "notes.txt")
+    expect(page.get_by_role("alert")).to_contain_text(other)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"), [("", "The page is busy. Try again in a moment."), ("?lang=zh", "页面正忙，请稍后再试。")]
+)
+def test_busy_is_said_in_place_of_the_answer_to_an_earlier_picture(query, sentence, open_page, photo, tmp_path):
+    picture((300, 300)).save(tmp_path / "other.png")
+    page = open_page(query=query)
+    upload(page, photo)
+    expect_answer(page)
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
+    upload(page, tmp_path / "other.png")
+    expect(page.get_by_role("alert").first).to_have_text(sentence)
+    expect(page.locator("#answer input")).to_have_count(0)
+    expect(page.locator("#right")).to_be_hidden()
+    page.unroute("**/queue/join*")
+    page.locator("#picture button[aria-label='Upload file']").click()
+    upload(page, photo)
+    expect_answer(page)
+    expect(page.locator("#right")).to_be_visible()
+
+
+def test_until_the_next_answer_the_earlier_one_is_faint(open_page, photo, tmp_path):
+    picture((300, 300)).save(tmp_path / "other.png")
+    page = open_page()
+    upload(page, photo)
+    expect_answer(page)
+    held, waiting = [], [True]
+    page.route("**/queue/join*", lambda route: held.append(route) if waiting else route.continue_())
+    upload(page, tmp_path / "other.png")
+    expect(page.locator("#answer .old h2, #answer h2.old")).to_have_css("opacity", "0.3")
+    expect(page.locator("#right")).to_be_hidden()
+    assert laid_over(page)[0] == "none"
+    waiting.clear()
+    for route in held:
+        route.continue_()
+    expect(page.locator("#answer .old")).to_have_count(0, timeout=10_000)
+    assert laid_over(page)[0].startswith("url(")
 
 
 def test_several_pictures_and_a_zip_with_bad_ones_among_them(open_page, photo, holiday, tmp_path):
@@ -198,6 +255,8 @@ def test_several_pictures_and_a_zip_with_bad_ones_among_them(open_page, photo, h
         expect(page.locator(".answers th").first).to_have_attribute("aria-sort", order)
         names = page.locator(".answers tbody td:nth-child(2)").all_inner_texts()
         assert names == sorted(names, key=str.lower, reverse=order == "descending")
+    shares = page.locator(".answers td:last-child:not(.bad)").evaluate_all("all => all.map(one => one.dataset.value)")
+    assert len(shares) == 2 and all(re.fullmatch(r"[01]\.\d{6}", share) for share in shares)  # sorted digit by digit
     with page.expect_download() as download:
         page.get_by_text("Download CSV").click()
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
@@ -227,7 +286,7 @@ def test_other_weights_and_a_file_that_is_none(open_page, photo):
     page.get_by_role("option", name="other").click()
     expect(page.locator("#answer ol")).not_to_have_text(first, use_inner_text=True)
     page.locator("#weights input").click()
-    page.get_by_role("option", name="broken: cannot be loaded").click()
+    page.get_by_role("option", name="broken.pth is damaged").click()
     expect(page.get_by_role("alert")).to_contain_text("broken.pth")
 
 
@@ -260,6 +319,10 @@ def test_chinese_by_the_browser_and_by_the_switch(open_page, tmp_path):
     expect(page.get_by_role("alert")).to_have_text("This file is empty (0 bytes).")
     expect(page.get_by_role("tab").nth(1)).to_have_text("Several pictures")
     assert "lang=en" in page.url
+    tab(page, "Several pictures")
+    words = "getComputedStyle(document.querySelector('#files [data-testid=upload-text]'), '::after').content"
+    expect(page.locator("#files")).to_be_visible()
+    assert "Drop pictures here" in page.evaluate(words)  # the browser's language is another
 
 
 def test_the_page_says_which_weights_answer(open_page):
@@ -281,7 +344,7 @@ def test_everything_is_reached_by_keyboard(open_page, photo):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
         outlined = page.evaluate(
-            "(() => { let one = document.activeElement; for (let i = 0; i < 3 && one; i++, one = one.parentElement) {"
+            "(() => { let one = document.activeElement; for (let i = 0; i < 4 && one; i++, one = one.parentElement) {"
             "const style = getComputedStyle(one);"
             "if (style.outlineStyle != 'none' || style.boxShadow != 'none') return true; }"
             "return document.activeElement == document.body; })()"

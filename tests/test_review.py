@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import evaluate
+from app import head
 from classifier import checkpoint as checkpoints
 from classifier import corrections, folders
 from classifier.checkpoint import Checkpoint
@@ -285,7 +286,7 @@ def served(project, monkeypatch):
                 tab.review_tab(site, weights, language, it)
     _, address, _ = blocks.launch(
         server_name="127.0.0.1",
-        css=(Path(tab.__file__).parent / "style.css").read_text(encoding="utf-8"),
+        head=head(),
         quiet=True,
         prevent_thread_lock=True,
         ssr_mode=False,
