@@ -45,7 +45,7 @@ from classifier.device import Compute
 from classifier.intake.names import class_folders
 from classifier.precision import Precision, choose
 from classifier.predictions import OR_ELSE, Table
-from classifier.unlabelled import Picture, Unlabelled
+from classifier.unlabelled import Picture, Unlabelled, key
 
 
 @dataclass
@@ -117,20 +117,20 @@ def predict(settings: Settings) -> None:
     print(f"network    {checkpoint.model}, {len(classes)} classes, sees {side} x {side}")
     print(f"device     {compute}", flush=True)
 
-    # In the first process, hash of the name of each picture that has a row -> whether it is named now; the hashes have
-    # 64 bits, so that of a million names two share one in one of 37 million runs
-    seen = {hash(row[0]): False for row in table.rows()}
+    # in the first process, key of the name of each picture that has a row -> whether it is named now
+    seen = {key(row[0]): False for row in table.rows()}
     if seen:
         print(f"kept       {len(seen):,} rows that {output} has already")
     without = [sheet, settings.sort_into or sheet]
     named = Unlabelled(settings.paths, frozenset(map(os.path.realpath, without)))
 
     def new_ones() -> Iterator[Picture]:
+        numbers = set()
         for picture in named:
-            if settings.kaggle:
-                products.kaggle_id(picture.name)  # a name without a number is told now, not after the work
-            is_new, seen[hash(picture.name)] = hash(picture.name) not in seen, True
-            if is_new:
+            named_before, seen[key(picture.name)] = seen.get(key(picture.name)), True
+            if settings.kaggle and not named_before:
+                products.kaggle_id(picture.name, numbers)  # what makes no submission is told now, not after the work
+            if named_before is None:
                 yield picture
 
     answer = answerer(checkpoint, compute)
@@ -154,7 +154,7 @@ def predict(settings: Settings) -> None:
         return
 
     def given() -> Iterator[list[str]]:
-        return (row for row in table.rows() if seen.get(hash(row[0])))
+        return (row for row in table.rows() if seen.get(key(row[0])))
 
     products.print_summary(given(), count, named.others, seconds)
     written = [output]

@@ -38,8 +38,9 @@ def print_summary(given: Iterable[list[str]], new: int, others: int, seconds: fl
         skipped = f": {others:,} other files were passed over" if others else ""
         raise UserError(f"There is no picture to label{skipped}. Name pictures or folders.")
     answered, unreadable = counts.total(), counts.pop("", 0)
-    print()
-    print_table([("class", "pictures"), *((shorten(name, 30), f"{n:,}") for name, n in counts.most_common(MANY))])
+    if counts:
+        print()
+        print_table([("class", "pictures"), *((shorten(name, 30), f"{n:,}") for name, n in counts.most_common(MANY))])
     if len(counts) > MANY:
         print(f"... and {len(counts) - MANY} more classes")
     print()
@@ -122,22 +123,22 @@ def dog(classes: Sequence[str]) -> int:
     return names.index("dog")
 
 
-def kaggle_id(name: str) -> int:
-    """The number that a file's name holds. Raises UserError."""
+def kaggle_id(name: str, others: set[int]) -> int:
+    """The number that a file's name holds, which joins those of `others`. Raises UserError."""
     number = re.fullmatch("[^0-9]*([0-9]{1,18})[^0-9]*", Path(name).stem)
     if not number:
         raise UserError(f"{name}: --kaggle needs file names with one number, such as 123.jpg. Leave --kaggle out.")
+    if int(number[1]) in others:
+        raise UserError(f"{name}: another picture has its number, too. Leave --kaggle out, or that picture.")
+    others.add(int(number[1]))
     return int(number[1])
 
 
 def write_kaggle(given: Iterable[list[str]], classes: Sequence[str], path: Path) -> None:
     """`id,label` by id: the probability of dog, 0.5 where the picture could not be read. Raises UserError."""
-    place, answers = 2 + dog(classes), {}
+    place, answers, numbers = 2 + dog(classes), {}, set()
     for row in given:
-        number = kaggle_id(row[0])
-        if number in answers:
-            raise UserError(f"Two pictures have the number {number}; --kaggle needs different ones.")
-        answers[number] = min(max(float(row[place] or 0.5), 1 - SURE), SURE)
+        answers[kaggle_id(row[0], numbers)] = min(max(float(row[place] or 0.5), 1 - SURE), SURE)
     lines = [f"{number},{probability:.5g}\n" for number, probability in sorted(answers.items())]
     with whole(path) as temporary:
         temporary.write_text("id,label\n" + "".join(lines), encoding="utf-8", newline="\n")

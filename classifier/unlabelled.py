@@ -4,17 +4,19 @@ The stream holds the names of one folder, or of one zip, at a time.
 """
 
 # os.path takes any text for a name, where pathlib raises for some and rewrites others: "./a" is shown as it was given.
-# ruff: noqa: PTH112, PTH113, PTH118, PTH207, PTH208
+# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH207, PTH208
 
+import codecs
 import functools
 import glob
+import io
 import itertools
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from classifier.cli import UserError
 from classifier.intake import archives
@@ -37,8 +39,8 @@ class Picture(NamedTuple):
 class Unlabelled:
     """The pictures that `paths` name, in a fixed order: as named, and in a folder or zip by name.
 
-    Iterating walks folders and reads standard input as it goes. What is named itself is always given, also where it is
-    missing or no picture; in folders and zips, files that are no pictures by their name are only counted, and hidden
+    Iterating walks folders and reads standard input as it goes. What is named itself is given also where it is missing
+    or no picture; in folders and zips, files that are no pictures by their name are only counted, and hidden
     folders are passed over.
     """
 
@@ -47,9 +49,12 @@ class Unlabelled:
     others: int = 0  # files that are no pictures, so far
 
     def __iter__(self) -> Iterator[Picture]:
+        results = set(map(os.path.basename, self.without))
         for path in self.paths:
             for name in read_lines(sys.stdin.buffer) if path == STDIN else expand(path):
-                if os.path.isdir(name):
+                if os.path.basename(name) in results and os.path.realpath(name) in self.without:  # of *.png
+                    self.others += 1
+                elif os.path.isdir(name):
                     yield from self._folder(name)
                 elif is_zip(name) and os.path.isfile(name):
                     yield from self._zip(name)
@@ -107,21 +112,35 @@ def expand(path: str) -> list[str]:
     return sorted(glob.glob(path.replace("[", "[[]"), recursive=True)) or [path]
 
 
-def read_lines(stream: BinaryIO) -> Iterator[str]:
+def read_lines(stream: io.BufferedReader) -> Iterator[str]:
     """The paths in a stream: one per line, UTF-8, or each ended by a null character, as `find -print0` writes.
+
+    UTF-16 is read as well, all of it at once: a list that PowerShell has written with `>`.
 
     Raises:
         UserError: where no path ends.
     """
     first = stream.readline(LONGEST)
-    if b"\0" in first:
-        names = (first + stream.read()).split(b"\0")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        lines = (first + stream.read()).decode("utf-16", "replace").split("\n")
+        names = (line.removesuffix("\r").encode() for line in lines)
+    elif b"\0" in first + stream.peek():  # the first name may have several lines
+        names = _null_ended(first, stream)
     elif len(first) == LONGEST and not first.endswith(b"\n"):
         raise UserError("standard input holds no list of paths: no line ends within 65,536 bytes.")
     else:
         first = first.removeprefix(b"\xef\xbb\xbf")  # a mark that Windows puts before text
         names = (line.removesuffix(b"\n").removesuffix(b"\r") for line in itertools.chain([first], stream))
     yield from (name.decode("utf-8", "surrogateescape") for name in names if name.strip())
+
+
+def _null_ended(first: bytes, stream: io.BufferedReader) -> Iterator[bytes]:
+    rest, more = b"", first
+    while more:
+        *names, rest = (rest + more).split(b"\0")
+        yield from names
+        more = stream.read1(LONGEST)
+    yield rest
 
 
 def is_zip(path: str) -> bool:
@@ -140,6 +159,11 @@ def read_zip(path: str) -> tuple[dict[str, int], int]:
     pictures = sorted(member for member in members if is_picture(member[0]))
     archives.check_pictures(path, pictures)
     return {"/".join(parts): number for parts, number in pictures}, len(members) - len(pictures)
+
+
+def key(name: str) -> int:
+    """The same for `a` and `./a`. Of a million names two share their 64 bits in one of 37 million runs."""
+    return hash(name if ".." in name else os.path.normpath(name))  # a/../b is not b where a is a link
 
 
 def close_zips() -> None:
