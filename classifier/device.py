@@ -113,5 +113,6 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "CPU")
-        return f"{name}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{name}, {threads} thread{'s' * (threads > 1)}"
     return device.type

@@ -157,13 +157,14 @@ def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
 
 
 @styled
-def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float) -> Figure:
-    """Loss over the learning rate, and the rate that is suggested."""
+def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float | None) -> Figure:
+    """Loss over the learning rate, and the rate that is suggested, if any."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=COLORS[0], lw=1.8)
-    axes.axvline(best, color=RED, lw=1, linestyle="--")
-    axes.annotate(f"{best:.1e}", (best, max(losses)), (4, -4), textcoords="offset points", color=RED, va="top")
+    if best:
+        axes.axvline(best, color=RED, lw=1, linestyle="--")
+        axes.annotate(f"{best:.1e}", (best, max(losses)), (4, -4), textcoords="offset points", color=RED, va="top")
     axes.set_xscale("log")
     axes.set_title("loss, smoothed", loc="left")
     axes.set_xlabel("learning rate")

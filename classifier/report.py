@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from classifier import metrics, plots, score_plots, scores
+from classifier import comparison, metrics, plots, score_plots, scores
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.comparison import Judged
@@ -72,6 +72,7 @@ def write_report(judged: Judged, folder: Folder, target: Path) -> list[Path]:
         f"{high:.2%}. Calibration error {report['calibration_error']:.3f}.",
         "remarks": [*([f"Assumed: {report['assumed']}"] if report["assumed"] else []), *report["remarks"]],
         "per_class": _class_rows(report),
+        "costs": [row[:1] + row[5:] for row in comparison.rows([judged])],
         "suspects": None
         if doubtful is None
         else [_row(folder, probabilities, labels, place) for place in doubtful[:LISTED]],

@@ -79,7 +79,7 @@ def calibration(before: Calibration, after: Calibration, temperature: float) -> 
         after: with it.
         temperature: named in the legend.
     """
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.6, 5), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1, linestyle="--")
     for found, color, name in ((before, FAINT, "as it is"), (after, COLORS[0], f"temperature {temperature:.2f}")):
@@ -87,7 +87,7 @@ def calibration(before: Calibration, after: Calibration, temperature: float) -> 
         label = f"{name}: error {found.error:.3f}"
         axes.plot(found.confidence[some], found.accuracy[some], "o-", color=color, lw=1.6, markersize=4, label=label)
     axes.set_title("share of right answers", loc="left")
-    axes.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside lower center", frameon=False)  # in the panel, it would cover one curve or another
     edges = np.linspace(0, 1, len(after.count) + 1)
     counts.bar(edges[:-1], after.count.numpy(), width=edges[1], align="edge", color=COLORS[0])
     counts.set_title("pictures", loc="left")

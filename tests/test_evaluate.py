@@ -187,7 +187,7 @@ def test_the_page_opens_from_disk_and_holds_its_pictures(project):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 2
     assert "http" not in page and 'src="data:' in page  # nothing is fetched
-    assert "84.62%" in page and "红" in page and "Labels to check" in page
+    assert "84.62%" in page and "红" in page and "Labels to check" in page and "ms for one" in page
     with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13 and list(rows[0]) == ["path", "label", "answer", "blue", "红", "green"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import math
 import threading
 from functools import partial
 
@@ -11,7 +12,7 @@ import torchvision
 from torch import nn
 
 import train
-from classifier import checkpoint, finetune
+from classifier import checkpoint, finetune, metrics
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.preprocess import Preprocess
@@ -312,6 +313,20 @@ def test_the_learning_rate_finder_suggests_and_trains_nothing(bars, tmp_path, mo
     assert not list(tmp_path.glob("module/*.pth"))
 
 
+def test_a_trial_whose_loss_becomes_infinite_still_shows_its_curve(bars, tmp_path, monkeypatch, capsys, never_stopped):
+    loss, losses = metrics.loss, []
+
+    def overflowing(*arguments):
+        losses.append(loss(*arguments) if len(losses) < 60 else math.inf)
+        return losses[-1]
+
+    monkeypatch.setattr(metrics, "loss", overflowing)
+    call(monkeypatch, tmp_path, "--data", bars, *QUICK, "--size", 32, "--find-lr")
+    assert len(losses) == 61
+    assert "learning_rate.png" in capsys.readouterr().out
+    assert list(tmp_path.glob("logs/resnet18/*/learning_rate.png"))
+
+
 def test_the_finder_finds_where_a_known_loss_falls_fastest():
     from classifier.learning_rate_finder import find_learning_rate
 
@@ -326,6 +341,15 @@ def test_the_finder_finds_where_a_known_loss_falls_fastest():
     rates, losses, best = find_learning_rate(step)
     assert rates == sorted(rates) and len(rates) == len(losses)
     assert 1e-3 < best < 1
+
+
+@pytest.mark.parametrize("losses", [[0.5] * 200, [0.5, math.inf], [0.5, 0.6, 40], [math.nan]])
+def test_where_no_rate_helps_the_finder_suggests_none(losses, tmp_path, capsys):
+    from classifier.learning_rate_finder import report
+
+    coming = iter(losses)
+    report(lambda rate: next(coming), tmp_path)
+    assert "none is suggested" in capsys.readouterr().out and (tmp_path / "learning_rate.png").exists()
 
 
 def test_the_temperature_undoes_a_known_scale():
