@@ -24,6 +24,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from classifier import ahead
+
+if __name__ == "__main__":  # very many pictures are listed while PyTorch is being imported
+    ahead.begin(sys.argv[1:])
+
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -68,12 +73,13 @@ def main() -> None:
 
 def what_to_train(held: contextlib.ExitStack) -> tuple[Settings, Checkpoint | None, dict]:
     """The settings, the state to go on from or None, and the run; nobody else writes to its place while `held`."""
+    before = runs.states(MODULE)
     settings, saved = read_settings(__doc__)
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, with the same command
     if settings.resume == AUTO or (restarted and not saved):
         saved = runs.unfinished(MODULE, settings)
     run = saved.resume if saved else runs.new(settings, LOGS)
-    held.enter_context(runs.reserved(run, saved, MODULE))
+    held.enter_context(runs.reserved(run, saved, MODULE, before))
     return settings, saved, run
 
 
@@ -89,8 +95,9 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     find_device(settings.device)  # a wrong one is told before the pictures are looked at
     with distributed.one_first():
         found = training_set.read(settings)
-    checks.check_same(found.training.fingerprint() + found.validation.fingerprint())
     training, validation = found.training, found.validation
+    fingerprint = training.fingerprint()
+    checks.check_same(fingerprint + validation.fingerprint())
     torch.manual_seed(settings.seed)
     network = MODELS[settings.model](num_classes=len(training.classes))
     checks.check_sizes(network, settings)
@@ -139,7 +146,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         state_dict={},
         data={
             "root": found.root, "kind": found.kind, "train": len(training), "val": len(validation),
-            "fingerprint": training.fingerprint(),
+            "fingerprint": fingerprint,
         },
         settings=vars(settings) | {"name": run["name"], "resume": ""},
     )  # fmt: skip
@@ -192,7 +199,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
             sums[0] += metrics.loss(logits, targets) * len(x)
             sums[1] += metrics.accuracy(logits, labels) * len(x)
         loss, correct, stop = distributed.total(torch.tensor(sums, dtype=torch.float64)).tolist()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and not settings.find_lr:  # a trial shows where that begins
             raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
         whole.changing = True
         scaler.step(optimizer)

@@ -5,7 +5,9 @@
 For each number so many small JPEGs, each of another content, are written into a temporary folder (a million take 4 GB
 of disk and a minute), and train.py is started twice: cold, with nothing remembered of them, and warm. The clock stops
 when it announces its first step, and then it is ended. The stages are those of another process that does the same with
-pictures, up to its first batch; memory is what that needs at most, over one with 1,000 pictures. Linux and macOS.
+pictures, up to its first batch, but one thing after the other: warm, train.py has very many listed while PyTorch is
+being imported (classifier/ahead.py). Memory is what that process needs at most, over one with 1,000 pictures. Linux and
+macOS.
 """
 
 import argparse
@@ -46,7 +48,7 @@ def main() -> None:
         start(Path(name) / str(FEW))  # tries which number format is fastest; the others remember
         results = [measure(Path(name), pictures) for pictures in options.pictures]
     rows = [
-        ("pictures", "", "seconds from the command", "of which for pictures", "MB of memory", "bytes for each picture")
+        ("pictures", "", "seconds from the command", "for pictures alone", "MB of memory", "bytes for each picture")
     ]
     names = [name for name in results[0]["stages warm"] if name != "peak"]
     inside = [("pictures", "", *names)]

@@ -115,7 +115,7 @@ class Cache:
         # meanwhile moves none of the rest, so all processes that ask for the same pictures choose alike
         new = np.flatnonzero(~self.kept).astype(np.int32)
         contents = digests.take(new) if len(new) < len(digests) else digests
-        last = contents.find(contents)  # of the copies
+        last = contents.last_copies()
         chosen = last == np.arange(len(new), dtype=np.int32)
         free = np.ones(len(records) + len(new), bool)
         free[slots[self.kept]] = False
@@ -125,8 +125,9 @@ class Cache:
 
     def missing(self, places: Sequence[int]) -> np.ndarray:
         """Those of the places whose pictures are not kept yet, each once."""
-        places = np.asarray(places)
-        return np.unique(places[~self.kept[places]])
+        asked = np.zeros(len(self.kept), bool)
+        asked[places] = True
+        return np.flatnonzero(asked & ~self.kept)
 
     def fill(self, places: np.ndarray, patience: float = PATIENCE) -> int:
         """Open these pictures and keep them, with a progress bar where there is a terminal.

@@ -90,21 +90,51 @@ class Digests(Column):
         """(N,), sorted and compared as the bytes are."""
         return np.ascontiguousarray(self.array).view(f"S{self.array.shape[1]}")[:, 0]
 
+    def order(self) -> np.ndarray:
+        """What sorts them, as bytes are sorted: their places, (N,)."""
+        order, tied = self._by_first_eight()
+        order[tied] = order[tied][self.keys[order[tied]].argsort()]
+        return order
+
+    def last_copies(self) -> np.ndarray:
+        """For each the place of the last one that is equal to it, (N,) int32; mostly its own."""
+        last = np.arange(len(self), dtype=np.int32)
+        order, tied = self._by_first_eight()
+        places = np.sort(order[tied])
+        some = self.take(places)
+        last[places] = places[some.find(some)]
+        return last
+
+    def _by_first_eight(self) -> tuple[np.ndarray, np.ndarray]:
+        """What sorts them by these, (N,), and where in it are those that begin as others do; many times faster."""
+        first = _first_eight(self.array).view(">u8").astype(np.uint64)
+        order = first.argsort()
+        first = first[order]
+        alike = np.flatnonzero(first[1:] == first[:-1])
+        return order, np.union1d(alike, alike + 1)
+
     def find(self, wanted: "Digests") -> np.ndarray:
         """Where each of the wanted ones stands here, the last one, (len(wanted),) int32; -1 where it does not."""
         found = np.full(len(wanted), -1, np.int32)
-        order = _first_eight(self.array).argsort(kind="stable")  # many times faster than a dictionary, and smaller
-        ordered = _first_eight(self.array)[order]
-        for start in range(0, len(wanted) if len(self) else 0, BLOCK):
-            some = wanted.array[start : start + BLOCK]
-            first = _first_eight(some)
-            at = np.searchsorted(ordered, first, side="right") - 1
-            places = order[at]
-            same = (self.array[places] == some).all(1)
-            for i in np.flatnonzero(~same & (ordered[at] == first)):  # two digests that begin alike
+        if not len(self):
+            return found
+        first = _first_eight(self.array)  # many times faster than a dictionary, and smaller
+        order = first.argsort().astype(np.int32)
+        first = first[order]
+        begins = np.flatnonzero(np.append(True, first[1:] != first[:-1]))
+        first, last = first[begins], np.maximum.reduceat(order, begins)
+        del order, begins
+        asked = _first_eight(wanted.array).argsort()  # in their order they are found faster, too
+        for start in range(0, len(asked), BLOCK):
+            places = asked[start : start + BLOCK]
+            some = wanted.array[places]
+            at = np.searchsorted(first, _first_eight(some)).clip(max=len(first) - 1)
+            here = last[at]
+            same = (self.array[here] == some).all(1)
+            for i in np.flatnonzero(~same & (first[at] == _first_eight(some))):  # two digests that begin alike
                 exact = np.flatnonzero((self.array == some[i]).all(1))
-                places[i], same[i] = (exact[-1], True) if len(exact) else (-1, False)
-            found[start : start + BLOCK] = np.where(same, places, -1)
+                here[i], same[i] = (exact[-1], True) if len(exact) else (-1, False)
+            found[places] = np.where(same, here, -1)
         return found
 
 

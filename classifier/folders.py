@@ -64,7 +64,7 @@ class Folder:
 
     def fingerprint(self) -> str:
         """Equal for the same contents in the same classes, wherever they lie and whatever they are called."""
-        order = np.lexsort((self.digests.keys, self.labels.array))
+        order = _by_class(self, self.digests)
         text = len(self) < MANY  # of (classes, [(label, digest), ...]); otherwise, many times faster, the plain numbers
         whole = hashlib.blake2b((f"({self.classes!r}, [" if text else repr(self.classes)).encode(), digest_size=16)
         for start in range(0, len(self), BLOCK):
@@ -92,7 +92,7 @@ def read_folder(root: Path, corrected: bool = True) -> Folder:
     """
     expected = f"{root}/<class>/<pictures>; python prepare.py FILE_OR_FOLDER makes that of what you have."
     if not root.is_dir():
-        raise UserError(f"{root} does not exist. Expected {expected}")
+        raise UserError(f"{root} {'is no folder' if root.exists() else 'does not exist'}. Expected {expected}")
     classes = class_names(root)
     listing = list_files(root, classes)
     if not len(listing.paths):
@@ -185,8 +185,8 @@ def split_validation(folder: Folder, share: float, fold: int = 1) -> tuple[Folde
     Raises:
         UserError: a class with too few different pictures.
     """
-    keys = _smallest_of_group(folder).keys
-    order = np.lexsort((keys, folder.labels.array))  # class after class, in each by digest
+    smallest = _smallest_of_group(folder)
+    keys, order = smallest.keys, _by_class(folder, smallest)
     ends = np.cumsum(list(folder.counts().values())).tolist()
     aside = np.zeros(len(folder), bool)
     for name, start, stop in zip(folder.classes, [0, *ends], ends, strict=False):
@@ -203,6 +203,13 @@ def split_validation(folder: Folder, share: float, fold: int = 1) -> tuple[Folde
             )
         aside[members[begin:end]] = True
     return folder.subset(np.flatnonzero(~aside)), folder.subset(np.flatnonzero(aside))
+
+
+def _by_class(folder: Folder, digests: Digests) -> np.ndarray:
+    """The places of all pictures, class after class, in each by digest, (N,)."""
+    order = digests.order()
+    labels = folder.labels.array[order].astype(np.min_scalar_type(len(folder.classes)))  # small ones are sorted faster
+    return order[labels.argsort(kind="stable")]
 
 
 def _smallest_of_group(folder: Folder) -> Digests:

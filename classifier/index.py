@@ -20,19 +20,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from classifier.ahead import place_of
 from classifier.columns import DIGEST, Digests, Paths
 from classifier.distributed import NO_BAR
 from classifier.listing import Listing
 
+__all__ = ["digests_of", "place_of"]
 MARK = b"picture digests 1".ljust(32)
 FEW, SMALL = 1_000, 100_000_000  # files and bytes; what has less of both is read again each time
 LATELY = 2_000_000_000  # nanoseconds in which a file may change twice and keep its time, on the coarsest file systems
 AT_ONCE = 512  # files that a thread reads before it takes others
-
-
-def place_of(root: Path) -> Path:
-    """The file that belongs to the folder of classes `root`: beside dataset/train, but in photos."""
-    return (root.parent if root.name in ("train", "test") else root) / ".cache" / f"{root.name}.files"
 
 
 def digests_of(listing: Listing, rows: np.ndarray, place: Path, digest: Callable[[str], bytes]) -> Digests:

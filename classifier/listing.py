@@ -6,6 +6,8 @@ out. It is a file of its own, and asks for each file once, because a million of 
 """
 
 import os
+import pickle
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from classifier import ahead
 from classifier.columns import BLOCK, Paths
 from classifier.pictures import EXTENSIONS
 
@@ -45,13 +48,18 @@ def has_pictures(root: Path) -> bool:
 def list_files(root: Path, classes: Sequence[str]) -> Listing:
     """All candidates in these folders of `root`, one class after the other."""
     prefix = os.path.join(root, "")  # noqa: PTH118 (with the separator at its end)
-    # most of the time goes by in the system, which can do several at once; more threads would keep more memory
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(_list_class, [os.fsencode(prefix)] * len(classes), map(os.fsencode, classes)))
+    parts = ahead.listed(root, classes) or _list_classes(prefix, classes)
     texts, lengths, stamps = zip(*parts, strict=True) if parts else ((), (), ())
     ends = np.concatenate([np.empty(0, np.int64), *lengths]).cumsum()
     stamped = np.concatenate([np.empty((0, 2), np.int64), *stamps])
     return Listing(Paths(prefix, b"".join(texts), ends), [len(part) for part in lengths], stamped)
+
+
+def _list_classes(prefix: str, classes: Sequence[str]) -> list[tuple[bytearray, np.ndarray, np.ndarray]]:
+    """Of each class what `_list_class` gives."""
+    # most of the time goes by in the system, which can do several at once; more threads would keep more memory
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_list_class, [os.fsencode(prefix)] * len(classes), map(os.fsencode, classes)))
 
 
 def _list_class(prefix: bytes, name: bytes) -> tuple[bytearray, np.ndarray, np.ndarray]:
@@ -71,11 +79,12 @@ def _list_class(prefix: bytes, name: bytes) -> tuple[bytearray, np.ndarray, np.n
     for folder in sorted(found):
         names, stats = found.pop(folder)
         inner = os.path.join(folder, b"")[len(prefix) :]  # noqa: PTH118
-        order = np.array(names).argsort()
+        column = np.array(names)
+        order = column.argsort()
         stamps.append(np.frombuffer(stats, np.int64).reshape(-1, 2)[order])
-        lengths.append(np.fromiter(map(len, names), np.int64, len(names))[order] + len(inner))
+        lengths.append(np.char.str_len(column)[order] + len(inner))
         for start in range(0, len(names), BLOCK):  # so that not all are there twice
-            text += b"".join([inner + names[i] for i in order[start : start + BLOCK].tolist()])
+            text += inner.join([b"", *column[order[start : start + BLOCK]].tolist()])
     return text, np.concatenate(lengths), np.concatenate(stamps)
 
 
@@ -106,3 +115,9 @@ def _leads_back(entry: os.DirEntry, folder: bytes) -> bool:
         return False
     here, there = (os.path.join(os.path.realpath(path), b"") for path in (folder, entry.path))  # noqa: PTH118
     return here.startswith(there)
+
+
+if __name__ == "__main__":  # for ahead.py
+    top = Path(sys.argv[1])
+    names = class_names(top)
+    pickle.dump((names, _list_classes(os.path.join(top, ""), names)), sys.stdout.buffer)  # noqa: PTH118

@@ -39,6 +39,7 @@ def test_reads_classes_in_order_and_skips_what_is_no_picture(root):
     ("make", "message"),
     [
         (lambda root: shutil.rmtree(root), "does not exist"),
+        (lambda root: (shutil.rmtree(root), root.write_text("a file")), "is no folder"),
         (lambda root: (shutil.rmtree(root), root.mkdir()), "no pictures"),
         (lambda root: shutil.rmtree(root / "猫"), "one class only"),
         (lambda root: (root / "empty one").mkdir(), "without pictures: empty one"),

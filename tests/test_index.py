@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tracemalloc
 from hashlib import blake2b
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from classifier import folders, index
+from classifier import ahead, folders, index, listing
 from classifier.cli import UserError
 from classifier.columns import Digests, Labels, Paths
 from classifier.listing import list_files
 from classifier.pictures import is_candidate
+from tests.conftest import run_code
 
 LONG_AGO = 1_600_000_000
 
@@ -207,6 +209,76 @@ def test_pictures_that_are_left_out_stay_in_the_index(root, asked):
     assert right(folders.with_digests(some)) and right(folders.with_digests(everything)) and asked == []
 
 
+# --- listed ahead of time
+
+
+@pytest.fixture
+def begun(root, monkeypatch):
+    """The folder is being listed by another process, as one with very many pictures is."""
+    monkeypatch.setattr(ahead, "MANY", 0)
+    read(root)
+    ahead.begin(["--epochs", "3", "--data", str(root.parent)])
+    assert len(ahead.begun) == 1
+    yield ahead.begun[0][1]
+    ahead.begun.clear()
+
+
+def test_another_process_lists_the_same(root, begun, monkeypatch):
+    monkeypatch.setattr(listing, "_list_classes", lambda *_: pytest.fail("listed a second time"))
+    found = list_files(root, ["cat", "dog"])
+    assert begun.returncode == 0 and not ahead.begun
+    assert found.paths == [str(root / name / f"{i}.jpg") for name in ("cat", "dog") for i in range(6)]
+    assert found.counts == [6, 6]
+    assert found.stamps.tolist() == [[5, LONG_AGO * 10**9]] * 12
+
+
+def test_a_file_that_has_changed_is_noticed_by_it(root, asked, monkeypatch):
+    monkeypatch.setattr(ahead, "MANY", 0)
+    read(root)
+    asked.clear()
+    write(root / "cat" / "1.jpg", b"another length")
+    write(root / "dog" / "6.jpg", b"new")
+    (root / "dog" / "0.jpg").unlink()
+    ahead.begin([f"--data={root.parent}"])
+    assert right(read(root)) and sorted(asked) == ["1.jpg", "6.jpg"]
+
+
+def test_what_it_did_not_list_is_listed_here(root, begun, tmp_path):
+    write(tmp_path / "other" / "train" / "cat" / "1.jpg", b"x")
+    assert list_files(tmp_path / "other" / "train", ["cat"]).counts == [1]  # --resume says another --data
+    assert begun.returncode is not None
+
+
+def test_a_class_that_came_since_is_listed_here(root, begun):
+    begun.stdout.peek(1)  # it has looked at the folder
+    write(root / "emu" / "1.jpg", b"x")
+    assert folders.read_folder(root).counts() == {"cat": 6, "dog": 6, "emu": 1}
+
+
+def test_without_the_other_process_it_works_as_well(root, begun, monkeypatch):
+    begun.kill()
+    assert right(read(root))
+    monkeypatch.setattr(sys, "executable", str(root / "no python"))
+    ahead.begin(["--data", str(root.parent)])
+    assert not ahead.begun and right(read(root))
+
+
+def test_few_pictures_and_other_places_are_not_listed_ahead(root, tmp_path):
+    read(root)
+    for arguments in (["--data", str(tmp_path)], ["--data", str(root)], ["--data"], ["--data", "http://a/b"], []):
+        ahead.begin(arguments)
+    assert not ahead.begun
+
+
+def test_train_begins_before_pytorch_is_imported():
+    code = (
+        "import runpy, sys\nfrom classifier import ahead, listing\n"
+        "ahead.begin = lambda arguments: sys.exit(f'{arguments} {\"torch\" in sys.modules}')\n"
+        "sys.argv[1:] = ['--data', 'x']\nrunpy.run_path('train.py', run_name='__main__')"
+    )
+    assert run_code(code).stderr.strip() == "['--data', 'x'] False"
+
+
 # --- in memory
 
 
@@ -242,6 +314,16 @@ def test_digests_are_found_among_others():
     assert (found[500:] == -1).all()
     assert (rows[found[:500]] == rows[::-1]).all()
     assert Digests([]).find(wanted).tolist() == [-1] * 520
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 500])
+def test_digests_that_begin_alike_are_sorted_and_copies_found(count):
+    rows = np.random.default_rng(count).integers(0, 2, (count, 16), dtype=np.uint8)
+    rows[:, 3:13] = 0
+    values = [row.tobytes() for row in rows]
+    digests = Digests(rows)
+    assert digests.take(digests.order()) == sorted(values)
+    assert digests.last_copies().tolist() == [count - 1 - values[::-1].index(value) for value in values]
 
 
 def test_the_fingerprint_is_what_it_always_was(root):
