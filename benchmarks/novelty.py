@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from benchmarks.__main__ import HERE, table
@@ -59,17 +60,25 @@ def main() -> None:
         sets[name] = Folder(Path(root), [name], paths, [0] * len(paths))
     pixels = {name: pixels_of(novelty.spread(part, options.pictures), weights) for name, part in sets.items()}
     weights.novelty = novelty.fit_novelty(weights, compute, training, validation)
+    learned = novelty.spread(training)
+    last = features(pixels_of(learned, weights), weights, answer, compute)[1][-1]
+    far = distance_to_means(last, torch.tensor(list(learned.labels)))
 
-    rows = {name: scores(pixels[name], weights, answer, compute) for name in ("validation", "known")}
+    def scores(some: Tensor) -> dict[str, Tensor]:
+        return scores_of(*features(some, weights, answer, compute), weights, far) | {
+            "sharpness alone": -sharpness(some)
+        }
+
+    rows = {name: scores(pixels[name]) for name in ("validation", "known")}
     bounds = {name: values.quantile(KEPT) for name, values in rows["validation"].items()}
     bounds["this project's"] = torch.tensor(weights.novelty["threshold"])
     lines, notes = [("", "score", "AUROC", "not noticed", "AUROC, equally sharp")], []
     for name in list(sets)[2:]:
-        found = scores(pixels[name], weights, answer, compute)
+        found = scores(pixels[name])
         share, blurred = equally_sharp(pixels["known"], pixels[name])
         pair = {"known": pixels["known"], "other": pixels[name]}
         pair[blurred] = shrunk(pair[blurred], share)
-        equal = [scores(part, weights, answer, compute) for part in pair.values()]
+        equal = [scores(part) for part in pair.values()]
         for score, bound in bounds.items():
             lines.append((
                 name, score, f"{auroc(rows['known'][score], found[score]):.3f}",
@@ -106,15 +115,38 @@ def pixels_of(folder: Folder, weights: Checkpoint) -> Tensor:
     return torch.cat([pixels for pixels, _ in data.on_device(batches, torch.device("cpu"))])
 
 
-def scores(pixels: Tensor, weights: Checkpoint, answer: Callable, compute: Compute) -> dict[str, Tensor]:
-    """Of N pictures, each (N,): the larger, the more unlike."""
+def features(pixels: Tensor, weights: Checkpoint, answer: Callable, compute: Compute) -> tuple[Tensor, list[Tensor]]:
+    """Logits and features, as novelty.features_of gives them, of pixels (N, 3, S, S) uint8."""
     batches = ((part.to(compute.device), part) for part in pixels.split(BATCH))
-    logits, features = novelty.features_of(answer, batches, weights.preprocess)
+    return novelty.features_of(answer, batches, weights.preprocess)
+
+
+def distance_to_means(learned: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """How far features (N, D) are from the nearest class's mean: Mahalanobis's distance, of Lee et al., 2018.
+
+    Args:
+        learned: the features of training pictures, (M, D).
+        labels: their classes, (M,).
+    """
+    means = torch.stack([learned[labels == label].mean(0) for label in labels.unique()])
+    inverse = torch.from_numpy(LedoitWolf(assume_centered=True).fit((learned - means[labels]).numpy()).precision_)
+
+    def distance(found: Tensor) -> Tensor:
+        away = found[:, None] - means  # (N, classes, D)
+        return ((away @ inverse.to(away.dtype)) * away).sum(2).amin(1)
+
+    return distance
+
+
+def scores_of(
+    logits: Tensor, features: list[Tensor], weights: Checkpoint, far: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Of N pictures, each (N,): the larger, the more unlike."""
     return {
         "this project's": novelty.score(weights.novelty, features),
+        "distance to class means": far(features[-1]),
         "max softmax": -logits.softmax(1).amax(1),  # Hendrycks and Gimpel, 2017
         "energy": -logits.logsumexp(1),  # Liu et al., 2020
-        "sharpness alone": -sharpness(pixels),
     }
 
 

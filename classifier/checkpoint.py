@@ -218,6 +218,17 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def glance(path: Path) -> tuple[dict, bool]:
+    """The settings of a run in <run>.last.pth, and whether it has come to its end. Its tensors stay on the disk.
+
+    Raises:
+        Exception: `load` says what is wrong.
+    """
+    untrusted.check_file(path, checksums=False)
+    said = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return dict(said["settings"]), bool(said["resume"].get("done", True))
+
+
 def in_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices as float16; what has one dimension (biases, batch norm) is small and stays exact."""
     return {name: value.half() if value.ndim > 1 else value.clone() for name, value in state_dict.items()}

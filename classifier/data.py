@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -186,7 +186,7 @@ def loader(
     pictures: Pictures | Features,
     batch_size: int,
     workers: int = 0,
-    order: Sampler | None = None,
+    order: Sampler | Sequence[int] | None = None,
     drop_last: bool = False,
 ) -> DataLoader:
     """Batches, without `order` in the folder's order.

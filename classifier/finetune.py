@@ -1,6 +1,7 @@
 """Weights to begin with, instead of random ones: torchvision's of ImageNet, or those in any .pth."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -76,13 +77,18 @@ def _imagenet(model: str) -> checkpoint.Checkpoint:
 
 
 def features(
-    network: nn.Module, pictures: data.Pictures, preprocess: Preprocess, compute: Compute, workers: int
+    network: nn.Module,
+    pictures: data.Pictures,
+    preprocess: Preprocess,
+    compute: Compute,
+    workers: int,
+    places: Sequence[int] | None = None,
 ) -> data.Features:
-    """What the last layer of `network` sees of all pictures."""
+    """What the last layer of `network` sees of all pictures, or of those at these places."""
     trunk = copy.deepcopy(network)
     last = last_layer(trunk)
     trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is last), nn.Identity())
-    batches = data.on_device(data.loader(pictures, BATCH, workers), compute.device)
+    batches = data.on_device(data.loader(pictures, BATCH, workers, places), compute.device)
     return data.Features(*infer(prepared(trunk, compute), batches, preprocess))
 
 

@@ -38,12 +38,24 @@ def places(run: dict, module: Path) -> tuple[Path, Path]:
     return module / f"{run['name']}.pth", module / f"{run['name']}{checkpoint.LAST}"
 
 
+def states(module: Path) -> dict[str, tuple[int, int]]:
+    """Which states to go on from lie there, by name, and size and time of each, by which a newer one is told."""
+    stats = {path.name: path.stat() for path in module.glob(f"*{checkpoint.LAST}")}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
 @contextlib.contextmanager
-def reserved(run: dict, saved: Checkpoint | None, module: Path) -> Iterator[None]:
+def reserved(run: dict, saved: Checkpoint | None, module: Path, before: dict[str, tuple[int, int]]) -> Iterator[None]:
     """Keep other runs out of the places of this one for the time being.
 
+    Args:
+        run: from `new`, or what is known of it in `saved`.
+        saved: the state to go on from.
+        module: the folder of weights.
+        before: `states` before `saved` was read: that was done without keeping others out, who may have gone on.
+
     Raises:
-        UserError: the weights of another run are there, or it is under way.
+        UserError: the weights of another run are there, or it is under way, or was it until now.
     """
     best, last = places(run, module)
     with only_one(module / f".{run['name']}.lock", f"Another train.py is writing {last}. Wait for it, or end it."):
@@ -51,6 +63,10 @@ def reserved(run: dict, saved: Checkpoint | None, module: Path) -> Iterator[None
         if taken and not (saved and saved.path.resolve() == last.resolve()):
             raise UserError(
                 f"{' and '.join(taken)} would be overwritten. Choose another --name, or --resume {quoted(last)}"
+            )
+        if before.get(last.name) != states(module).get(last.name):
+            raise UserError(
+                f"{last} was written by another train.py while this one was starting. Give the same command again."
             )
         checkpoint.remove_rests(best)
         checkpoint.remove_rests(last)
@@ -79,18 +95,25 @@ def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
 
     Where the one of that --name has, there is nothing to do, and the process ends with status 0.
     """
+    keys = vars(settings).keys() - (MAY_CHANGE_ON_RESUME - {"data", "epochs", "patience"})
+
+    def meant(its: dict) -> bool:
+        wanted = vars(settings) | {"name": settings.name or its.get("name")}
+        return all(its.get(key) == wanted[key] for key in keys)
+
     files = sorted(module.glob(f"*{checkpoint.LAST}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files:
+        with contextlib.suppress(Exception):  # of a file that is none, which `load` tells
+            its, done = checkpoint.glance(path)
+            if not meant(its) or (done and not settings.name):
+                continue
         try:
             saved = checkpoint.load(path)
             checkpoint.check_state(saved)
         except CheckpointError as error:
             print(f"--resume auto leaves it out: {error}")
             continue
-        wanted = {"name": settings.name or saved.settings.get("name")}
-        same = vars(settings) | wanted
-        keys = same.keys() - (MAY_CHANGE_ON_RESUME - {"data", "epochs", "patience"})
-        if all(saved.settings.get(key) == same[key] for key in keys):
+        if meant(saved.settings):
             if not saved.resume.get("done", True):
                 return saved
             if settings.name:

@@ -111,7 +111,14 @@ def batches(
 
 
 def features(given: Batches, network: nn.Module, preprocess: Preprocess, compute: Compute, workers: int) -> Batches:
-    """What a frozen network makes of the pictures, in their place; it is always the same."""
-    parts = [finetune.features(network, part, preprocess, compute, workers) for part in given.ready]
-    train = data.loader(parts[0], given.train.batch_size, order=given.order, drop_last=True)
-    return replace(given, train=train, val=data.loader(parts[1], given.val.batch_size))
+    """What a frozen network makes of the pictures, in their place; it is always the same.
+
+    Of the training pictures, any of which may be this process's in a later epoch, each process takes its share.
+    """
+    pictures, val = given.ready
+    share = distributed.own(range(len(pictures)))
+    seen = finetune.features(network, pictures, preprocess, compute, workers, share)
+    seen = data.Features(*(distributed.interleaved(part, len(pictures)) for part in (seen.features, seen.labels)))
+    train = data.loader(seen, given.train.batch_size, order=given.order, drop_last=True)
+    seen = finetune.features(network, val, preprocess, compute, workers)
+    return replace(given, train=train, val=data.loader(seen, given.val.batch_size))

@@ -1,5 +1,6 @@
 """train.py: a whole run as a process, what it leaves behind, stopping and going on, and its errors."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -233,6 +234,47 @@ def test_resume_auto_goes_on_begins_or_has_nothing_to_do(bars, tmp_path, monkeyp
         call(monkeypatch, tmp_path, *auto, "--lr", 1)
     call(monkeypatch, tmp_path, "--resume", "module/run.last.pth", "--epochs", 3)  # a finished one goes further
     assert "epoch 3/3" in capsys.readouterr().out
+
+
+def test_resume_auto_reads_only_the_run_that_it_goes_on_with(bars, tmp_path, monkeypatch, capsys):
+    command = ("--data", bars, "--epochs", 1, *QUICK[:-4], "--precision", "fp32", "--name")
+    for name in ("stopped", "other", "done"):
+        with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+            stop_after(patch, 99 if name == "done" else 1)
+            call(patch, tmp_path, *command, name, *(("--lr", 1e-4) if name == "other" else ()))
+    (tmp_path / "module" / "none.last.pth").write_bytes(b"PK\x03\x04 and no more")
+    read, real = [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: read.append(path.name) or real(path))
+    settings = checkpoint.load(tmp_path / "module" / "stopped.last.pth").settings
+    read.clear()
+    saved = train.runs.unfinished(tmp_path / "module", Settings(**settings | {"name": "", "resume": "auto"}))
+    assert saved.path.name == "stopped.last.pth" and read == ["none.last.pth", "stopped.last.pth"]
+    assert "leaves it out: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("resume", ["module/run.last.pth", "auto"])
+def test_a_state_that_another_train_wrote_meanwhile_is_not_gone_on_with(bars, tmp_path, monkeypatch, resume):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_after(patch, 1)
+        call(patch, tmp_path, "--data", bars, "--epochs", 2, *QUICK)
+    last, newer, real = tmp_path / "module" / "run.last.pth", [], train.runs.reserved
+
+    def reserved(*arguments):  # when the lock is asked for, the state has been read, and the other one has just ended
+        state = checkpoint.load(last)
+        checkpoint.save(replace(state, resume=state.resume | {"step": 7}), last)
+        newer.append(last.read_bytes())
+        return real(*arguments)
+
+    monkeypatch.setattr(train.runs, "reserved", reserved)
+    with pytest.raises(UserError, match=r"run\.last\.pth was written by another train\.py .*same command again"):
+        call(
+            monkeypatch,
+            tmp_path,
+            *(("--data", bars, "--epochs", 2, *QUICK) if resume == "auto" else ()),
+            "--resume",
+            resume,
+        )
+    assert newer == [last.read_bytes()]
 
 
 def test_an_older_versions_run_is_not_gone_on_with(finished, tmp_path, monkeypatch):
