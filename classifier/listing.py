@@ -48,17 +48,17 @@ def has_pictures(root: Path) -> bool:
 def list_files(root: Path, classes: Sequence[str]) -> Listing:
     """All candidates in these folders of `root`, one class after the other."""
     prefix = os.path.join(root, "")  # noqa: PTH118 (with the separator at its end)
-    parts = ahead.listed(root, classes) or _list_classes(prefix, classes)
+    # most of the time goes by in the system, which can do several at once; more threads would keep more memory
+    parts = ahead.listed(root, classes) or _list_classes(prefix, classes, min(THREADS, os.cpu_count() or 1))
     texts, lengths, stamps = zip(*parts, strict=True) if parts else ((), (), ())
     ends = np.concatenate([np.empty(0, np.int64), *lengths]).cumsum()
     stamped = np.concatenate([np.empty((0, 2), np.int64), *stamps])
     return Listing(Paths(prefix, b"".join(texts), ends), [len(part) for part in lengths], stamped)
 
 
-def _list_classes(prefix: str, classes: Sequence[str]) -> list[tuple[bytearray, np.ndarray, np.ndarray]]:
+def _list_classes(prefix: str, classes: Sequence[str], threads: int) -> list[tuple[bytearray, np.ndarray, np.ndarray]]:
     """Of each class what `_list_class` gives."""
-    # most of the time goes by in the system, which can do several at once; more threads would keep more memory
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(_list_class, [os.fsencode(prefix)] * len(classes), map(os.fsencode, classes)))
 
 
@@ -120,4 +120,5 @@ def _leads_back(entry: os.DirEntry, folder: bytes) -> bool:
 if __name__ == "__main__":  # for ahead.py
     top = Path(sys.argv[1])
     names = class_names(top)
-    pickle.dump((names, _list_classes(os.path.join(top, ""), names)), sys.stdout.buffer)  # noqa: PTH118
+    parts = _list_classes(os.path.join(top, ""), names, threads=1)  # noqa: PTH118 (the others have PyTorch to import)
+    pickle.dump((names, parts), sys.stdout.buffer)
