@@ -55,12 +55,12 @@ def together() -> Iterator[None]:
         # what processes that have died left in the store, their addresses, is not for those that take their place
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     with (
         Path(os.devnull).open("w", errors="replace") as nowhere,
         contextlib.redirect_stdout(sys.stdout if FIRST else nowhere),
     ):
         try:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
             yield
         except RuntimeError as error:
             if not gone(error):

@@ -216,14 +216,15 @@ def two_hosts():
             hosts(f"netns del {name}")
 
 
-def test_two_hosts(one, bars, tmp_path, two_hosts):
+def on_both(two_hosts, tmp_path, script, *arguments, restarts=0, **variables):
+    """What torchrun prints on each host."""
     names, ends, address = two_hosts
     started = []
     for i, name in enumerate(names):
         command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
         command += [f"--node-rank={i}", f"--master-addr={address}", "--master-port=29577", "--nproc-per-node=1"]
-        command += [str(REPOSITORY / "train.py"), "--data", bars, "--name", "run", *QUICK, "--sync-bn"]
-        environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": ends[i]}
+        command += [f"--max-restarts={restarts}", script, *arguments]
+        environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": ends[i]} | variables
         folder = tmp_path / str(i)  # hosts share no disk but for the pictures
         folder.mkdir()
         started.append(
@@ -233,8 +234,27 @@ def test_two_hosts(one, bars, tmp_path, two_hosts):
             )
         )  # fmt: skip
         time.sleep(0.1)
-    said = [process.communicate(timeout=300)[0] for process in started]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0, 0], said
+    return said
+
+
+def test_two_hosts(one, bars, tmp_path, two_hosts):
+    command = ("--data", bars, "--name", "run", *QUICK, "--sync-bn")
+    said = on_both(two_hosts, tmp_path, REPOSITORY / "train.py", *command)
     assert "epoch 2/2" in said[0] and "epoch 2/2" not in said[1]
     same_run(tmp_path / "0", one)
     assert not list((tmp_path / "1").glob("module/*.pth"))
+
+
+def test_a_process_killed_on_the_other_host_costs_no_more_than_the_last_save(bars, tmp_path, two_hosts):
+    (tmp_path / "dying.py").write_text(DYING, encoding="utf-8")
+    command = ("--data", bars, "--name", "run", *QUICK, "--save-every", 0)
+    apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # a new store for each attempt, without dead addresses
+    said = on_both(two_hosts, tmp_path, tmp_path / "dying.py", *command, restarts=5, **apart)
+    assert "going on after step 5 of 8" in said[0] or "going on after step 6 of 8" in said[0], said
+    assert len(curve(tmp_path / "0")) == 8
