@@ -78,7 +78,7 @@ def main() -> None:
         text += f"{title}:\n\n{table(list(ways), rates)}\n"
     text += (
         f"{device_name(torch.device('cpu'))}, {platform.system()}; PyTorch {torch.__version__}, onnxruntime "
-        f"{onnxruntime.__version__}; {date.today()}. Other work ran on the machine.\n\n"
+        f"{onnxruntime.__version__}; {date.today()}.\n\n"
         "    python -m benchmarks.export PICTURES\n"
     )
     (HERE / "export.md").write_text(text, encoding="utf-8")
