@@ -122,8 +122,8 @@ RECIPES = {
     ),
 }  # fmt: skip
 
-# over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 SMALL, SMALL_PICTURES = 96, {"enlarge": 1.0}  # pixels below which the last maps, 1 or 2 wide, would become others
+# over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
