@@ -14,6 +14,7 @@ Programs ask through /classify and /classify_many; the page says how, under "Abo
 """
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio calls nobody
+if __name__ == "__main__":
+    gc.disable()  # importing throws nothing away: it takes a quarter less time if nobody looks for that
 
 import gradio as gr
 from fastapi.responses import PlainTextResponse

@@ -17,6 +17,7 @@ the answers of one; the first one scores and writes.
 """
 
 import dataclasses
+import gc
 import os
 import stat
 import time
@@ -26,6 +27,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__":
+    gc.disable()  # importing throws nothing away: it takes a quarter less time if nobody looks for that
 
 import torch
 from torch import Tensor

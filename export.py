@@ -18,6 +18,7 @@ size, as training did. Before the file takes its place it answers some pictures,
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -29,6 +30,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__":
+    gc.disable()  # importing throws nothing away: it takes a quarter less time if nobody looks for that
 
 import numpy as np
 import torch

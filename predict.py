@@ -22,6 +22,7 @@ process, row by row, and any number of processes goes on with it.
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import os
 import sys
@@ -30,6 +31,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__":
+    gc.disable()  # importing throws nothing away: it takes a quarter less time if nobody looks for that
 
 import torch
 from torch import Tensor

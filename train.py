@@ -26,8 +26,9 @@ from pathlib import Path
 
 from classifier import ahead
 
-if __name__ == "__main__":  # very many pictures are listed while PyTorch is being imported
-    ahead.begin(sys.argv[1:])
+if __name__ == "__main__":
+    gc.disable()  # importing throws nothing away: it takes a quarter less time if nobody looks for that
+    ahead.begin(sys.argv[1:])  # very many pictures are listed meanwhile
 
 import torch
 from torch import nn

@@ -4,6 +4,7 @@ docs/promises.md lists them, and which test shows each.
 """
 
 import errno
+import gc
 import multiprocessing
 import os
 import re
@@ -70,6 +71,16 @@ def told(run, capsys, *arguments) -> str:
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     return said.out + said.err
+
+
+def test_garbage_is_looked_for_again_once_all_is_imported():
+    found = []
+    gc.disable()
+    try:
+        cli.run(lambda: found.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+        assert (found, gc.isenabled(), gc.get_freeze_count()) == ([(True, True)], True, 0)
+    finally:
+        gc.enable()
 
 
 def last() -> checkpoint.Checkpoint:
