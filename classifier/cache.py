@@ -107,27 +107,25 @@ class Cache:
         self.pixels, self.index = (_open(place.with_name(place.name + end)) for end in (".pixels", ".index"))
         content = self.index.read()
         records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
-        slots = Digests(records["digest"]).find(digests)  # (N,) of each place
-        self.kept = slots >= 0
-        self.checksums = np.zeros(len(slots), np.uint32)
-        self.checksums[self.kept] = records["checksum"][slots[self.kept]]
+        written = np.flatnonzero(records["digest"].any(1))  # slots; a part of the file may be empty
+        found = Digests(records["digest"][written]).find(digests)  # (N,) of each place
+        slots = np.where(found >= 0, written[found] if len(written) else -1, -1).astype(np.int32)
         # the others get slots of pictures that are gone, then new ones; copies of a picture share one. What others keep
         # meanwhile moves none of the rest, so all processes that ask for the same pictures choose alike
-        new = np.flatnonzero(~self.kept).astype(np.int32)
-        contents = digests.take(new) if len(new) < len(digests) else digests
-        last = contents.last_copies()
-        chosen = last == np.arange(len(new), dtype=np.int32)
-        free = np.ones(len(records) + len(new), bool)
-        free[slots[self.kept]] = False
-        slots[new[chosen]] = np.flatnonzero(free)[: np.count_nonzero(chosen)]
-        slots[new] = slots[new[last]]
-        self.slots = slots
+        last = digests.last_copies()
+        chosen = np.flatnonzero((slots < 0) & (last == np.arange(len(last), dtype=np.int32)))
+        self.kept = np.zeros(len(records) + len(chosen), bool)  # by slot, as are the checksums
+        self.checksums = np.zeros(len(self.kept), np.uint32)
+        self.kept[slots[slots >= 0]] = True
+        self.checksums[: len(records)] = records["checksum"]
+        slots[chosen] = np.flatnonzero(~self.kept)[: len(chosen)]
+        self.slots = slots[last]  # by place
 
     def missing(self, places: Sequence[int]) -> np.ndarray:
-        """Those of the places whose pictures are not kept yet, each once."""
-        asked = np.zeros(len(self.kept), bool)
-        asked[places] = True
-        return np.flatnonzero(asked & ~self.kept)
+        """Those of the places whose pictures are not kept yet, one of those that are copies of each other."""
+        places = np.asarray(places)
+        places = places[~self.kept[self.slots[places]]]
+        return np.sort(places[np.unique(self.slots[places], return_index=True)[1]])
 
     def fill(self, places: np.ndarray, patience: float = PATIENCE) -> int:
         """Open these pictures and keep them, with a progress bar where there is a terminal.
@@ -164,14 +162,14 @@ class Cache:
         """Whether the picture was there, whole."""
         view, slot = memoryview(rows).cast("B"), int(self.slots[place])
         with self.lock, contextlib.suppress(OSError):  # a fault of the disk
-            if not self.kept[place]:  # unless another process has kept it meanwhile
+            if not self.kept[slot]:  # unless another process has kept it meanwhile
                 self.index.seek(slot * RECORD.itemsize)
                 record = self.index.read(RECORD.itemsize)
                 if record[:DIGEST] != self.digests[place]:
                     return False
-                self.checksums[place], self.kept[place] = int.from_bytes(record[DIGEST:], "little"), True
+                self.checksums[slot], self.kept[slot] = int.from_bytes(record[DIGEST:], "little"), True
             self.pixels.seek(slot * self.bytes)
-            return self.pixels.readinto(view) == self.bytes and zlib.crc32(view) == self.checksums[place]
+            return self.pixels.readinto(view) == self.bytes and zlib.crc32(view) == self.checksums[slot]
         return False
 
     def _keep(self, place: int, rows: np.ndarray) -> None:
@@ -182,7 +180,7 @@ class Cache:
             _write(self.pixels, view)
             self.index.seek(slot * RECORD.itemsize)
             _write(self.index, self.digests[place] + checksum.to_bytes(4, "little"))
-        self.checksums[place], self.kept[place] = checksum, True
+        self.checksums[slot], self.kept[slot] = checksum, True
 
     def close(self) -> None:
         """Close the files."""

@@ -100,7 +100,7 @@ def kept_ready(
     opened when it is first asked for.
 
     Args:
-        part: the pictures; with digests.
+        part: the pictures, a subset of `whole`.
         whole: all pictures that may ever be asked for from this cache; with digests.
         preprocess: of the pixels.
         place: usually dataset/.cache.
@@ -110,7 +110,7 @@ def kept_ready(
     Raises:
         PictureError: a picture that cannot be opened.
     """
-    places = whole.digests.find(part.digests)
+    places = part.paths.places_in(whole.paths)
     decode = partial(open_one, preprocess=preprocess)
     cache = open_cache(place, whole.paths, whole.digests, preprocess, decode, places, threads)
     if cache is None:

@@ -234,10 +234,11 @@ def test_copies_do_not_move_the_others_between_processes(folder, opened, hurry):
 
 def test_copies_of_a_picture_share_their_pixels(folder, opened):
     shutil.copy(folder.root / "cat" / "3.png", folder.root / "cat" / "copy.png")
-    _, pixels = ready(read(folder.root))
+    pictures, pixels = ready(read(folder.root))
     assert len(opened) == 15
     assert torch.equal(pixels, plain(read(folder.root)))
     assert next((folder.root.parent / ".cache").glob("*.pixels")).stat().st_size == 15 * 3 * 24**2
+    assert not len(pictures.cache.missing(range(16)))
 
 
 def test_an_unreadable_picture_is_named_before_the_first_batch(folder):

@@ -302,6 +302,15 @@ def test_columns_are_like_lists():
             column[4]
 
 
+def test_paths_know_where_they_were_taken_from():
+    names = Paths.of([f"{i}.jpg" for i in range(8)])
+    whole = names.take(np.array([6, 1, 2, 7, 3]))
+    assert whole.take(np.array([4, 0, 2])).places_in(whole).tolist() == [4, 0, 2]
+    assert whole.places_in(names).tolist() == [6, 1, 2, 7, 3]
+    with pytest.raises(ValueError, match="not taken from"):
+        Paths.of(["1.jpg"]).places_in(whole)
+
+
 def test_digests_are_found_among_others():
     random = np.random.default_rng(0)
     rows = random.integers(0, 256, (500, 16), dtype=np.uint8)
