@@ -45,6 +45,7 @@ from classifier import (
     learning_rate_finder,
     metrics,
     precision,
+    run_state,
     run_text,
     runs,
     training_set,
@@ -136,7 +137,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     if saved:
         checks.check_resumed(saved, training, settings)
         network.load_state_dict(run.pop("network"))
-        checkpoint.restore(optimizer, run.pop("optimizer"))
+        run_state.restore(optimizer, run.pop("optimizer"))
         ema.load_state_dict(saved.state_dict)
         if scale := run.pop("scaler"):  # empty if the run did without
             scaler.load_state_dict(scale)

@@ -1,4 +1,4 @@
-"""The .pth: save, load, resume. The only place that reads or writes one.
+"""The .pth: save, load. The only place that reads or writes one.
 
 A file holds one dictionary of tensors and plain values, which `torch.load(..., weights_only=True)` reads:
 
@@ -14,7 +14,7 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
     settings    the run's settings, as train.py had them
     versions    of python, torch, torchvision, pillow
     created     when, ISO 8601
-    resume      only in <run>.last.pth: what train.py needs to go on exactly
+    resume      only in <run>.last.pth: what train.py needs to go on exactly: see run_state.py
 
 A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
 """
@@ -47,9 +47,6 @@ FORMAT = 1
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 OLDER = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # as scripts of tutorials prepare pictures
-# what train.py keeps in <run>.last.pth to go on with
-STATE = {"name": str, "logs": str, "format": str, "step": int, "totals": list, "minutes": (int, float), "history": list}
-STATE |= {"network": dict, "optimizer": dict, "scaler": dict}
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
 
 
@@ -146,49 +143,9 @@ def amend(path: Path, scores: dict | None = None, **fields) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a saved state; in memory its means lie as their parameters do, which the fused step takes for granted.
-
-    Raises:
-        CheckpointError: it is that of other parameters.
-    """
-    try:
-        optimizer.load_state_dict(state)
-        for parameter, values in optimizer.state.items():
-            for name, value in values.items():
-                if value.shape == parameter.shape:
-                    values[name] = torch.empty_like(parameter).copy_(value)
-                elif value.ndim:
-                    raise ValueError(f"{name} is of another shape than its parameter")
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The optimizer's state does not fit the network ({error}). Start a new run.") from error
-
-
 def finite(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether all weights are numbers: neither infinite nor NaN."""
     return all(bool(value.isfinite().all()) for value in state_dict.values())
-
-
-def check_state(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where what train.py needs to go on is missing, or is not what it should be."""
-    state, path = checkpoint.resume, checkpoint.path
-    try:
-        for name, kind in STATE.items():
-            if not isinstance(state[name], kind):
-                raise TypeError(f"{name} is a {type(state[name]).__name__}")
-        if path and path.name != state["name"] + LAST:  # the name decides where the run writes
-            raise CheckpointError(f"{path} is of the run {state['name']!r}: its name has to be {state['name']}{LAST}.")
-        if not all(isinstance(value, (int, float)) for value in state["totals"]) or len(state["totals"]) != 4:
-            raise TypeError("totals are four numbers")
-        for entry in state["history"]:
-            numbers = [entry[name] for name in ("epoch", "minutes", "size", "images_per_second")]
-            numbers += [entry[part][name] for part in ("train", "val") for name in ("loss", "accuracy")]
-            if not all(isinstance(value, (int, float)) for value in numbers):
-                raise TypeError("history holds what is no number")
-        if _shapes(state["network"]) != _shapes_of(checkpoint.model, len(checkpoint.classes)):
-            raise ValueError("network has other shapes")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be gone on with ({error}). Start a new run.") from error
 
 
 def versions() -> dict[str, str]:
@@ -300,7 +257,7 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
         if not all(isinstance(value, (str, int, float, bool)) for value in checkpoint.settings.values()):
             raise TypeError("settings have to be text, numbers, yes or no")
         novelty.check(checkpoint.novelty)
-        fits = _shapes(checkpoint.state_dict) == _shapes_of(checkpoint.model, len(checkpoint.classes))
+        fits = shapes(checkpoint.state_dict) == shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error
     if not fits:
@@ -330,7 +287,7 @@ def plain(path: Path | str, content: Mapping) -> Checkpoint:
         weights.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
     last = [value for value in weights.values() if value.ndim == 2][-1:]  # the matrix of the last linear layer
     classes = max(1, len(last[0])) if last else 1
-    model = next((name for name in MODELS if _shapes(weights) == _shapes_of(name, classes)), None)
+    model = next((name for name in MODELS if shapes(weights) == shapes_of(name, classes)), None)
     if model is None:
         raise CheckpointError(f"{path} holds a state_dict that fits none of {', '.join(MODELS)}.")
     preprocess = usual_preprocess(model) if classes == 1000 else OLDER
@@ -343,10 +300,12 @@ def usual_preprocess(model: str) -> Preprocess:
     return NORMALIZATIONS["half" if model == "googlenet" else "imagenet"]
 
 
-def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
+def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
+    """Of each tensor."""
     return {name: tuple(value.shape) for name, value in state_dict.items()}
 
 
-def _shapes_of(model: str, classes: int) -> dict[str, tuple]:
+def shapes_of(model: str, classes: int) -> dict[str, tuple]:
+    """Those that a network's tensors have."""
     with torch.device("meta"):  # shapes only, no memory and no time
-        return _shapes(MODELS[model](num_classes=classes).state_dict())
+        return shapes(MODELS[model](num_classes=classes).state_dict())

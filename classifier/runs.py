@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from classifier import checkpoint, metrics
+from classifier import checkpoint, metrics, run_state
 from classifier.alone import only_one
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
@@ -109,7 +109,7 @@ def unfinished(module: Path, settings: Settings) -> Checkpoint | None:
                 continue
         try:
             saved = checkpoint.load(path)
-            checkpoint.check_state(saved)
+            run_state.check(saved)
         except CheckpointError as error:
             print(f"--resume auto leaves it out: {error}")
             continue

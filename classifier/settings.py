@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro import conf
 
-from classifier import checkpoint, cli, distributed, finetune
+from classifier import checkpoint, cli, distributed, finetune, run_state
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.intake.names import safe_name
@@ -172,7 +172,7 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
         if "scaler" not in saved.resume or "weights" not in saved.settings:
             raise UserError(f"{chosen.resume} is of an older version of this project, which trained differently.")
-        checkpoint.check_state(saved)
+        run_state.check(saved)
         try:
             defaults = Settings(**saved.settings | {"resume": chosen.resume})
         except TypeError as error:

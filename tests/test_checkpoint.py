@@ -19,6 +19,7 @@ import torchvision
 from torch import nn
 
 from classifier import checkpoint as checkpoints
+from classifier import run_state
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.preprocess import Preprocess
 from zoo import MODELS
@@ -418,7 +419,7 @@ def whole_state(tiny):
 def test_a_whole_state_is_gone_on_with(original, tiny, tmp_path):
     original.resume = whole_state(tiny)
     checkpoints.save(original, tmp_path / "run.last.pth")
-    checkpoints.check_state(checkpoints.load(tmp_path / "run.last.pth"))
+    run_state.check(checkpoints.load(tmp_path / "run.last.pth"))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +441,7 @@ def test_a_state_that_is_none_is_refused(original, tiny, tmp_path, change, words
     original.resume = whole_state(tiny) | change
     checkpoints.save(original, tmp_path / "run.last.pth")
     with pytest.raises(CheckpointError, match=words):
-        checkpoints.check_state(checkpoints.load(tmp_path / "run.last.pth"))
+        run_state.check(checkpoints.load(tmp_path / "run.last.pth"))
 
 
 def test_another_networks_optimizer_is_refused(tiny):
@@ -448,9 +449,9 @@ def test_another_networks_optimizer_is_refused(tiny):
     state = optimizer.state_dict()
     state["state"] = {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(7), "exp_avg_sq": torch.ones(7)}}
     with pytest.raises(CheckpointError, match="does not fit"):
-        checkpoints.restore(optimizer, state)
+        run_state.restore(optimizer, state)
     with pytest.raises(CheckpointError, match="does not fit"):
-        checkpoints.restore(optimizer, {"state": {}, "param_groups": []})
+        run_state.restore(optimizer, {"state": {}, "param_groups": []})
 
 
 def test_finite():
@@ -554,7 +555,7 @@ def test_adams_means_lie_in_memory_as_their_parameters_do():
     second.load_state_dict(first.state_dict())
     second = second.to(memory_format=torch.channels_last)
     again = torch.optim.AdamW(second.parameters(), fused=True)
-    checkpoints.restore(again, copy.deepcopy(adam.state_dict()))
+    run_state.restore(again, copy.deepcopy(adam.state_dict()))
     assert again.state[second.weight]["exp_avg"].stride() == second.weight.stride()
     assert torch.equal(again.state[second.weight]["exp_avg"], adam.state[first.weight]["exp_avg"])
     step(first, adam)

@@ -23,7 +23,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint, cli, runs, stopping, unlabelled
+from classifier import checkpoint, cli, run_state, runs, stopping, unlabelled
 from classifier.alone import only_one
 from classifier.cli import UserError
 from classifier.intake import sources
@@ -85,7 +85,7 @@ def test_garbage_is_looked_for_again_once_all_is_imported():
 
 def last() -> checkpoint.Checkpoint:
     saved = checkpoint.load(Path("module/run.last.pth"))
-    checkpoint.check_state(saved)
+    run_state.check(saved)
     return saved
 
 
