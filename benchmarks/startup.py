@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.__main__ import HERE, PROJECT, table
 
 NUMBERS = (10_000, 100_000, 1_000_000)
-CLASSES, FEW, WARM = 10, 1_000, 3  # WARM starts, of which the middle one counts
+CLASSES, FEW, WARM = 10, 1_000, 5  # WARM starts, of which the middle one counts
 SIZE, BATCH = 32, 64
 LASTING = 2.5  # seconds after which a file counts as finished (classifier/index.py)
 
@@ -76,6 +76,7 @@ def measure(folder: Path, pictures: int) -> dict:
     root = written(folder, pictures)
     time.sleep(LASTING)
     result = {"pictures": pictures, "cold": start(root)}
+    os.sync()  # what the cold start has cached is written by now
     result["warm"] = statistics.median(start(root) for _ in range(WARM))
     shutil.rmtree(root / ".cache", ignore_errors=True)
     for kind in ("cold", "warm"):

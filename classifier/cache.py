@@ -108,8 +108,9 @@ class Cache:
         content = self.index.read()
         records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
         written = np.flatnonzero(records["digest"].any(1))  # slots; a part of the file may be empty
-        found = Digests(records["digest"][written]).find(digests)  # (N,) of each place
-        slots = np.where(found >= 0, written[found] if len(written) else -1, -1).astype(np.int32)
+        places = digests.find(Digests(records["digest"][written]))  # -1 of pictures that are gone
+        slots = np.full(len(digests), -1, np.int32)
+        slots[places[places >= 0]] = written[places >= 0]  # of the last copy of each picture
         # the others get slots of pictures that are gone, then new ones; copies of a picture share one. What others keep
         # meanwhile moves none of the rest, so all processes that ask for the same pictures choose alike
         last = digests.last_copies()
