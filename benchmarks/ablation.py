@@ -32,7 +32,7 @@ from classifier.settings import Settings
 VARIANTS = {
     "default recipe": ({}, {}, 1.0),
     "pictures of one size": ({"grow-from": 1}, {}, 0.6),
-    "whole pictures not enlarged afterwards": ({"enlarge": 1}, {}, 1.0),
+    "whole pictures enlarged afterwards": ({"enlarge": Settings.enlarge}, {}, 1.0),
     "no augmentation": ({"augment": "off"}, {}, 1.0),
     "no crops": ({}, {"area": 1.0, "ratio": 1.0}, 1.0),
     "no flips": ({}, {"flip": False}, 1.0),
@@ -83,8 +83,7 @@ def main() -> None:
 def one(name: str, seed: int, epochs: int, root: Path) -> float:
     """Validation accuracy at the end of a run."""
     flags, augment, share = VARIANTS[name]
-    scale = {"epochs": max(1, round(epochs * share)), "size": SIZE, "enlarge": Settings.enlarge}
-    flags = {"seed": seed, "val": VAL, "name": "run"} | scale | flags
+    flags = {"seed": seed, "val": VAL, "name": "run", "epochs": max(1, round(epochs * share)), "size": SIZE} | flags
     flags |= {"data": root / "dataset"}
     sys.argv = ["train.py", *(word for key, value in flags.items() for word in (f"--{key}", str(value)))]
     train.Augment = partial(Augment, **augment)
