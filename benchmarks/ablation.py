@@ -1,4 +1,4 @@
-"""What each piece of the default recipe brings: left out alone, at equal time, with three seeds.
+"""What each piece of the default recipe brings: one changed at a time, at equal cost, with three seeds.
 
     python -m benchmarks.ablation DATA --epochs 10 --seeds 3 --pictures 10000
 

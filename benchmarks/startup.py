@@ -3,11 +3,11 @@
     python -m benchmarks.startup [PICTURES ...]         10,000, 100,000 and 1,000,000, if nothing else is said
 
 For each number so many small JPEGs, each of another content, are written into a temporary folder (a million take 4 GB
-of disk and a minute), and train.py is started twice: cold, with nothing remembered of them, and warm. The clock stops
-when it announces its first step, and then it is ended. The stages are those of another process that does the same with
-pictures, up to its first batch, but one thing after the other: warm, train.py has very many listed while PyTorch is
-being imported (classifier/ahead.py). Memory is what that process needs at most, over one with 1,000 pictures. Linux and
-macOS.
+of disk and a minute), and train.py is started: once cold, with nothing remembered of them, then some times warm. The
+clock stops when it announces its first step, and then it is ended. The stages are those of another process that does
+the same with pictures, up to its first batch, but one thing after the other: warm, train.py has very many listed while
+PyTorch is being imported (classifier/ahead.py). Memory is what that process needs at most, over one with 1,000
+pictures. Linux and macOS.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error.strerror or error}" + f": {error.filename}" * bool(error.filename), file=sys.stderr)
         sys.exit(2)
     finally:
-        gc.unfreeze()
+        gc.unfreeze()  # or libraries report at the end that they leak
 
 
 def _let_first_speak() -> None:

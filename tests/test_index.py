@@ -307,8 +307,9 @@ def test_paths_know_where_they_were_taken_from():
     whole = names.take(np.array([6, 1, 2, 7, 3]))
     assert whole.take(np.array([4, 0, 2])).places_in(whole).tolist() == [4, 0, 2]
     assert whole.places_in(names).tolist() == [6, 1, 2, 7, 3]
-    with pytest.raises(ValueError, match="not taken from"):
-        Paths.of(["1.jpg"]).places_in(whole)
+    for other in (Paths.of(["1.jpg"]), names.take(np.array([6, 0]))):
+        with pytest.raises(ValueError, match="not taken from"):
+            other.places_in(whole)
 
 
 def test_digests_are_found_among_others():
