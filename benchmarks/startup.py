@@ -64,7 +64,8 @@ def main() -> None:
     text = (
         f"# Starting with many pictures\n\nWritten by `python -m benchmarks.startup{said}`, on {os.cpu_count()} cores: "
         f"JPEGs of {SIZE // 2} x {SIZE // 2},\nfresh from writing, so that the system has them in memory. From the "
-        f"command to the first step of\n`python train.py --size {SIZE}`; warm, the middle one of {WARM}.\n\n"
+        f"command to the first step of\n`python train.py --size {SIZE}`; warm, the middle one of {WARM},\n"
+        f"after the system has written what the cold start cached.\n\n"
         f"{table(rows)}\n\nSeconds in the stages, measured by themselves:\n\n{table(inside)}\n"
     )
     (HERE / "startup.md").write_text(text, encoding="utf-8")

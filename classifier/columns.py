@@ -196,9 +196,11 @@ class Paths(Column):
 
     def places_in(self, whole: "Paths") -> np.ndarray:
         """Where each of these stands among those that they were taken from, (N,) int32."""
+        if self.text is not whole.text:
+            raise ValueError("paths that were not taken from these")
         places = np.full(len(whole.ends), -1, np.int32)
         places[whole.rows] = np.arange(len(whole), dtype=np.int32)
-        found = places[self.rows] if self.text is whole.text else places[:0] - 1
-        if len(found) < len(self) or (found < 0).any():
-            raise ValueError("paths that were not taken from these")
+        found = places[self.rows]
+        if (found < 0).any():
+            raise ValueError("paths of which some were not taken from these")
         return found

@@ -308,7 +308,7 @@ def test_paths_know_where_they_were_taken_from():
     assert whole.take(np.array([4, 0, 2])).places_in(whole).tolist() == [4, 0, 2]
     assert whole.places_in(names).tolist() == [6, 1, 2, 7, 3]
     for other in (Paths.of(["1.jpg"]), names.take(np.array([6, 0]))):
-        with pytest.raises(ValueError, match="not taken from"):
+        with pytest.raises(ValueError, match="not taken from these"):
             other.places_in(whole)
 
 
