@@ -26,15 +26,14 @@ import train
 from benchmarks.__main__ import HERE, Bench, table
 from classifier import checkpoint
 from classifier.augment import Augment
-from classifier.settings import Settings
 
 # name -> flags of train.py, values of Augment, share of the epochs that cost as much as the default recipe's
 VARIANTS = {
     "default recipe": ({}, {}, 1.0),
     "pictures of one size": ({"grow-from": 1}, {}, 0.6),
-    "whole pictures enlarged afterwards": ({"enlarge": Settings.enlarge}, {}, 1.0),
     "no augmentation": ({"augment": "off"}, {}, 1.0),
-    "no crops": ({}, {"area": 1.0, "ratio": 1.0}, 1.0),
+    "no crops": ({"crop": 1}, {}, 1.0),
+    "crops of at least 35% instead of 65%": ({"crop": 0.35}, {}, 1.0),
     "no flips": ({}, {"flip": False}, 1.0),
     "no change of colours": ({}, {"color": 0.0}, 1.0),
     "a part covered in a quarter of the pictures": ({"cover": 0.25}, {}, 1.0),

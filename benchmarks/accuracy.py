@@ -1,6 +1,6 @@
 """Validation accuracy over minutes of training, of runs on the same machine: docs/accuracy.png.
 
-    python -m benchmarks.accuracy module/classic.pth module/catdog-resnet18.pth
+    python -m benchmarks.accuracy module/classic.pth module/default.pth
 
 The runs are those of
 

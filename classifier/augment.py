@@ -36,18 +36,18 @@ class Augment:
 
     Attributes:
         area: smallest share of the picture's area that a crop keeps; the largest is all of it.
-        ratio: a crop's width / height lies between 1 / ratio and ratio.
+        ratio: a crop's width / height lies between 1 / ratio and ratio, and nearer to 1 where it would not fit.
         flip: whether half of the pictures are mirrored left to right.
         color: brightness, contrast and saturation are multiplied by something between 1 - color and 1 + color.
         cover: share of the pictures of which a rectangle, a fiftieth to a third of the area, becomes grey, as in Zhong
             et al., "Random Erasing Data Augmentation", 2017: so that no single detail is relied on.
     """
 
-    area: float = 0.35
+    area: float = 0.65
     ratio: float = 4 / 3
     flip: bool = True
     color: float = 0.3
-    cover: float = 0.25
+    cover: float = 0.0
 
     def __call__(
         self, pixels: Tensor, size: int, generator: torch.Generator, place: int = 0, batch: int | None = None
@@ -66,7 +66,9 @@ class Augment:
             return rand() * (high - low) + low
 
         area, stretch = uniform(self.area, 1), uniform(-math.log(self.ratio), math.log(self.ratio)).div(2).exp()
-        width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
+        side = area.sqrt()
+        stretch = stretch.clamp(side, 1 / side)  # so that it lies within the picture
+        width, height = side * stretch, side / stretch
         left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)  # of its centre; the edges are at -1, 1
         mirror = torch.where(uniform(0, 1) < 0.5, -width, width) if self.flip else width
         brightness, contrast, saturation = (uniform(1 - self.color, 1 + self.color).view(n, 1, 1) for _ in range(3))

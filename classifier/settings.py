@@ -70,17 +70,19 @@ class Settings:
     """Side of the square that the network sees at the end of training, in pixels."""
     grow_from: float = 0.4
     """Side at the beginning, as a share of that: small pictures cost a fraction and teach much. It grows evenly."""
-    enlarge: float = 1.2
-    """Side of the pictures it is given afterwards, likewise: crops, as in training, show things larger. 1 where
-    --size is less than 96."""
+    enlarge: float = 1.0
+    """Side of the pictures it is given afterwards, likewise. More than 1 after small crops, which show things larger."""
     resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
     normalize: Literal["imagenet", "half", "weights"] = "imagenet"
     """Mean and std that are subtracted and divided by: ImageNet's, 0.5, or those of --weights."""
     augment: Literal["on", "off"] = "on"
     """In training random crops, flips, brightness, contrast, saturation, and a part that is covered."""
+    crop: float = 0.65
+    """Smallest share of a training picture's area that a random crop keeps; 1: no crops. Less is harder to learn, and
+    for long runs."""
     cover: float = 0.0
-    """Share of the training pictures of which a part is covered: harder to learn, and better in long runs only."""
+    """Share of the training pictures of which a part is covered: harder to learn, and for long runs."""
     mix: Literal["off", "mixup", "cutmix", "both"] = "off"
     """Mix the pictures of a batch, and their labels likewise: over each other, or a part of one into another."""
     balance: Literal["off", "weights", "sampling"] = "off"
@@ -113,16 +115,15 @@ class Settings:
 
 RECIPES = {
     "default": Settings(),
-    "quick": Settings(recipe="quick", epochs=6, size=96, grow_from=0.67, enlarge=1.33),
-    "long": Settings(recipe="long", epochs=44, cover=0.25),
+    "quick": Settings(recipe="quick", epochs=6, size=96, grow_from=0.67),
+    "long": Settings(recipe="long", epochs=44, enlarge=1.2, crop=0.35, cover=0.25),
     "classic": Settings(
         recipe="classic", epochs=10, batch_size=32, lr=1e-4, weight_decay=0.0, warmup=0.0, schedule="constant",
-        label_smoothing=0.0, ema=0.0, size=224, grow_from=1.0, enlarge=1.0, resize="squash",
+        label_smoothing=0.0, ema=0.0, size=224, grow_from=1.0, resize="squash",
         normalize="half", augment="off", precision="fp32",
     ),
 }  # fmt: skip
 
-SMALL, SMALL_PICTURES = 96, {"enlarge": 1.0}  # pixels below which the last maps, 1 or 2 wide, would become others
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
@@ -136,7 +137,7 @@ RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
     "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1),
-    "cover": (0, 1), "unfreeze_after": (0, 100_000), "fold": (1, 1000), "patience": (0, 100_000),
+    "crop": (0.05, 1), "cover": (0, 1), "unfreeze_after": (0, 100_000), "fold": (1, 1000), "patience": (0, 100_000),
     "accumulate": (1, 65_536), "save_every": (0, 100_000),
 }  # fmt: skip
 
@@ -159,7 +160,7 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
         UserError: a value out of range, or one that a resumed run cannot change.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # looks at some flags and reports no mistakes
-    flags = {"--recipe": "default", "--resume": "", "--model": "", "--weights": "", "--size": ""}
+    flags = {"--recipe": "default", "--resume": "", "--model": "", "--weights": ""}
     for flag, default in flags.items():
         first.add_argument(flag, nargs="?", default=default)
     first.add_argument("--freeze", action="store_true")
@@ -170,7 +171,7 @@ def read_settings(description: str) -> tuple[Settings, Checkpoint | None]:
         saved = checkpoint.load(Path(chosen.resume))
         if not saved.resume:
             raise UserError(f"{chosen.resume} cannot be resumed; module/<run>{checkpoint.LAST} can.")
-        if "scaler" not in saved.resume or "weights" not in saved.settings:
+        if "scaler" not in saved.resume or "crop" not in saved.settings:
             raise UserError(f"{chosen.resume} is of an older version of this project, which trained differently.")
         run_state.check(saved)
         try:
@@ -208,8 +209,6 @@ def _defaults(chosen: argparse.Namespace) -> Settings:
         raise UserError(unknown(chosen.model))
     recipe = RECIPES.get(chosen.recipe, Settings())
     values: dict = {"model": chosen.model or recipe.model}
-    if chosen.size and chosen.size.isdecimal() and int(chosen.size) < SMALL:
-        values |= SMALL_PICTURES
     if chosen.weights:
         values["weights"] = chosen.weights
         values["model"], seen = finetune.look(chosen.weights, chosen.model)

@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from classifier import checkpoint, checks, metrics, optimization, schedule
+from classifier.augment import Augment
 from classifier.cli import UserError
-from classifier.settings import RECIPES, Settings, read_settings
+from classifier.settings import RECIPES, Settings
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
 
 # the last of them is replaced in some tests
@@ -47,7 +48,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     folder, _ = finished
     best = checkpoint.load(folder / "module" / "run.pth")
     assert (best.model, best.classes) == ("resnet18", ["across", "down"])
-    assert best.preprocess.size == 32  # small pictures are not enlarged afterwards
+    assert best.preprocess.size == 32
     assert best.data == {
         "root": str(bars),
         "kind": "pictures",
@@ -386,13 +387,12 @@ def test_the_classic_recipe_is_the_published_one():
     assert [schedule.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "enlarge"),
-    [((), 1.2), (("--size", "96"), 1.2), (("--size", "64"), 1.0), (("--size", "64", "--enlarge", "1.1"), 1.1)],
-)
-def test_small_pictures_are_not_enlarged_unless_asked(monkeypatch, arguments, enlarge):
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    assert read_settings("")[0].enlarge == enlarge
+def test_crops_keep_as_much_as_is_said(monkeypatch, bars, tmp_path):
+    areas = []
+    monkeypatch.setattr(train, "Augment", lambda **values: areas.append(values["area"]) or Augment(**values))
+    for arguments in ((), ("--crop", 0.9), ("--recipe", "long")):
+        call(monkeypatch, tmp_path, "--data", bars, *QUICK, "--epochs", 1, "--name", f"run{len(areas)}", *arguments)
+    assert areas == [0.65, 0.9, 0.35]
 
 
 def test_learning_rate_rises_and_falls():
