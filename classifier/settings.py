@@ -71,7 +71,7 @@ class Settings:
     grow_from: float = 0.4
     """Side at the beginning, as a share of that: small pictures cost a fraction and teach much. It grows evenly."""
     enlarge: float = 1.0
-    """Side of the pictures it is given afterwards, likewise. More than 1 after small crops, which show things larger."""
+    """Side of the pictures it is given afterwards, likewise. More than 1 after small crops, which enlarge things."""
     resize: Literal["crop", "squash"] = "squash"
     """crop: the largest square from the centre. squash: the whole picture, whatever its proportions."""
     normalize: Literal["imagenet", "half", "weights"] = "imagenet"
