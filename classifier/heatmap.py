@@ -9,8 +9,8 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 
 A map shows what speaks for a class more than for the others: the mean over all classes is taken off, as softmax does
 not see what all classes have in common. With 200 test pictures of cats and dogs, blurring the fifth of the picture
-where the map of the answer is strongest makes its probability fall by 0.25, at random places by 0.02; with the mean
-left in, by 0.25 as well (python -m benchmarks.heatmap module/catdog-resnet18.pth).
+where the map of the answer is strongest makes its probability fall by 0.23, at random places by 0.03; with the mean
+left in, by 0.23 as well (python -m benchmarks.heatmap module/catdog-resnet18.pth).
 """
 
 import io
