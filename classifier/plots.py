@@ -4,6 +4,7 @@ Figures are made without pyplot, which would keep every one of them alive and as
 works anywhere, and a figure nobody holds is gone.
 """
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,12 @@ warnings.filterwarnings("ignore", message=MISSING_GLYPH)
 @functools.cache
 def fonts() -> tuple[str, ...]:
     """The font families that figures use: matplotlib's own, then one with Chinese characters if there is any."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
+    manager = font_manager.fontManager
+    if not any(font.name in CJK_FONTS for font in manager.ttflist):  # installed after matplotlib made its list, perhaps
+        for path in sorted(set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}):
+            with contextlib.suppress(Exception):  # those that it cannot use are not in its list either
+                manager.addfont(path)
+    installed = {font.name for font in manager.ttflist}
     return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1]
 
 

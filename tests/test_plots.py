@@ -8,6 +8,7 @@ import weakref
 import matplotlib
 import pytest
 import torch
+from matplotlib import font_manager
 from PIL import Image
 
 from classifier import plots, score_plots
@@ -110,6 +111,17 @@ print("drawn")
 """
     done = run_code(code)
     assert (done.stdout, done.stderr) == ("drawn\n", "")
+
+
+def test_a_chinese_font_installed_after_matplotlib_is_found(monkeypatch):
+    if len(plots.fonts()) == 1:
+        pytest.skip("no font with Chinese characters is installed")
+    listed = font_manager.fontManager.ttflist
+    later = {font.fname for font in listed if font.name in plots.CJK_FONTS}  # a file may hold several fonts
+    others = [font for font in listed if font.fname not in later]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
+    plots.fonts.cache_clear()
+    assert plots.fonts()[1:] and plots.fonts()[1] in plots.CJK_FONTS
 
 
 def test_a_figure_nobody_holds_is_gone():
