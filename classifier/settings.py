@@ -22,8 +22,8 @@ class Settings:
     """Everything a run depends on; the default recipe's values."""
 
     recipe: Literal["default", "quick", "long", "classic"] = "default"
-    """default: the values below. quick: a quarter of its time. long: four times as many epochs, which the weights that
-    come with the project had twice. classic: a published one, 224 px squashed, plain Adam 1e-4, no augmentation."""
+    """default: the values below. quick: a quarter of its time. long: four times as many epochs; the weights that
+    come with the project had it twice. classic: a published baseline, 224 px squashed, Adam 1e-4, no augmentation."""
     model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
     """Folder that holds train/<class>/*, or WebDataset shards: "DIR/{00000..00127}.tar", the same after http(s)://, or
