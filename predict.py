@@ -41,7 +41,7 @@ from tqdm import tqdm
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
-from classifier import cli, distributed, products, reading, unlabelled
+from classifier import cli, distributed, parts, products, reading, unlabelled
 from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
@@ -116,6 +116,8 @@ def predict(settings: Settings) -> None:
         raise UserError(f"{output} was begun in {before}, and this would be {compute.format}. {OR_ELSE}")
     table.note["format"] = compute.format
     print(f"weights    {checkpoint.path}")
+    if checkpoint.data.get("kind") == parts.DRAWINGS:
+        print(f"learned    from drawings only; --weights module/{checkpoints.SHIPPED} has seen photographs")
     if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")
     print(f"network    {checkpoint.model}, {len(classes)} classes, sees {side} x {side}")

@@ -9,7 +9,8 @@ and <name> says the preprocessing. A picture that changed has another digest, so
 fit their checksum, as after a crash or a fault of the disk, are never used but replaced. `.cache` may be deleted.
 
 What is missing is opened before the first batch, so that a broken picture is found before the work. Where that would
-take long, as with a million pictures, each is opened when it is first asked for instead, and kept then.
+take long, as with a million pictures, each is opened when it is first asked for instead, and kept then, as long as the
+disk has room.
 
 Slots are read, not mapped into memory: what the process holds does not grow with the number of pictures, and a file
 that shrinks under a running process is noticed instead of ending it.
@@ -56,6 +57,7 @@ def open_cache(
     decode: Callable[[str], Tensor],
     needed: Sequence[int],
     threads: int,
+    patience: float = PATIENCE,
 ) -> "Cache | None":
     """The cache in `folder` of the pictures at `paths`; None, with a printed reason, where there is no room for it.
 
@@ -67,6 +69,7 @@ def open_cache(
         decode: a path -> (3, size, size) uint8.
         needed: places in `paths` of the pictures that have to be there now.
         threads: pictures opened side by side.
+        patience: seconds that opening them may take; of what would take longer, only a part is opened now.
     """
     version = f"{VERSION} {PIL.__version__} {preprocess.resize} {preprocess.interpolation}"
     name = f"{preprocess.size}-{hashlib.blake2b(version.encode(), digest_size=4).hexdigest()}"
@@ -79,7 +82,7 @@ def open_cache(
         size, free = len(missing) * cache.bytes, shutil.disk_usage(folder).free
         if len(missing) and free - size < RESERVE:
             raise OSError(0, f"it needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free, and some must stay so")
-        if later := len(missing) - cache.fill(missing):
+        if later := len(missing) - cache.fill(missing, patience):
             print(f"{later:,} pictures are opened when they are first needed, so the first epoch takes longer.")
     except OSError as error:
         if cache:
@@ -104,6 +107,7 @@ class Cache:
         self.paths, self.digests, self.size, self.decode = paths, digests, size, decode
         self.bytes = 3 * size**2  # of a picture
         self.lock, self.pool, self.threads = threading.Lock(), ThreadPoolExecutor(max(1, threads)), threads
+        self.folder, self.full = place.parent, False  # full: it takes no more pictures
         self.pixels, self.index = (_open(place.with_name(place.name + end)) for end in (".pixels", ".index"))
         content = self.index.read()
         records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
@@ -128,7 +132,7 @@ class Cache:
         places = places[~self.kept[self.slots[places]]]
         return np.sort(places[np.unique(self.slots[places], return_index=True)[1]])
 
-    def fill(self, places: np.ndarray, patience: float = PATIENCE) -> int:
+    def fill(self, places: np.ndarray, patience: float) -> int:
         """Open these pictures and keep them, with a progress bar where there is a terminal.
 
         Returns:
@@ -152,8 +156,7 @@ class Cache:
         missing = [i for i, place in enumerate(places) if not self._read(place, batch[i])]
         for i, pixels in zip(missing, self._opened([places[i] for i in missing]), strict=True):
             batch[i] = _rows(pixels)
-            with contextlib.suppress(OSError):  # it will be opened again the next time
-                self._keep(places[i], batch[i])
+            self._keep_if_possible(places[i], batch[i])
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     def _opened(self, places: Sequence[int]) -> Iterator[Tensor]:
@@ -172,6 +175,20 @@ class Cache:
             self.pixels.seek(slot * self.bytes)
             return self.pixels.readinto(view) == self.bytes and zlib.crc32(view) == self.checksums[slot]
         return False
+
+    def _keep_if_possible(self, place: int, rows: np.ndarray) -> None:
+        """What cannot be kept is opened again the next time; the first failure is told, and nothing tried after it."""
+        if self.full:
+            return
+        try:
+            self._keep(place, rows)
+        except OSError as error:
+            self.full = True
+            print(
+                f"\n{self.folder} takes no more pictures ({error.strerror or error}): those that are not in it are "
+                "opened anew in every epoch, slower.",
+                flush=True,
+            )
 
     def _keep(self, place: int, rows: np.ndarray) -> None:
         view, slot = memoryview(rows).cast("B"), int(self.slots[place])

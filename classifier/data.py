@@ -1,5 +1,6 @@
 """Labelled pictures to batches on the device: opened in time, or kept ready in a cache or in the GPU's memory."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from classifier import distributed
-from classifier.cache import Cache, open_cache
+from classifier.cache import PATIENCE, Cache, open_cache
 from classifier.folders import Folder
 from classifier.pictures import PictureError
 from classifier.preprocess import Preprocess
@@ -97,7 +98,7 @@ def kept_ready(
     """The pictures of `part` from the cache in `place`, on a GPU from its memory if they take less than a quarter.
 
     Without room for a cache, they are opened anew each time. What is not in it yet and would take long to open is
-    opened when it is first asked for.
+    opened when it is first asked for, unless it goes to a GPU's memory.
 
     Args:
         part: the pictures, a subset of `whole`.
@@ -112,11 +113,13 @@ def kept_ready(
     """
     places = part.paths.places_in(whole.paths)
     decode = partial(open_one, preprocess=preprocess)
-    cache = open_cache(place, whole.paths, whole.digests, preprocess, decode, places, threads)
+    needed = 3 * len(part) * preprocess.size**2
+    fits = device.type == "cuda" and 4 * needed < torch.cuda.mem_get_info(device)[0]
+    patience = math.inf if fits else PATIENCE
+    cache = open_cache(place, whole.paths, whole.digests, preprocess, decode, places, threads, patience)
     if cache is None:
         return Pictures(part, preprocess)
-    fits = device.type == "cuda" and 4 * len(part) * cache.bytes < torch.cuda.mem_get_info(device)[0]
-    if fits and not len(cache.missing(places)):
+    if fits:
         return ResidentPictures(part, preprocess, cache, places, device)
     return CachedPictures(part, preprocess, cache, places)
 

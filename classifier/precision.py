@@ -66,7 +66,9 @@ def _fastest(
     names, why = _candidates(device)
     if precision != "auto":
         names = [name for name, (dtype, _) in CANDIDATES.items() if dtype == DTYPES[precision]]
-        names, why = names[-1:] if device.type == "cuda" else names, "as asked"
+        names, why = names, "as asked"
+        if device.type == "cuda":
+            names, why = names[-1:], "as asked; products in TF32 where the GPU has it" if precision == "fp32" else why
     if before in names:
         names, why = [before], why or "as this run began"
     if len(names) > 1:
@@ -131,7 +133,7 @@ def _measure(names: list[str], device: torch.device, network: nn.Module, size: i
                 if sum(times) > 4 * SECONDS:  # a large network: one step tells enough
                     break
             rates[name] = BATCH / min(times)
-        except RuntimeError as error:  # this device has no such format, or too little memory at present
+        except (RuntimeError, TypeError) as error:  # the device has no such format, or too little memory at present
             if "memory" not in str(error):
                 rates[name] = 0.0
     return rates

@@ -22,7 +22,7 @@ class Settings:
     """Everything a run depends on; the default recipe's values."""
 
     recipe: Literal["default", "quick", "long", "classic"] = "default"
-    """default: the values below. quick: a quarter of its time. long: four times as many epochs; the weights that
+    """default: the values below. quick: a third of its time. long: four times as many epochs; the weights that
     come with the project had it twice. classic: a published baseline, 224 px squashed, Adam 1e-4, no augmentation."""
     model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
@@ -108,7 +108,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """auto: what a short trial on this machine shows to be fastest."""
+    """auto: what a short trial on this machine shows to be fastest; logs/speed.json remembers it."""
     compile: bool = False
     """Let torch.compile turn the network into code of its own; on two cores 45 s to begin with, and no faster then."""
 

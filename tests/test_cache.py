@@ -171,7 +171,7 @@ def test_an_interrupted_build_goes_on_where_it_was(folder, opened, monkeypatch):
 def hurry(monkeypatch):
     """Nothing may hold up the run for long, and three pictures are opened before it is seen how long that takes."""
     monkeypatch.setattr(cache, "MANY", 3)
-    monkeypatch.setattr(cache.Cache.fill, "__defaults__", (0.0,))
+    monkeypatch.setattr(data, "PATIENCE", 0)
     monkeypatch.setattr(cache, "SPARSE", True)
 
 
@@ -215,11 +215,33 @@ def test_a_broken_picture_that_is_opened_late_is_named(folder, hurry):
     assert len(pictures.cache.missing(range(15))) <= 3  # those before it were kept
 
 
-def test_what_is_not_kept_yet_is_not_taken_into_a_gpus_memory(folder, hurry, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+@pytest.mark.parametrize(("free", "kept"), [(10**9, "ResidentPictures"), (1000, "CachedPictures")])
+def test_what_fits_into_a_gpus_memory_is_opened_before_however_long_it_takes(folder, hurry, monkeypatch, free, kept):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(data.ResidentPictures, "__init__", lambda self, *others: None)  # there need be no GPU
     gpu = torch.device("cuda")  # only its name is looked at here
     pictures = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", gpu, threads=2)
-    assert type(pictures) is data.CachedPictures
+    assert type(pictures).__name__ == kept
+    one = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, threads=2)
+    assert len(one.cache.missing(range(15))) == (0 if kept == "ResidentPictures" else 15 - 3 - 3)
+
+
+def test_a_disk_that_fills_up_later_is_told_once(folder, opened, hurry, monkeypatch, capsys):
+    pictures = data.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, threads=2)
+    tries = []
+
+    def full(self, place, rows):
+        tries.append(place)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.Cache, "_keep", full)
+    capsys.readouterr()
+    for _ in range(2):
+        batches = data.on_device(data.loader(pictures, 4), CPU)
+        assert torch.equal(torch.cat([pixels for pixels, _ in batches]), plain(folder))
+    said = capsys.readouterr().out
+    assert said.count("takes no more pictures (No space left on device)") == 1 and ".cache" in said
+    assert len(tries) == 1
 
 
 def test_copies_do_not_move_the_others_between_processes(folder, opened, hurry):

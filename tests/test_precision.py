@@ -51,6 +51,15 @@ def test_of_several_processes_the_first_one_decides(network, monkeypatch):
     assert compute.format == "bfloat16 channels-last" and compute.why_format == "it says so"
 
 
+def test_float32_on_a_gpu_says_how_it_multiplies(network, monkeypatch):
+    monkeypatch.setattr(precision, "find_device", lambda name: (torch.device("cuda"), "as asked"))
+    monkeypatch.setattr(precision, "set_up", lambda device: None)  # there need be no GPU
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    compute = precision.choose("cuda", "fp32", network, 32)
+    assert compute.format == "float32 channels-last" and "TF32" in compute.why_format
+    assert "TF32" not in precision.choose("cuda", "bf16", network, 32).why_format
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_trial_is_a_real_one(network, training):
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -63,12 +72,13 @@ def test_the_trial_is_a_real_one(network, training):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_format_that_the_device_does_not_know_is_left_out(network, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("not implemented for 'BFloat16'"), TypeError("MPS has no BFloat16")])
+def test_a_format_that_the_device_does_not_know_is_left_out(network, monkeypatch, error):
     real = precision._answer
 
     def without_bfloat16(network, compute, size):
         def fail():
-            raise RuntimeError("not implemented for 'BFloat16'")
+            raise error
 
         return fail if compute.dtype == torch.bfloat16 else real(network, compute, size)
 

@@ -141,6 +141,16 @@ def test_a_folder_with_nothing_but_unreadable_files(project):
     assert not Path("predictions.png").exists()
 
 
+def test_weights_that_know_drawings_only_say_so(project, capsys):
+    predict.main(["photos"])
+    assert "drawings" not in capsys.readouterr().out
+    drawn = weights()
+    drawn.data = {"kind": "drawings"}
+    checkpoints.save(drawn, Path("module/drawn.pth"))
+    predict.main(["photos", "--weights", "module/drawn.pth", "--output", "drawn.csv"])
+    assert f"learned    from drawings only; --weights module/{checkpoints.SHIPPED}" in capsys.readouterr().out
+
+
 def test_unlike_the_training_pictures(project, monkeypatch, capsys):
     def unlike_at_first(checkpoint, compute):
         answer = answerer(checkpoint, compute)
