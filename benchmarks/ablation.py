@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation DATA --epochs 10 --seeds 3 --pictures 10000
 
-Pictures end at 64 pixels instead of 160, so that all 36 runs take an hour and a half on two cores. Every run has the
+Pictures end at 64 pixels instead of 160, so that all 39 runs take an hour and a half on two cores. Every run has the
 same number of steps, but for those with another picture size, which get as many epochs as cost the same. Each run has
 one core to itself, so as many go on side by side as there are cores. Results are added to benchmarks/ablation.json
 after each, so it can be stopped and started again, and benchmarks/ablation.md is written from them.
@@ -41,6 +41,7 @@ VARIANTS = {
     "no label smoothing": ({"label-smoothing": 0}, {}, 1.0),
     "no weight decay": ({"weight-decay": 0}, {}, 1.0),
     "no warm-up": ({"warmup": 0}, {}, 1.0),
+    "a learning rate that does not fall": ({"schedule": "constant"}, {}, 1.0),
 }
 VAL = 0.2
 SIZE = 64

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # The long recipe on a GPU, as one table: minutes to 90, 95 and 98%, images/s, share of the compute-only rate.
 #
-#     bash benchmarks/gpu.sh DATA [EPOCHS] [RESULT]
+#     bash benchmarks/gpu.sh DATA [RESULT [FLAGS OF train.py ...]]
 #
 # DATA is a folder with train/ and test/, or a .zip or .tar of one (so that it can be sent along with the project).
-# Without a GPU it runs as well, slower. Result: benchmarks/gpu.md, or the file named.
+# Without a GPU it runs as well, slower. Result: benchmarks/gpu.md, or the file named. PYTHON=... names an interpreter.
 set -euo pipefail
-data=$(realpath "$1")
+data=$(realpath -e "$1")
 cd "$(dirname "$0")/.."
-epochs=${2:-40} result=${3:-benchmarks/gpu.md}
+result=${2:-benchmarks/gpu.md}
 python=$(command -v "${PYTHON:-python3}")
+[[ $python = /* ]] || python=$PWD/$python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -21,10 +22,12 @@ esac
 project=$PWD
 export PYTHONPATH=$project
 cd "$work"
-"$python" "$project/train.py" --recipe long --epochs "$epochs" --name gpu
+"$python" "$project/train.py" --recipe long --name gpu "${@:3}"
 "$python" "$project/evaluate.py" module/gpu.pth
-size=$("$python" -c "from classifier.settings import Settings; print(Settings().size)")
-batch=$("$python" -c "from classifier.settings import Settings; print(Settings().batch_size)")
+read -r size batch < <("$python" -c "
+import torch
+settings = torch.load('module/gpu.pth', weights_only=True)['settings']
+print(settings['size'], settings['batch_size'])")
 "$python" -m benchmarks.compute_only --size "$size" --batch-size "$batch" --seconds 10 > compute.json
 cd "$project"
 "$python" -m benchmarks.gpu_table "$work" > "$result"

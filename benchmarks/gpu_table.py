@@ -27,12 +27,13 @@ def main() -> None:
         )
     rate = history[-1]["images_per_second"]
     rows += [
+        ("network, epochs, pictures per step", f"{weights.model}, {len(history)}, {weights.settings['batch_size']}"),
         (f"seconds of all {len(history)} epochs", f"{60 * history[-1]['minutes']:.1f}"),
         (f"right on {report['count']:,} test pictures", f"{report['accuracy']:.2%} ({low:.2%} to {high:.2%})"),
         (f"images/s at {weights.settings['size']} pixels", f"{rate:,.0f}"),
         ("share of the compute-only rate", f"{rate / compute:.0%} of {compute:,.0f}"),
     ]
-    print(f"# On one accelerator\n\nWritten by `bash benchmarks/gpu.sh DATA {len(history)}`.\n\n{table(rows)}")
+    print(f"# On one accelerator\n\nWritten by `bash benchmarks/gpu.sh DATA`.\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

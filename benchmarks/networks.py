@@ -87,10 +87,12 @@ def write(found: dict, weights: list[Path], minutes: float) -> None:
             f"{report['milliseconds_for_one']:.1f}",
         ))  # fmt: skip
     any_report = next(iter(found["networks"].values()))
+    sizes = [size_of_epoch(epoch, RECIPES["quick"]) for epoch in (0, RECIPES["quick"].epochs - 1)]
     lines = [f"- {verdict['words']}" for verdict in found["verdicts"]]
     (HERE / "networks.md").write_text(
         f"# Networks\n\nWritten by `python -m benchmarks.networks DATASET --minutes {minutes:g}`: each from scratch "
-        f"for about {minutes:g} minutes, 64 to 96 pixels, then {any_report['count']:,} test pictures at 128 pixels; "
+        f"for about {minutes:g} minutes, {sizes[0]} to {sizes[1]} pixels, then {any_report['count']:,} test pictures "
+        f"at {any_report['preprocess']['size']} pixels; "
         f"{any_report['device']}.\n\n" + table(rows) + "\n\n" + "\n".join(lines) + "\n",
         encoding="utf-8",
     )
