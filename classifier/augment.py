@@ -92,7 +92,9 @@ class Augment:
         pixels = F.grid_sample(pixels.contiguous().float(), grid, mode="bilinear", align_corners=False)
         mean = pixels.mean(dim=(1, 2, 3)).view(n, 1, 1)
         pixels = torch.baddbmm(offset * mean, color, pixels.view(n, 3, -1)).clamp_(0, 255).view(n, 3, size, size)
-        return pixels.masked_fill_(hidden[0][:, None, :, None] & hidden[1][:, None, None, :], 127.5)
+        if self.cover:
+            pixels.masked_fill_(hidden[0][:, None, :, None] & hidden[1][:, None, None, :], 127.5)
+        return pixels
 
 
 class TrainingInput:
