@@ -224,7 +224,9 @@ def plot(rows: list[dict]) -> None:
         left.plot(x, [row["images_per_second"] for row in some], marker="o", label=f"{size} px")
         right.plot(x, [row["memory"] / 1000 for row in some], marker="o", label=f"{size} px")
     for axis, title in ((left, "images/s"), (right, "memory, GB")):
-        axis.set(title=title, xlabel="pictures", ylim=(0, None))
+        counts = sorted({row["pictures"] for row in rows})
+        axis.set(title=title, xlabel="pictures", ylim=(0, None), xlim=(0, None))
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
     left.legend(frameon=False)
