@@ -236,6 +236,13 @@ def ignore_signals(worker: int) -> None:
         os.setpgrp()  # torchrun ends whole groups of processes, and the last step still needs its pictures
 
 
+def _next(coming: Iterator) -> tuple[Tensor, Tensor] | PictureError | None:
+    try:
+        return next(coming, None)
+    except (ConnectionError, EOFError) as error:  # one that was killed while it sent a batch; else PyTorch names it
+        raise RuntimeError(f"DataLoader worker ended while it sent a batch: {error}") from error
+
+
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """(pixels (N, 3, H, W) uint8, labels (N,)) on `device`, batch by batch, the next one fetched meanwhile.
 
@@ -244,9 +251,9 @@ def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tenso
     """
     coming = iter(batches)
     with ThreadPoolExecutor(1) as thread:
-        ahead = thread.submit(next, coming, None)
+        ahead = thread.submit(_next, coming)
         while (batch := ahead.result()) is not None:
             pixels, labels = _checked(batch)
-            ahead = thread.submit(next, coming, None)
+            ahead = thread.submit(_next, coming)
             pinned = pixels.is_pinned()  # then the copy may take its time; elsewhere that is an error waiting to happen
             yield pixels.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned)

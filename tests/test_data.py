@@ -169,3 +169,15 @@ def test_scaling_does_not_alias():
     assert small.shape == (1, 3, 20, 20) and small.dtype == torch.uint8
     assert (small.float() - 127.5).abs().max() < 40  # neither black nor white is left of stripes of one pixel
     assert scaled(stripes, 64) is stripes
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_sends_a_batch_is_told_like_one_that_dies_otherwise(error):
+    def batches():
+        yield torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1)
+        raise error
+
+    coming = data.on_device(batches(), torch.device("cpu"))
+    next(coming)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        next(coming)
