@@ -66,9 +66,10 @@ def _fastest(
     names, why = _candidates(device)
     if precision != "auto":
         names = [name for name, (dtype, _) in CANDIDATES.items() if dtype == DTYPES[precision]]
-        names, why = names, "as asked"
+        why = "as asked"
         if device.type == "cuda":
-            names, why = names[-1:], "as asked; products in TF32 where the GPU has it" if precision == "fp32" else why
+            names = names[-1:]
+            why += "; products in TF32 where the GPU has it" * (precision == "fp32")
     if before in names:
         names, why = [before], why or "as this run began"
     if len(names) > 1:
