@@ -57,7 +57,7 @@ def open_cache(
     decode: Callable[[str], Tensor],
     needed: Sequence[int],
     threads: int,
-    patience: float = PATIENCE,
+    patience: float,
 ) -> "Cache | None":
     """The cache in `folder` of the pictures at `paths`; None, with a printed reason, where there is no room for it.
 
