@@ -1,4 +1,4 @@
-"""The web page: a picture in, what it is and why out.
+"""The web page: an image in, what it is and why out.
 
     python app.py                                   the best of the newest weights in module/; others can be chosen
     python app.py module/flowers.pth --port 8000    others, elsewhere
@@ -7,7 +7,7 @@
 Expected, after about six seconds on two cores:
 
     module/catdog-resnet18.pth: resnet18, 2 classes (cat, dog)
-    Computing on AMD EPYC, 2 threads (PyTorch finds no GPU), bfloat16 channels-last (269 images/s in a short trial)
+    Computing on AMD EPYC, 2 threads (PyTorch finds no GPU), bfloat16 channels-last (the processor computes it natively)
     Open http://127.0.0.1:7860 in a browser; Ctrl-C stops.
 
 Programs ask through /classify and /classify_many; the page says how, under "About". /healthz answers monitors.
@@ -34,13 +34,13 @@ from fastapi.routing import APIRoute
 from tyro import conf
 
 from classifier.cli import UserError, parse, run
-from classifier.heatmap import looker
-from classifier.precision import Precision
-from page.build import build
-from page.models import Models
-from page.site import Site
+from classifier.device import Precision
+from classifier.inference.cam import cam_predictor
+from webui.build import build
+from webui.models import Models
+from webui.site import Site
 
-PAGE = Path(__file__).resolve().parent / "page"
+PAGE = Path(__file__).resolve().parent / "webui"
 MAX_UPLOAD = "20mb"
 SESSIONS = 200  # visitors whose last answers are kept in memory; a program has a new one with each call
 PORTS = 100  # tried one after the other where the wished one is taken
@@ -74,12 +74,12 @@ class Settings:
     """Ask Gradio for a public address, open to everybody who knows it, for a week at most."""
     review: bool = False
     """Also a tab to go through the labels that evaluate.py doubts. Only for this machine."""
-    keep_feedback_pictures: bool = False
-    """Keep pictures that visitors say something about, in logs/feedback. Without it, only what they say."""
+    keep_feedback_images: bool = False
+    """Keep images that visitors say something about, in logs/feedback. Without it, only what they say."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the fastest."""
     precision: Precision = "auto"
-    """fp32, bf16 or fp16; auto takes what a short trial on this machine shows to be fastest."""
+    """fp32, bf16 or fp16; auto takes bf16 where the processor or GPU computes it natively."""
 
 
 def free_port(host: str, wanted: int) -> int:
@@ -122,7 +122,7 @@ def main() -> None:
     settings = parse(Settings, __doc__.splitlines()[0])
     check(settings)
     port = free_port(settings.host, settings.port)
-    models = Models(Path("module"), settings.weights, settings.device, settings.precision, KEEP, looker)
+    models = Models(Path("module"), settings.weights, settings.device, settings.precision, KEEP, cam_predictor)
     loaded = models.get(models.best())
     classes = loaded.checkpoint.classes
     names = ", ".join(classes[:SHOWN]) + ", ..." * (len(classes) > SHOWN)
@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
         uploads = Path(folder).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-        site = Site(models, Path("logs"), uploads, settings.lang, settings.share, settings.keep_feedback_pictures)
+        site = Site(models, Path("logs"), uploads, settings.lang, settings.share, settings.keep_feedback_images)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,

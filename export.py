@@ -1,4 +1,4 @@
-"""Write a network as ONNX, for programs that have no PyTorch: a picture goes in, probabilities come out.
+"""Write a network as ONNX, for programs that have no PyTorch: an image goes in, probabilities come out.
 
     pip install -r requirements-export.txt                 once
     python export.py                                       the newest weights in module/, as module/<their name>.onnx
@@ -7,14 +7,14 @@
 Expected: the weights that come with the project: 45 MB in 6 seconds on a busy core, with probabilities within
 0.0000004 of the network's own; on 501 photographs the same, and the same class for each.
 
-    input     picture         uint8 (N, H, W, 3)           N pictures of one size, any size: RGB, upright, 0..255
+    input     image         uint8 (N, H, W, 3)           N images of one size, any size: RGB, upright, 0..255
     output    probabilities   float32 (N, classes)         softmax of the logits, divided by the temperature
     metadata  classes         JSON, in the order of the probabilities; and model, size, resize, test, sha256, ...
 
-Resizing, cropping and normalisation are inside, so a program only has to decode pictures; what this prints at the end
+Resizing, cropping and normalisation are inside, so a program only has to decode images; what this prints at the end
 shows how. The pixels are exactly those of Pillow, from which the network learned; ONNX's own Resize gives others, by up
 to 13 of 255. 12 megapixels take 0.3 seconds of one core, so a program should decode large JPEGs at a fraction of their
-size, as training did. Before the file takes its place it answers some pictures, and has to say what the network says.
+size, as training did. Before the file takes its place it answers some images, and has to say what the network says.
 """
 
 import contextlib
@@ -42,16 +42,16 @@ from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli
-from classifier.answer import answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
+from classifier.data.drawings import draw
+from classifier.data.images import ImageError, has_image_extension, load_image
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.drawing import draw
-from classifier.inference import fold_batch_norm
-from classifier.pictures import PictureError, is_candidate, open_picture
-from classifier.preprocess import Preprocess
+from classifier.inference.optimize import fold_batch_norm
+from classifier.inference.predictor import build_predictor
 
-EXAMPLES = 16  # pictures that the file has to answer
+EXAMPLES = 16  # images that the file has to answer
 TOLERANCE = 0.0005  # of a probability: between what the file and what the network says
 STEPS = 2**22  # Pillow's resize counts the shares of pixels in these
 
@@ -63,10 +63,10 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({model})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-image = Image.open({picture})
+image = Image.open({image})
 image.draft(None, ({side}, {side}))  # large JPEGs are decoded at a fraction of their size, which is faster
-picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-(probabilities,) = session.run(["probabilities"], {{"picture": picture[None]}})
+image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+(probabilities,) = session.run(["probabilities"], {{"image": image[None]}})
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
 
@@ -84,7 +84,7 @@ class Settings:
 
 
 class Answer(nn.Module):
-    """All that happens between a decoded picture and its probabilities.
+    """All that happens between a decoded image and its probabilities.
 
     (N, H, W, 3) uint8 -> (N, classes) float32
     """
@@ -95,20 +95,20 @@ class Answer(nn.Module):
         self.preprocess = checkpoint.preprocess
         self.temperature = checkpoint.temperature
 
-    def forward(self, picture: Tensor) -> Tensor:  # noqa: D102
-        x = self.preprocess.normalize(resized(picture, self.preprocess))
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        x = self.preprocess.normalize(resized(image, self.preprocess))
         return (self.network(x) / self.temperature).softmax(1)
 
 
-def resized(picture: Tensor, preprocess: Preprocess) -> Tensor:
-    """What `Preprocess.pixels` makes of a picture, value for value, with what ONNX has.
+def resized(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """What `Preprocess.pixels` makes of an image, value for value, with what ONNX has.
 
     (N, H, W, 3) uint8 -> (N, 3, size, size) float64, whole numbers in 0..255
     """
-    height, width = picture.shape[1:3]
+    height, width = image.shape[1:3]
     side = torch.sym_min(height, width)
     rows, columns = (side, side) if preprocess.resize == "crop" else (height, width)
-    x = picture.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
+    x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
     x = whole(x @ shares(width, columns, preprocess, dim=0))  # (N, 3, H, size); Pillow rounds here, too
     return whole(shares(height, rows, preprocess, dim=1) @ x)  # (N, 3, size, size)
 
@@ -119,10 +119,10 @@ def whole(sums: Tensor) -> Tensor:
 
 
 def shares(length: int, kept: int, preprocess: Preprocess, dim: int) -> Tensor:
-    """How much of each old pixel goes into each new one, along one side of a picture: float64, in 1 / STEPS.
+    """How much of each old pixel goes into each new one, along one side of an image: float64, in 1 / STEPS.
 
     As in Pillow (src/libImaging/Resample.c): a triangle ("bilinear") or a cubic ("bicubic") around the middle of the
-    new pixel, which widens where the picture gets smaller, so that each old pixel counts.
+    new pixel, which widens where the image gets smaller, so that each old pixel counts.
 
     Args:
         length: old pixels.
@@ -173,8 +173,8 @@ def main(args: Sequence[str] | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         seconds = time.perf_counter() - start
-        pictures, kind, example = examples(seen.size)
-        difference = largest_difference(temporary, checkpoint, pictures)
+        images, kind, example = examples(seen.size)
+        difference = largest_difference(temporary, checkpoint, images)
         if not difference <= TOLERANCE:  # or not a number
             raise UserError(
                 f"Nothing is written: the ONNX of {path} says something else than the network itself, {difference:.2g} "
@@ -190,7 +190,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):  # where the folder is none, for instance
             temporary.unlink()
     print(f"written    {target}, {target.stat().st_size / 1e6:.1f} MB, in {seconds:.0f} seconds")
-    print(f"checked    on {len(pictures)} {kind}: probabilities differ by at most {difference:.1g}")
+    print(f"checked    on {len(images)} {kind}: probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
     names = {
         name: json.dumps(file.as_posix(), ensure_ascii=False)
@@ -215,16 +215,16 @@ def need_packages() -> None:
 
 def onnx_bytes(checkpoint: Checkpoint, notes: dict[str, str]) -> bytes:
     """The network as the content of an .onnx, weights in float32, with `notes` as metadata."""
-    picture = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
+    image = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the exporter says of itself
         program = torch.onnx.export(
             Answer(checkpoint).eval().requires_grad_(False),
-            (picture,),
+            (image,),
             dynamo=True,
             input_names=["picture"],
             output_names=["probabilities"],
-            dynamic_shapes={"picture": {0: "pictures", 1: "height", 2: "width"}},
+            dynamic_shapes={"picture": {0: "images", 1: "height", 2: "width"}},
             verbose=False,
         )
     model = program.model_proto
@@ -256,30 +256,30 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def examples(size: int) -> tuple[list[Image.Image], str, Path]:
-    """Pictures to ask the network about, what they are, and the file of one: of dataset/test, otherwise drawings."""
+    """Images to ask the network about, what they are, and the file of one: of dataset/test, otherwise drawings."""
     root = Path("dataset/test")
-    paths = sorted(path for path in root.rglob("*") if is_candidate(path.name))
-    pictures, opened = [], []
+    paths = sorted(path for path in root.rglob("*") if has_image_extension(path.name))
+    images, opened = [], []
     for path in paths[:: -(-len(paths) // EXAMPLES) or 1]:
-        with contextlib.suppress(PictureError):
-            pictures.append(open_picture(path, size))
+        with contextlib.suppress(ImageError):
+            images.append(load_image(path, size))
             opened.append(path)
-    if pictures:
-        return pictures, f"pictures of {root}", opened[0]
+    if images:
+        return images, f"images of {root}", opened[0]
     drawings = [draw("test", ("cat", "dog")[n % 2], n) for n in range(EXAMPLES)]
     # of several proportions, as photographs are
-    return [image.crop((0, 0, 192, 192 - 6 * n)) for n, image in enumerate(drawings)], "drawings", Path("picture.jpg")
+    return [image.crop((0, 0, 192, 192 - 6 * n)) for n, image in enumerate(drawings)], "drawings", Path("image.jpg")
 
 
-def largest_difference(file: Path, checkpoint: Checkpoint, pictures: Sequence[Image.Image]) -> float:
+def largest_difference(file: Path, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> float:
     """Between the probabilities that onnxruntime gets from `file` and those of the network itself, in float32."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    answer = answerer(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", ""))
+    answer = build_predictor(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", ""))
     differences = []
-    for picture in pictures:
-        pair = [picture, ImageOps.mirror(picture)]  # two at a time, so that a mix-up would show
+    for image in images:
+        pair = [image, ImageOps.mirror(image)]  # two at a time, so that a mix-up would show
         own = answer(torch.stack([checkpoint.preprocess.pixels(image) for image in pair])).probabilities
         (others,) = session.run(["probabilities"], {"picture": np.stack([np.asarray(image) for image in pair])})
         differences.append(np.abs(others - own.numpy()).max())

@@ -1,6 +1,6 @@
 """ResNet-18/34/50/101/152 by hand.
 
-    python resnet.py                            the layers of ResNet-18, for a 224 x 224 picture
+    python resnet.py                            the layers of ResNet-18, for a 224 x 224 image
     python resnet.py resnet34 --size 128
 
 The network of He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2015
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.include_top = include_top
 
-        # shapes for a 224 x 224 picture                                             (N,   3, 224, 224)
+        # shapes for a 224 x 224 image                                             (N,   3, 224, 224)
         self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)  # (N,  64, 112, 112)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -119,7 +119,7 @@ class ResNet(nn.Module):
         self.layer4 = _stage(block, 256 * block.expansion, 512, blocks[3], stride=2)  #  (N, 512e,  7,   7)
         #                                                                                e = block.expansion
         if include_top:
-            self.avgpool = nn.AdaptiveAvgPool2d(1)  # any size of map -> 1 x 1, so any size of picture will do
+            self.avgpool = nn.AdaptiveAvgPool2d(1)  # any size of map -> 1 x 1, so any size of image will do
             self.fc = nn.Linear(512 * block.expansion, num_classes)
 
         # Kaiming initialisation (https://arxiv.org/abs/1502.01852): a ReLU sets half of its inputs to zero and so

@@ -1,4 +1,4 @@
-"""Train a network on folders of pictures.
+"""Train a network on folders of images.
 
     python train.py                                     ResNet-18 on dataset/train/<class>/*
     python train.py --model resnet34 --epochs 20
@@ -9,7 +9,7 @@
     torchrun --nproc-per-node=8 train.py                eight processes share each step: see docs/scaling.md
 
 Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16) and no GPU, --recipe long --val 0.05:
-97.8% of 2,000 test pictures right after 106 minutes; on the 540 drawings: ten epochs in half a minute, 118 of 120.
+97.8% of 2,000 test images right after 106 minutes; on the 540 drawings: ten epochs in half a minute, 118 of 120.
 """
 
 import contextlib
@@ -24,44 +24,32 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from classifier import ahead
+from classifier.data import ahead
 
 if __name__ == "__main__":
     gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
-    ahead.begin(sys.argv[1:])  # very many pictures are listed meanwhile
+    ahead.begin(sys.argv[1:])  # very many images are listed meanwhile
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from classifier import (
-    checkpoint,
-    checks,
-    cli,
-    data,
-    distributed,
-    finetune,
-    folders,
-    learning_rate_finder,
-    metrics,
-    precision,
-    run_state,
-    run_text,
-    runs,
-    training_set,
-)
-from classifier.augment import MARGIN, Augment, TrainingInput
+from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.device import find_device
-from classifier.inference import prepared
-from classifier.novelty import fit_novelty
-from classifier.optimization import parameter_groups, training_loss, update_ema
-from classifier.preprocess import NORMALIZATIONS
-from classifier.schedule import learning_rate, size_of_epoch
-from classifier.settings import AUTO, Settings, read_settings
-from classifier.stopping import WholeSteps, saving_on_failure, smaller_batch, stop_on_signal
+from classifier.data import image_folder, loaders
+from classifier.data.augment import MARGIN, Augment, TrainingInput
+from classifier.data.transforms import NORMALIZATIONS
+from classifier.device import select_compute, select_device
+from classifier.evaluation import metrics
+from classifier.inference.ood import fit_novelty
+from classifier.inference.optimize import optimize_for_inference
 from classifier.text import quoted
+from classifier.training import checks, datasets, learning_rate_finder, messages, pretrained, run_state, runs
+from classifier.training.config import AUTO, Settings, read_settings
+from classifier.training.optim import parameter_groups, training_loss, update_ema
+from classifier.training.schedules import learning_rate, size_of_epoch
+from classifier.training.stopping import WholeSteps, saving_on_failure, stop_on_signal
 from zoo import MODELS
 
 MODULE, LOGS = Path("module"), Path("logs")
@@ -69,8 +57,8 @@ MODULE, LOGS = Path("module"), Path("logs")
 
 def main() -> None:
     """Read the command line, find the run to go on with, train."""
-    with distributed.together(), contextlib.ExitStack() as held:
-        train(*distributed.first_decides(lambda: what_to_train(held)))
+    with distributed.process_group(), contextlib.ExitStack() as held:
+        train(*distributed.run_on_main_and_broadcast(lambda: what_to_train(held)))
 
 
 def what_to_train(held: contextlib.ExitStack) -> tuple[Settings, Checkpoint | None, dict]:
@@ -87,16 +75,16 @@ def what_to_train(held: contextlib.ExitStack) -> tuple[Settings, Checkpoint | No
 
 def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     """Set up, train, save."""
-    # not at the top: processes that open pictures do without TensorBoard
-    from classifier.records import Records, new_folder
+    # not at the top: processes that open images do without TensorBoard
+    from classifier.training.tensorboard import Records, new_folder
 
-    size, first = settings.batch_size, distributed.FIRST
+    size, first = settings.batch_size, distributed.IS_MAIN
     best_path, last_path = runs.places(run, MODULE)
 
     # --- network
-    find_device(settings.device)  # a wrong one is told before the pictures are looked at
-    with distributed.one_first():
-        found = training_set.read(settings)
+    select_device(settings.device)  # a wrong one is told before the images are looked at
+    with distributed.local_main_process_first():
+        found = datasets.read(settings)
     training, validation = found.training, found.validation
     fingerprint = training.fingerprint()
     checks.check_same(fingerprint + validation.fingerprint())
@@ -106,12 +94,12 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     checks.check_disk(network, MODULE)
     origin = saved  # of the weights
     if settings.weights and not saved:
-        with distributed.one_first():
-            origin = finetune.read_beginning(settings.weights, settings.model)
-        print(finetune.begin(network, origin, training.classes))
-    compute = precision.choose(settings.device, settings.precision, network, settings.size, True, run["format"])
+        with distributed.local_main_process_first():
+            origin = pretrained.load_pretrained(settings.weights, settings.model)
+        print(pretrained.begin(network, origin, training.classes))
+    compute = select_compute(settings.device, settings.precision, run["format"])
     run["format"] = compute.format  # a resumed run goes on with it, whatever a trial would show then
-    processes, run["processes"] = run.get("processes", distributed.COUNT), distributed.COUNT
+    processes, run["processes"] = run.get("processes", distributed.WORLD_SIZE), distributed.WORLD_SIZE
     network = network.to(compute.device, memory_format=compute.memory_format)
     ema = copy.deepcopy(network)  # the average of the weights over time: this is what is scored and saved
     if settings.sync_bn:
@@ -121,16 +109,16 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
 
-    # --- pictures
+    # --- images
     augment = Augment(area=settings.crop, cover=settings.cover) if settings.augment == "on" else None
     enlarge, margin = (settings.enlarge, MARGIN) if augment else (1, 1)
     looks = origin.preprocess if settings.normalize == "weights" else NORMALIZATIONS[settings.normalize]
-    preprocess = replace(looks, size=round(settings.size * enlarge), resize=settings.resize)  # for whole pictures
+    preprocess = replace(looks, size=round(settings.size * enlarge), resize=settings.resize)  # for whole images
     seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
-    with distributed.one_first():
-        batches = training_set.batches(found, seen, preprocess, settings, compute.device)
+    with distributed.local_main_process_first():
+        batches = datasets.batches(found, seen, preprocess, settings, compute.device)
     prepare = TrainingInput(augment, settings.mix, len(training.classes), preprocess, compute.memory_format)
-    class_weights = folders.scarcity(training).to(compute.device) if settings.balance == "weights" else None
+    class_weights = image_folder.scarcity(training).to(compute.device) if settings.balance == "weights" else None
 
     epoch_steps = len(training) // size
     steps = settings.epochs * epoch_steps
@@ -164,15 +152,15 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         return replace(described, state_dict=ema.state_dict(), resume=run | weights)
 
-    saves = runs.Saves(best_path, last_path, settings.save_every, state) if first else distributed.Silent()
+    saves = runs.Saves(best_path, last_path, settings.save_every, state) if first else distributed.NullLogger()
 
-    run_text.announce(settings, network, found, compute)
+    messages.announce(settings, network, found, compute)
     if saved:
-        changed = run_text.changes(saved, settings, processes)
+        changed = messages.changes(saved, settings, processes)
         print(f"going on after step {run['step']} of {steps}" + f"; changed: {changed}" * bool(changed), flush=True)
 
     # --- one step
-    records = distributed.Silent()
+    records = distributed.NullLogger()
     if first and not settings.find_lr:
         run["logs"] = run["logs"] if saved else new_folder(Path(run["logs"])).as_posix()
         records = Records(Path(run["logs"]), run["step"], len(run["history"]))
@@ -183,15 +171,15 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         optimizer.zero_grad()
-        sums = [0.0, 0.0, float(len(stopping))]  # of losses, of correct pictures, of signals
+        sums = [0.0, 0.0, float(len(stopping))]  # of losses, of correct images, of signals
         for part in range(settings.accumulate):
             pixels, labels = next(coming)
-            place = (distributed.RANK * settings.accumulate + part) * len(labels)  # of these pictures in the step
+            place = (distributed.RANK * settings.accumulate + part) * len(labels)  # of these images in the step
             x, targets = prepare(pixels, labels, side, settings.seed * 1_000_003 + run["step"], place, size)
             if run["step"] == part == 0:
                 seen_now = preprocess.denormalize(x) if x.ndim == 4 else batches.pixels / 255
                 records.beginning(network, vars(settings), seen_now)
-            with contextlib.nullcontext() if part == settings.accumulate - 1 else distributed.local(forward):
+            with contextlib.nullcontext() if part == settings.accumulate - 1 else distributed.no_sync(forward):
                 with compute.autocast():
                     outputs = forward(x)  # (N, classes); of GoogLeNet in training three of them
                 loss = training_loss(outputs, targets, settings.label_smoothing, class_weights)
@@ -200,7 +188,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
             labels = targets if targets.ndim == 1 else targets.argmax(1)
             sums[0] += metrics.loss(logits, targets) * len(x)
             sums[1] += metrics.accuracy(logits, labels) * len(x)
-        loss, correct, stop = distributed.total(torch.tensor(sums, dtype=torch.float64)).tolist()
+        loss, correct, stop = distributed.all_reduce_sum(torch.tensor(sums, dtype=torch.float64)).tolist()
         if not math.isfinite(loss) and not settings.find_lr:  # a trial shows where that begins
             raise UserError(f"The loss became {loss} in step {run['step'] + 1}. A smaller --lr may help.")
         whole.changing = True
@@ -209,8 +197,8 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         return loss / size, correct / size, stop > 0
 
     if settings.find_lr:
-        finetune.freeze(network, settings.freeze)
-        coming = (batch for _ in iter(int, 1) for batch in data.on_device(batches.train, compute.device))
+        pretrained.freeze(network, settings.freeze)
+        coming = (batch for _ in iter(int, 1) for batch in loaders.on_device(batches.train, compute.device))
         learning_rate_finder.report(
             lambda rate: train_step(compiled, coming, settings.size, rate)[0], Path(run["logs"])
         )
@@ -226,40 +214,35 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         print(f"  python train.py --resume {quoted(last_path)}")
         sys.exit(128 + (stopping or [signal.SIGTERM])[0])
 
-    def advice() -> str:
-        if settings.sync_bn and distributed.COUNT > 1:  # a trial in one process would wait for the others
-            return ""
-
-        def attempt(count: int) -> None:
-            precision.training_step(network, compute, settings.size, count)()
-
-        return smaller_batch(attempt, size, distributed.COUNT, settings.accumulate)
-
-    kept = None  # of a frozen network, features instead of pictures
+    kept = None  # of a frozen network, features instead of images
     forward, learns = None, None  # what is trained, and which part of it
     best = metrics.best_epoch(run["history"]) if run["history"] else None
     if not saved:
         saves.now()  # where it cannot be written to, that is told before the work; and a killed run is found again
-    with saving_on_failure(saves.now, last_path, lambda: stop_if_asked(len(stopping)), advice):
+    with saving_on_failure(saves.now, last_path, lambda: stop_if_asked(len(stopping))):
         for epoch in range(len(run["history"]), settings.epochs):
             frozen = settings.freeze and not 0 < settings.unfreeze_after <= epoch
-            finetune.freeze(network, frozen)
-            learner, average = (finetune.last_layer(net) if frozen else net for net in (network, ema))
-            if frozen and prepare.constant and batches.ready:  # then each picture looks the same in every epoch
-                kept = kept or training_set.features(batches, network, preprocess, compute, settings.workers)
+            pretrained.freeze(network, frozen)
+            learner, average = (pretrained.last_layer(net) if frozen else net for net in (network, ema))
+            if frozen and prepare.constant and batches.ready:  # then each image looks the same in every epoch
+                kept = kept or datasets.features(batches, network, preprocess, compute, settings.workers)
             source = kept if frozen and kept else batches
             if learns != (frozen, source is kept):
                 learns, forward = (frozen, source is kept), None
                 gc.collect()  # what averaged other gradients goes before the next one
-                forward = distributed.averaging(learner if source is kept else compiled)
+                forward = distributed.data_parallel(learner if source is kept else compiled)
             source.order.epoch, source.order.start = epoch, run["totals"][2]
             bar = tqdm(
-                total=epoch_steps * size, initial=run["totals"][2], unit="img", leave=False, disable=distributed.NO_BAR
+                total=epoch_steps * size,
+                initial=run["totals"][2],
+                unit="img",
+                leave=False,
+                disable=distributed.DISABLE_TQDM,
             )
             bar.set_description_str(f"epoch {epoch + 1}/{settings.epochs}")
             side = size_of_epoch(epoch, settings)
             clock, asked = time.perf_counter(), 0.0
-            with contextlib.closing(data.on_device(source.train, compute.device)) as coming:
+            with contextlib.closing(loaders.on_device(source.train, compute.device)) as coming:
                 while run["step"] < (epoch + 1) * epoch_steps:
                     rate = learning_rate(run["step"], steps, settings)
                     whole.begin()
@@ -281,17 +264,19 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
             bar.close()
             stop_if_asked(asked)
 
-            distributed.share_buffers(ema)
-            predict = torch.inference_mode()(average) if source is kept else prepared(ema, compute)
+            distributed.broadcast_buffers(ema)
+            predict = torch.inference_mode()(average) if source is kept else optimize_for_inference(ema, compute)
             own_logits, own_labels = metrics.infer(
-                predict, data.on_device(source.val, compute.device), None if source is kept else preprocess
+                predict, loaders.on_device(source.val, compute.device), None if source is kept else preprocess
             )
-            logits, labels = (distributed.interleaved(part, len(validation)) for part in (own_logits, own_labels))
+            logits, labels = (distributed.gather_strided(part, len(validation)) for part in (own_logits, own_labels))
             if not logits.isfinite().all():
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. A smaller --lr may help.")
             whole.changing = True
             entry = runs.close_epoch(run, side, logits, labels)
-            entry["val"] = distributed.from_first(entry["val"])  # other machines may round otherwise, and decide so
+            entry["val"] = distributed.broadcast_object(
+                entry["val"]
+            )  # other machines may round otherwise, and decide so
             best = metrics.best_epoch(run["history"])
             if best is entry and first:
                 scores = {
@@ -308,27 +293,27 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
             records.predictions(epoch + 1, batches.pixels, truth, predicted)
             whole.end()
             saves.if_due(epoch_ended=True)
-            print(run_text.summary(entry, best, settings.epochs), flush=True)
+            print(messages.summary(entry, best, settings.epochs), flush=True)
             if 0 < settings.patience <= epoch + 1 - best["epoch"]:
                 print(f"no better for {settings.patience} epochs, so this is the end (--patience)")
                 break
-            stop_if_asked(distributed.total(torch.tensor(float(len(stopping)))).item())
+            stop_if_asked(distributed.all_reduce_sum(torch.tensor(float(len(stopping)))).item())
 
     # --- the end
     if not first:
-        distributed.from_first(None)  # the first process is not through yet
+        distributed.broadcast_object(None)  # the first process is not through yet
         return
     with saving_on_failure(saves.now, last_path, lambda: None):
         saves.write_best()
         if best_path.exists():
             chosen = checkpoint.load(best_path)
-            known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these pictures
-            checkpoint.amend(best_path, scores={"history": run["history"]}, novelty=known)
+            known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these images
+            checkpoint.amend(best_path, scores={"history": run["history"]}, ood_stats=known)
     run["done"] = True
     saves.now()
     records.end(vars(settings), best)
-    distributed.from_first(None)
-    print(run_text.farewell(run, best, found, best_path, last_path))
+    distributed.broadcast_object(None)
+    print(messages.farewell(run, best, found, best_path, last_path))
 
 
 if __name__ == "__main__":

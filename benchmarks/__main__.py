@@ -1,6 +1,6 @@
 """All speed figures of the README, side by side in one run.
 
-    make bench                                          with the pictures in dataset/, some 30 minutes
+    make bench                                          with the images in dataset/, some 30 minutes
     python -m benchmarks DATA --rounds 3 --seconds 20
     python -m benchmarks DATA --parts soon              one of five; the other figures stay
 
@@ -27,14 +27,15 @@ import matplotlib.pyplot as plt
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from classifier import checkpoint, folders
+from classifier import checkpoint
+from classifier.data import image_folder
 from classifier.device import device_name
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 WARM = 5  # steps that are not counted
-GROWTH = {"pictures": (1000, 5000, 22000), "sizes": (64, 128, 160, 224)}
-PUBLISHED = 0.886  # the best epoch of the recipe that most tutorials show, its third one over 23,000 pictures
+GROWTH = {"images": (1000, 5000, 22000), "sizes": (64, 128, 160, 224)}
+PUBLISHED = 0.886  # the best epoch of the recipe that most tutorials show, its third one over 23,000 images
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # what a processor without bfloat16 would do
 
 
@@ -42,22 +43,22 @@ PARTS = ("training", "evaluation", "first_epoch", "growth", "soon")
 
 
 class Bench:
-    """Runs scripts in a folder that holds some of the pictures as dataset/."""
+    """Runs scripts in a folder that holds some of the images as dataset/."""
 
-    def __init__(self, pictures: Path, seconds: float):
-        self.pictures, self.seconds = pictures, seconds
+    def __init__(self, images: Path, seconds: float):
+        self.images, self.seconds = images, seconds
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
 
     def take(self, train: int, test: int) -> Path:
-        """dataset/ with the first pictures of each class, as links; a folder of its own, so with caches of its own."""
+        """dataset/ with the first images of each class, as links; a folder of its own, so with caches of its own."""
         root = self.folder / f"{train}"
         for part, count in (("train", train), ("test", test)):
-            for name in folders.class_names(self.pictures / part):
+            for name in image_folder.class_names(self.images / part):
                 target = root / "dataset" / part / name
                 if target.exists():
                     continue
                 target.mkdir(parents=True)
-                for path in sorted((self.pictures / part / name).iterdir())[: count // 2]:
+                for path in sorted((self.images / part / name).iterdir())[: count // 2]:
                     (target / path.name).symlink_to(path.resolve())
         return root
 
@@ -149,7 +150,7 @@ def throughput(bench: Bench, rounds: int) -> dict:
 
 
 def evaluation(bench: Bench, rounds: int) -> dict:
-    """1,000 test pictures at 224 pixels, from files to answers."""
+    """1,000 test images at 224 pixels, from files to answers."""
     root = bench.take(5000, 1000)
     shutil.rmtree(root / "module", ignore_errors=True)
     brief = ("--epochs", 1, "--size", 224, "--recipe", "classic", "--precision", "auto", "--batch-size", 32)
@@ -202,14 +203,14 @@ def soon(bench: Bench) -> dict:
 
 
 def growth(bench: Bench) -> list[dict]:
-    """Images/s and memory of train.py by number of pictures and by their size."""
+    """Images/s and memory of train.py by number of images and by their size."""
     rows = []
-    for pictures in GROWTH["pictures"]:
-        root = bench.take(pictures, 0)
+    for images in GROWTH["images"]:
+        root = bench.take(images, 0)
         for size in GROWTH["sizes"]:
             found = bench.train(root, "--size", size, "--grow-from", 1, "--batch-size", 64)
             count = sum(len(list(path.iterdir())) for path in (root / "dataset" / "train").iterdir())
-            rows.append({"pictures": count, "size": size} | found)
+            rows.append({"images": count, "size": size} | found)
             print(rows[-1], flush=True)
         shutil.rmtree(root / "dataset" / ".cache")
     return rows
@@ -220,12 +221,12 @@ def plot(rows: list[dict]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for size in GROWTH["sizes"]:
         some = [row for row in rows if row["size"] == size]
-        x = [row["pictures"] for row in some]
+        x = [row["images"] for row in some]
         left.plot(x, [row["images_per_second"] for row in some], marker="o", label=f"{size} px")
         right.plot(x, [row["memory"] / 1000 for row in some], marker="o", label=f"{size} px")
     for axis, title in ((left, "images/s"), (right, "memory, GB")):
-        counts = sorted({row["pictures"] for row in rows})
-        axis.set(title=title, xlabel="pictures", ylim=(0, None), xlim=(0, None))
+        counts = sorted({row["images"] for row in rows})
+        axis.set(title=title, xlabel="images", ylim=(0, None), xlim=(0, None))
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
@@ -262,17 +263,17 @@ def report(results: dict) -> str:
         ("first epoch, cold cache against warm", "at most +25%", f"{more / epoch['epoch']:+.0%}",
          f"{more:.0f} s more than {epoch['epoch']:.0f} s"),
     ]  # fmt: skip
-    grown = [("pictures", "size", "images/s", "memory, MB")]
+    grown = [("images", "size", "images/s", "memory, MB")]
     for row in results["growth"]:
-        grown.append((f"{row['pictures']:,}", row["size"], f"{row['images_per_second']:.0f}", f"{row['memory']:,.0f}"))
+        grown.append((f"{row['images']:,}", row["size"], f"{row['images_per_second']:.0f}", f"{row['memory']:,.0f}"))
     return (
         f"# Speed\n\nWritten by `make bench` on {results['date']}: {results['device']}, PyTorch {results['torch']}. "
         "ResNet-18, 224 pixels, batch 32, but evaluate.py in its own batches of 64; ratios of medians of runs in "
-        "turns, the last two rows of one run. Plain loop and timm open their pictures in every epoch, as they do; "
+        "turns, the last two rows of one run. Plain loop and timm open their images in every epoch, as they do; "
         "train.py reads those that its cache has kept since the first.\n\n"
         + table(bars)
         + f"\n\nMinutes to {PUBLISHED:.1%} are those of the training steps alone, for both: --recipe quick, 64 to 96 "
-        f"pixels, batch 64, over all pictures; the plain loop at its rate above, three epochs of 23,000. The whole "
+        f"pixels, batch 64, over all images; the plain loop at its rate above, three epochs of 23,000. The whole "
         f"command took {fast['command']:.1f} minutes, {fast['all']:.1f} of them in steps."
         + "\n\nThe bars 3.2 and 5 are meant for a processor with AMX, which multiplies bfloat16 several times as fast."
         + "\n\n## Cost as work grows\n\ntrain.py, batch 64, default recipe at a fixed size.\n\n"
@@ -291,7 +292,7 @@ def main() -> None:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they were measured"
     )
     options = parser.parse_args()
-    if len(folders.class_names(options.data / "train")) != 2 or not (options.data / "test").is_dir():
+    if len(image_folder.class_names(options.data / "train")) != 2 or not (options.data / "test").is_dir():
         sys.exit(f"{options.data} needs train/ and test/ with photographs of two classes: python prepare.py --download")
     bench = Bench(options.data.resolve(), options.seconds)
     path = HERE / "speed.json"

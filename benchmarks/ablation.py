@@ -1,9 +1,9 @@
 """What each piece of the default recipe brings: one changed at a time, at equal cost, with three seeds.
 
-    python -m benchmarks.ablation DATA --epochs 10 --seeds 3 --pictures 10000
+    python -m benchmarks.ablation DATA --epochs 10 --seeds 3 --images 10000
 
-Pictures end at 64 pixels instead of 160, so that all 39 runs take an hour and a half on two cores. Every run has the
-same number of steps, but for those with another picture size, which get as many epochs as cost the same. Each run has
+Images end at 64 pixels instead of 160, so that all 39 runs take an hour and a half on two cores. Every run has the
+same number of steps, but for those with another image size, which get as many epochs as cost the same. Each run has
 one core to itself, so as many go on side by side as there are cores. Results are added to benchmarks/ablation.json
 after each, so it can be stopped and started again, and benchmarks/ablation.md is written from them.
 """
@@ -25,18 +25,18 @@ import torch
 import train
 from benchmarks.__main__ import HERE, Bench, table
 from classifier import checkpoint
-from classifier.augment import Augment
+from classifier.data.augment import Augment
 
 # name -> flags of train.py, values of Augment, share of the epochs that cost as much as the default recipe's
 VARIANTS = {
     "default recipe": ({}, {}, 1.0),
-    "pictures of one size": ({"grow-from": 1}, {}, 0.6),
+    "images of one size": ({"grow-from": 1}, {}, 0.6),
     "no augmentation": ({"augment": "off"}, {}, 1.0),
     "no crops": ({"crop": 1}, {}, 1.0),
     "crops of at least 35% instead of 65%": ({"crop": 0.35}, {}, 1.0),
     "no flips": ({}, {"flip": False}, 1.0),
     "no change of colours": ({}, {"color": 0.0}, 1.0),
-    "a part covered in a quarter of the pictures": ({"cover": 0.25}, {}, 1.0),
+    "a part covered in a quarter of the images": ({"cover": 0.25}, {}, 1.0),
     "no average of weights": ({"ema": 0}, {}, 1.0),
     "no label smoothing": ({"label-smoothing": 0}, {}, 1.0),
     "no weight decay": ({"weight-decay": 0}, {}, 1.0),
@@ -53,16 +53,16 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=10000)
+    parser.add_argument("--images", type=int, default=10000)
     options = parser.parse_args()
     path = HERE / "ablation.json"
-    plan = {"epochs": options.epochs, "pictures": options.pictures}
+    plan = {"epochs": options.epochs, "images": options.images}
     runs = json.loads(path.read_text()) if path.exists() else plan | {"runs": {}}
     if {key: runs[key] for key in plan} != plan:
-        sys.exit(f"{path} is of {runs['pictures']} pictures and {runs['epochs']} epochs. Move it away to start anew.")
+        sys.exit(f"{path} is of {runs['images']} images and {runs['epochs']} epochs. Move it away to start anew.")
     with tempfile.TemporaryDirectory(prefix="ablation-") as folder:
         os.chdir(folder)
-        root = Bench(options.data.resolve(), 0).take(options.pictures, 2000)
+        root = Bench(options.data.resolve(), 0).take(options.images, 2000)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(os.cpu_count(), context, torch.set_num_threads, (1,)) as pool:
             coming = {
@@ -116,8 +116,8 @@ def report(runs: dict) -> str:
         ))  # fmt: skip
     return (
         "# Ablation\n\n"
-        f"Written by `python -m benchmarks.ablation DATA --epochs {runs['epochs']} --pictures {runs['pictures']}`: "
-        f"ResNet-18 from scratch on four fifths of {runs['pictures']:,} photographs of cats and dogs, {SIZE} pixels in "
+        f"Written by `python -m benchmarks.ablation DATA --epochs {runs['epochs']} --images {runs['images']}`: "
+        f"ResNet-18 from scratch on four fifths of {runs['images']:,} photographs of cats and dogs, {SIZE} pixels in "
         "the end, scored on the other fifth; one piece of the recipe changed at a time, at equal cost. "
         "The difference is the mean over pairs of equal seeds, with its standard error.\n\n" + table(rows) + "\n"
     )

@@ -11,7 +11,8 @@ The runs are those of
 import sys
 from pathlib import Path
 
-from classifier import checkpoint, plots
+from classifier import checkpoint
+from classifier.evaluation import plots
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How fast a training step would be if pictures cost nothing: one batch, over and over, in the format train.py takes.
+"""How fast a training step would be if images cost nothing: one batch, over and over, in the format train.py takes.
 
     python -m benchmarks.compute_only --size 224 --batch-size 32 --seconds 20
 
@@ -12,7 +12,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from classifier.precision import choose
+from classifier.device import select_compute
 from resnet import resnet18
 
 WARM = 5  # steps that are not counted
@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
 
     network = resnet18(num_classes=2)
-    compute = choose("auto", "auto", network, options.size, training=True)
+    compute = select_compute("auto", "auto")
     network = network.to(compute.device, memory_format=compute.memory_format).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     x = torch.randn(options.batch_size, 3, options.size, options.size, device=compute.device)

@@ -1,10 +1,10 @@
-"""Pictures a second of a network in onnxruntime, beside the project's own way to answer: benchmarks/export.md.
+"""Images a second of a network in onnxruntime, beside the project's own way to answer: benchmarks/export.md.
 
     pip install -r requirements-export.txt
-    python -m benchmarks.export PICTURES --weights module/catdog-resnet18.pth
+    python -m benchmarks.export IMAGES --weights module/catdog-resnet18.pth
 
-PICTURES is a folder with JPEGs somewhere in it; those of its most frequent width and height are used, since a batch is
-of one size. Everything answers the same pictures in turns, so that other work on the machine falls on all of it, and
+IMAGES is a folder with JPEGs somewhere in it; those of its most frequent width and height are used, since a batch is
+of one size. Everything answers the same images in turns, so that other work on the machine falls on all of it, and
 only ratios are worth reading: each is the median of the rounds. Some minutes. CPU only.
 """
 
@@ -27,25 +27,24 @@ from PIL import Image
 
 import export
 from classifier import checkpoint as checkpoints
-from classifier.answer import answerer
 from classifier.checkpoint import Checkpoint
-from classifier.device import Compute, device_name, set_up
-from classifier.pictures import open_picture
-from classifier.precision import CANDIDATES
+from classifier.data.images import load_image
+from classifier.device import device_name, select_compute, set_up
+from classifier.inference.predictor import build_predictor
 
 HERE = Path(__file__).resolve().parent
 BATCHES = (1, 32)
-COLUMNS = list(itertools.product(("from decoded pictures", "from files"), BATCHES))
-FORMATS = [name for name in CANDIDATES if not name.startswith("float16")]  # on a CPU that one is there on request only
+COLUMNS = list(itertools.product(("from decoded images", "from files"), BATCHES))
+FORMATS = ["float32 channels-last", "bfloat16 channels-last"]
 BASE = f"PyTorch, {FORMATS[0]}"
 
-Way = Callable[[list[Image.Image]], np.ndarray]  # decoded pictures -> probabilities
+Way = Callable[[list[Image.Image]], np.ndarray]  # decoded images -> probabilities
 
 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("module") / checkpoints.SHIPPED)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each measurement")
@@ -53,11 +52,11 @@ def main() -> None:
 
     set_up(torch.device("cpu"))
     checkpoint = checkpoints.load(options.weights)
-    files, size = some_of_one_size(options.pictures, max(BATCHES))
+    files, size = some_of_one_size(options.images, max(BATCHES))
     side = checkpoint.preprocess.size
-    text = f"# {checkpoint.model} at {side} x {side}, answering pictures of {size[0]} x {size[1]}\n\n"
+    text = f"# {checkpoint.model} at {side} x {side}, answering images of {size[0]} x {size[1]}\n\n"
     text += (
-        f"Pictures a second as multiples of `{BASE}`: medians of {options.rounds} rounds in turns, in brackets the "
+        f"Images a second as multiples of `{BASE}`: medians of {options.rounds} rounds in turns, in brackets the "
         "lowest and the\nhighest. Resizing is included everywhere, decoding in the last two columns.\n\n"
     )
     for title, threads, clock in (
@@ -70,16 +69,16 @@ def main() -> None:
         for turn in range(options.rounds):
             for source, batch in COLUMNS:
                 some = files[:batch]
-                inputs = some if source == "from files" else [open_picture(file, side) for file in some]
+                inputs = some if source == "from files" else [load_image(file, side) for file in some]
                 for name in list(ways)[:: 1 if turn % 2 else -1]:
-                    rate = pictures_a_second(ways[name], inputs, side, options.seconds, clock)
+                    rate = images_a_second(ways[name], inputs, side, options.seconds, clock)
                     rates.setdefault((name, source, batch), []).append(rate)
             print(f"{title}: round {turn + 1} of {options.rounds}", flush=True)
         text += f"{title}:\n\n{table(list(ways), rates)}\n"
     text += (
         f"{device_name(torch.device('cpu'))}, {platform.system()}; PyTorch {torch.__version__}, onnxruntime "
         f"{onnxruntime.__version__}; {date.today()}.\n\n"
-        "    python -m benchmarks.export PICTURES\n"
+        "    python -m benchmarks.export IMAGES\n"
     )
     (HERE / "export.md").write_text(text, encoding="utf-8")
     print(text)
@@ -89,7 +88,7 @@ def all_ways(checkpoint: Checkpoint, threads: int) -> dict[str, Way]:
     """Each way to answer, by name."""
     ways = {}
     for name in FORMATS:
-        answer = answerer(checkpoint, Compute(torch.device("cpu"), *CANDIDATES[name], "", ""))
+        answer = build_predictor(checkpoint, select_compute("cpu", "auto", name))
         ways[f"PyTorch, {name}"] = own(checkpoint, answer)
     export.need_packages()
     numbers = {"onnxruntime": 1} if threads == 1 else {"onnxruntime": 0, "onnxruntime, 2 threads": 2}  # 0: its default
@@ -125,11 +124,11 @@ def some_of_one_size(folder: Path, count: int) -> tuple[list[bytes], tuple[int, 
     return [path.read_bytes() for path in itertools.islice(itertools.cycle(paths), count)], size
 
 
-def pictures_a_second(way: Way, inputs: list, side: int, seconds: float, clock: Callable[[], float]) -> float:
+def images_a_second(way: Way, inputs: list, side: int, seconds: float, clock: Callable[[], float]) -> float:
     """Files are decoded first, as a program would."""
 
     def step() -> None:
-        way([open_picture(item, side) if isinstance(item, bytes) else item for item in inputs])
+        way([load_image(item, side) if isinstance(item, bytes) else item for item in inputs])
 
     step()  # the first one also sets things up
     start, steps = clock(), 0

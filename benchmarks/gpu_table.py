@@ -22,14 +22,12 @@ def main() -> None:
     rows = [("", report["device"])]
     for bar in (0.90, 0.95, 0.98):
         reached = [60 * entry["minutes"] for entry in history if entry["val"]["accuracy"] >= bar]
-        rows.append(
-            (f"seconds of training to {bar:.0%} of validation pictures", f"{reached[0]:.1f}" if reached else "-")
-        )
+        rows.append((f"seconds of training to {bar:.0%} of validation images", f"{reached[0]:.1f}" if reached else "-"))
     rate = history[-1]["images_per_second"]
     rows += [
-        ("network, epochs, pictures per step", f"{weights.model}, {len(history)}, {weights.settings['batch_size']}"),
+        ("network, epochs, images per step", f"{weights.model}, {len(history)}, {weights.settings['batch_size']}"),
         (f"seconds of all {len(history)} epochs", f"{60 * history[-1]['minutes']:.1f}"),
-        (f"right on {report['count']:,} test pictures", f"{report['accuracy']:.2%} ({low:.2%} to {high:.2%})"),
+        (f"right on {report['count']:,} test images", f"{report['accuracy']:.2%} ({low:.2%} to {high:.2%})"),
         (f"images/s at {weights.settings['size']} pixels", f"{rate:,.0f}"),
         ("share of the compute-only rate", f"{rate / compute:.0%} of {compute:,.0f}"),
     ]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.heatmap module/catdog-resnet18.pth --data dataset
 
-Of each picture a fifth of the area is blurred: where the map is strongest, or at random places of the same coarseness.
+Of each image a fifth of the area is blurred: where the map is strongest, or at random places of the same coarseness.
 The better a map, the further the probability of the class falls (the deletion test of Petsiuk et al., "RISE", 2018,
 with blur in place of black, which is unlike any photograph). The log odds of a class fall also where its probability
 is near 0 or 1 before and after.
@@ -19,10 +19,11 @@ from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks.__main__ import table
 from classifier import checkpoint as checkpoints
-from classifier import data, folders, novelty
+from classifier.data import image_folder, loaders
 from classifier.device import Compute
-from classifier.heatmap import looker
-from classifier.inference import seeing
+from classifier.inference import ood
+from classifier.inference.cam import cam_predictor
+from classifier.inference.optimize import with_feature_maps
 
 CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last, "", "")
 AREA = 0.2  # that is blurred
@@ -34,16 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", type=Path, default=Path("dataset"))
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
     weights = checkpoints.load(options.weights)
-    folder = novelty.spread(folders.read_folder(options.data / "test"), options.pictures)
-    look, plain = looker(weights, CPU), plain_maps(weights)
+    folder = ood.spread(image_folder.read_folder(options.data / "test"), options.images)
+    look, plain = cam_predictor(weights, CPU), plain_maps(weights)
 
     falls: dict[tuple[str, str], list[Tensor]] = {}
     torch.manual_seed(0)
-    batches = data.loader(data.Pictures(folder, weights.preprocess), 25)
-    for pixels, _ in data.on_device(batches, CPU.device):
+    batches = loaders.loader(loaders.ImageDataset(folder, weights.preprocess), 25)
+    for pixels, _ in loaders.on_device(batches, CPU.device):
         answers, maps = look(pixels)
         ways = {"less the mean of the classes": maps, "plain": plain(pixels), "random": torch.randn_like(maps)}
         for rank, which in enumerate(("best class", "second")):
@@ -60,14 +61,14 @@ def main() -> None:
         values = torch.cat(parts, 1)
         error = values.std(1) / values.shape[1] ** 0.5
         lines.append((which, way, *(f"{mean:.3f} +- {e:.3f}" for mean, e in zip(values.mean(1), error, strict=True))))
-    print(f"{weights.model}, {len(folder.paths)} pictures; mean +- standard error\n\n{table(lines)}")
+    print(f"{weights.model}, {len(folder.paths)} images; mean +- standard error\n\n{table(lines)}")
 
 
 def plain_maps(weights: checkpoints.Checkpoint) -> Callable[[Tensor], Tensor]:
     """Class activation maps as in the paper, without the mean of the classes taken off."""
     network = weights.network()
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    see = seeing(network, CPU)
+    see = with_feature_maps(network, CPU)
     return lambda pixels: torch.einsum(
         "kc,nchw->nkhw", linear.weight.detach(), see(weights.preprocess.normalize(pixels))[2]
     )

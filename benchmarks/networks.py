@@ -1,4 +1,4 @@
-"""Hand-written networks side by side: trained on the same pictures for the same time, judged on the same ones.
+"""Hand-written networks side by side: trained on the same images for the same time, judged on the same ones.
 
     python -m benchmarks.networks DATASET --minutes 6           each of the seven below for six minutes
     python -m benchmarks.networks DATASET --models resnet18 vgg16_bn --minutes 30
@@ -17,15 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.__main__ import HERE, PROJECT, Bench, start, table
-from classifier import checkpoint, folders
-from classifier.schedule import size_of_epoch
-from classifier.settings import RECIPES, Settings
+from classifier import checkpoint
+from classifier.data import image_folder
+from classifier.training.config import RECIPES, Settings
+from classifier.training.schedules import size_of_epoch
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "vgg16_bn", "googlenet", "densenet121", "alexnet")
-TRIAL = 1280  # pictures
+TRIAL = 1280  # images
 
 
-def seconds_of_epoch(name: str, trial: Path, pictures: int) -> float:
+def seconds_of_epoch(name: str, trial: Path, images: int) -> float:
     """How long one epoch takes on average, by one at the first size and one at the last."""
     sizes = [size_of_epoch(epoch, replace(RECIPES["quick"], epochs=10)) for epoch in range(10)]
     rates = {}
@@ -38,7 +39,7 @@ def seconds_of_epoch(name: str, trial: Path, pictures: int) -> float:
             path.unlink()
     first, last = (1 / rates[size] for size in (sizes[0], sizes[-1]))
     shares = [(size**2 - sizes[0] ** 2) / (sizes[-1] ** 2 - sizes[0] ** 2) for size in sizes]
-    return pictures * statistics.mean(first + share * (last - first) for share in shares)
+    return images * statistics.mean(first + share * (last - first) for share in shares)
 
 
 def main() -> None:
@@ -54,11 +55,11 @@ def main() -> None:
     bench = Bench(root, 0)
     try:
         trial = bench.take(TRIAL, 0)
-        pictures = round(len(folders.read_folder(root / "train")) * (1 - Settings.val))
+        images = round(len(image_folder.read_folder(root / "train")) * (1 - Settings.val))
         for name in options.models:
             if (output / "module" / f"{name}.pth").exists():
                 continue
-            epochs = max(1, round(60 * options.minutes / seconds_of_epoch(name, trial, pictures)))
+            epochs = max(1, round(60 * options.minutes / seconds_of_epoch(name, trial, images)))
             print(f"{name}: {epochs} epochs", flush=True)
             command = ("--model", name, "--recipe", "quick", "--data", root, "--epochs", epochs, "--name", name)
             process = start(PROJECT / "train.py", *command, cwd=output)
@@ -91,7 +92,7 @@ def write(found: dict, weights: list[Path], minutes: float) -> None:
     lines = [f"- {verdict['words']}" for verdict in found["verdicts"]]
     (HERE / "networks.md").write_text(
         f"# Networks\n\nWritten by `python -m benchmarks.networks DATASET --minutes {minutes:g}`: each from scratch "
-        f"for about {minutes:g} minutes, {sizes[0]} to {sizes[1]} pixels, then {any_report['count']:,} test pictures "
+        f"for about {minutes:g} minutes, {sizes[0]} to {sizes[1]} pixels, then {any_report['count']:,} test images "
         f"at {any_report['preprocess']['size']} pixels; "
         f"{any_report['device']}.\n\n" + table(rows) + "\n\n" + "\n".join(lines) + "\n",
         encoding="utf-8",

@@ -1,11 +1,11 @@
-"""How well pictures of something else are told from those of the classes: benchmarks/novelty.md.
+"""How well images of something else are told from those of the classes: benchmarks/novelty.md.
 
     python -m benchmarks.novelty module/catdog-resnet18.pth --known dataset --other flowers=FOLDER bees=FOLDER
 
-The known pictures are those of dataset/test; the scores are fitted on dataset/train, of which the same validation
-pictures are set aside as when the weights were trained. Of each class and set the same pictures are taken every time.
+The known images are those of dataset/test; the scores are fitted on dataset/train, of which the same validation
+images are set aside as when the weights were trained. Of each class and set the same images are taken every time.
 
-Pictures of another collection also differ in how they were made, and a blurred flower is easily told from a sharp cat
+Images of another collection also differ in how they were made, and a blurred flower is easily told from a sharp cat
 by the blur. So the sharpness alone is a score of the table as well, and each comparison is made a second time with the
 sharper of the two sets made as blurred as the other one.
 """
@@ -23,17 +23,17 @@ from torch import Tensor
 
 from benchmarks.__main__ import HERE, table
 from classifier import checkpoint as checkpoints
-from classifier import data, folders, novelty
 from classifier.checkpoint import Checkpoint
-from classifier.device import Compute
-from classifier.folders import Folder
-from classifier.inference import prepared_with_features
-from classifier.novelty import KEPT
-from classifier.pictures import is_candidate
-from classifier.precision import choose
+from classifier.data import image_folder, loaders
+from classifier.data.image_folder import ImageFolder
+from classifier.data.images import has_image_extension
+from classifier.device import Compute, select_compute
+from classifier.inference import ood
+from classifier.inference.ood import KEPT
+from classifier.inference.optimize import with_features
 
 BATCH = 64
-SHARES = [*(x / 100 for x in range(10, 100, 5)), 1.0]  # of the side, to which pictures are shrunk
+SHARES = [*(x / 100 for x in range(10, 100, 5)), 1.0]  # of the side, to which images are shrunk
 FINE = 0.2  # cycles per pixel, above which a detail is fine
 
 
@@ -42,25 +42,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--known", type=Path, required=True, help="dataset with train/ and test/ of the classes")
-    parser.add_argument("--other", nargs="+", required=True, metavar="NAME=FOLDER", help="pictures of something else")
-    parser.add_argument("--pictures", type=int, default=1000, help="of each set, at most")
+    parser.add_argument("--other", nargs="+", required=True, metavar="NAME=FOLDER", help="images of something else")
+    parser.add_argument("--images", type=int, default=1000, help="of each set, at most")
     options = parser.parse_args()
     weights = checkpoints.load(options.weights)
-    compute = choose("auto", "auto", weights.network(), weights.preprocess.size)
-    pictures = folders.with_digests(folders.read_folder(options.known / "train"))
-    training, validation = folders.split_validation(pictures, weights.settings["val"])
-    answer = prepared_with_features(weights.network(), compute)
+    compute = select_compute("auto", "auto")
+    images = image_folder.with_digests(image_folder.read_folder(options.known / "train"))
+    training, validation = image_folder.split_validation(images, weights.settings["val"])
+    answer = with_features(weights.network(), compute)
 
-    sets = {"validation": validation, "known": folders.read_folder(options.known / "test")}
+    sets = {"validation": validation, "known": image_folder.read_folder(options.known / "test")}
     for entry in options.other:
         name, _, root = entry.partition("=")
-        paths = [str(path) for path in sorted(Path(root).rglob("*")) if is_candidate(path)]
+        paths = [str(path) for path in sorted(Path(root).rglob("*")) if has_image_extension(path)]
         if not paths:
-            sys.exit(f"{entry}: no pictures there; expected NAME=FOLDER")
-        sets[name] = Folder(Path(root), [name], paths, [0] * len(paths))
-    pixels = {name: pixels_of(novelty.spread(part, options.pictures), weights) for name, part in sets.items()}
-    weights.novelty = novelty.fit_novelty(weights, compute, training, validation)
-    learned = novelty.spread(training)
+            sys.exit(f"{entry}: no images there; expected NAME=FOLDER")
+        sets[name] = ImageFolder(Path(root), [name], paths, [0] * len(paths))
+    pixels = {name: pixels_of(ood.spread(part, options.images), weights) for name, part in sets.items()}
+    weights.ood_stats = ood.fit_novelty(weights, compute, training, validation)
+    learned = ood.spread(training)
     last = features(pixels_of(learned, weights), weights, answer, compute)[1][-1]
     far = distance_to_means(last, torch.tensor(list(learned.labels)))
 
@@ -71,7 +71,7 @@ def main() -> None:
 
     rows = {name: scores(pixels[name]) for name in ("validation", "known")}
     bounds = {name: values.quantile(KEPT) for name, values in rows["validation"].items()}
-    bounds["this project's"] = torch.tensor(weights.novelty["threshold"])
+    bounds["this project's"] = torch.tensor(weights.ood_stats["threshold"])
     lines, notes = [("", "score", "AUROC", "not noticed", "AUROC, equally sharp")], []
     for name in list(sets)[2:]:
         found = scores(pixels[name])
@@ -84,48 +84,48 @@ def main() -> None:
                 name, score, f"{auroc(rows['known'][score], found[score]):.3f}",
                 f"{(found[score] <= bound).double().mean():.0%}", f"{auroc(equal[0][score], equal[1][score]):.3f}",
             ))  # fmt: skip
-        who = "test pictures" if blurred == "known" else name
+        who = "test images" if blurred == "known" else name
         flagged = (equal[0]["this project's"] > bounds["this project's"]).double().mean()
         notes.append(
-            f"- {name}, {len(pixels[name]):,} pictures; equally sharp: {who} shrunk to {share:.0%} of the side and back"
-            + f", when {flagged:.0%} of the test pictures are called unlike" * (blurred == "known")
+            f"- {name}, {len(pixels[name]):,} images; equally sharp: {who} shrunk to {share:.0%} of the side and back"
+            + f", when {flagged:.0%} of the test images are called unlike" * (blurred == "known")
         )
     kept = [f"{score} {(values > bounds[score]).double().mean():.1%}" for score, values in rows["known"].items()]
     text = (
-        "# Pictures of something else\n\n"
+        "# Images of something else\n\n"
         f"Written by `python -m benchmarks.novelty {options.weights.as_posix()} --known DATASET "
         f"--other NAME=FOLDER ...` on {date.today().isoformat()}: {weights.model}, {', '.join(weights.classes)}, "
-        f"fitted on at most {novelty.PICTURES:,} training and as many validation pictures. AUROC: how often a picture "
-        "of something else scores higher than a test picture of the classes; 0.5 is chance. Not noticed: the share "
+        f"fitted on at most {ood.IMAGES:,} training and as many validation images. AUROC: how often an image "
+        "of something else scores higher than a test image of the classes; 0.5 is chance. Not noticed: the share "
         "below the "
-        f"threshold that keeps {KEPT:.0%} of the validation pictures.\n\n{table(lines)}\n\n"
+        f"threshold that keeps {KEPT:.0%} of the validation images.\n\n{table(lines)}\n\n"
         + "\n".join(notes)
-        + f"\n\nOf {len(pixels['known']):,} test pictures of the classes these shares are called unlike, where "
+        + f"\n\nOf {len(pixels['known']):,} test images of the classes these shares are called unlike, where "
         f"{1 - KEPT:.0%} is meant: {', '.join(kept)}.\n\n"
-        "An AUROC that sharpness alone reaches as well says nothing about what the pictures show; the last column "
+        "An AUROC that sharpness alone reaches as well says nothing about what the images show; the last column "
         "does.\n"
     )
     (HERE / "novelty.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def pixels_of(folder: Folder, weights: Checkpoint) -> Tensor:
+def pixels_of(folder: ImageFolder, weights: Checkpoint) -> Tensor:
     """(N, 3, S, S) uint8."""
-    batches = data.loader(data.Pictures(folder, weights.preprocess, threads=2), BATCH)
-    return torch.cat([pixels for pixels, _ in data.on_device(batches, torch.device("cpu"))])
+    batches = loaders.loader(loaders.ImageDataset(folder, weights.preprocess, threads=2), BATCH)
+    return torch.cat([pixels for pixels, _ in loaders.on_device(batches, torch.device("cpu"))])
 
 
 def features(pixels: Tensor, weights: Checkpoint, answer: Callable, compute: Compute) -> tuple[Tensor, list[Tensor]]:
     """Logits and features, as novelty.features_of gives them, of pixels (N, 3, S, S) uint8."""
     batches = ((part.to(compute.device), part) for part in pixels.split(BATCH))
-    return novelty.features_of(answer, batches, weights.preprocess)
+    return ood.features_of(answer, batches, weights.preprocess)
 
 
 def distance_to_means(learned: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """How far features (N, D) are from the nearest class's mean: Mahalanobis's distance, of Lee et al., 2018.
 
     Args:
-        learned: the features of training pictures, (M, D).
+        learned: the features of training images, (M, D).
         labels: their classes, (M,).
     """
     means = torch.stack([learned[labels == label].mean(0) for label in labels.unique()])
@@ -141,9 +141,9 @@ def distance_to_means(learned: Tensor, labels: Tensor) -> Callable[[Tensor], Ten
 def scores_of(
     logits: Tensor, features: list[Tensor], weights: Checkpoint, far: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Of N pictures, each (N,): the larger, the more unlike."""
+    """Of N images, each (N,): the larger, the more unlike."""
     return {
-        "this project's": novelty.score(weights.novelty, features),
+        "this project's": ood.score(weights.ood_stats, features),
         "distance to class means": far(features[-1]),
         "max softmax": -logits.softmax(1).amax(1),  # Hendrycks and Gimpel, 2017
         "energy": -logits.logsumexp(1),  # Liu et al., 2020
@@ -166,7 +166,7 @@ def sharpness(pixels: Tensor) -> Tensor:
 
 
 def shrunk(pixels: Tensor, share: float) -> Tensor:
-    """The same pictures, shrunk to a share of their side and enlarged again."""
+    """The same images, shrunk to a share of their side and enlarged again."""
     side = pixels.shape[-1]
     size = {"mode": "bilinear", "antialias": True}
     parts = (F.interpolate(part.float(), round(share * side), **size) for part in pixels.split(BATCH))

@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.__main__ import HERE, PROJECT, table
 from classifier import checkpoint as checkpoints
 
-CLIENTS, REQUESTS, BAD = 16, 1000, 10  # one request in ten is a file that is no picture
+CLIENTS, REQUESTS, BAD = 16, 1000, 10  # one request in ten is a file that is no image
 SIZES = {"12 megapixels": (4032, 3024), "500 x 375": (500, 375)}
 ROUNDS = 40
 
@@ -86,13 +86,13 @@ def start(folder: Path) -> tuple[subprocess.Popen, str]:
 
 
 def load(address: str, process: int, folder: Path) -> list[tuple[str, str, str]]:
-    """REQUESTS from CLIENTS at once; each answer is compared with that to the same picture alone."""
+    """REQUESTS from CLIENTS at once; each answer is compared with that to the same image alone."""
     good = []
     for number in range(8):
         good.append(folder / f"{number}.jpg")
         photograph((500, 375), number).save(good[-1])
     bad = folder / "bad.jpg"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     client = Client(address, verbose=False)
     alone = {path: label(client.predict(handle_file(path), api_name="/classify")) for path in good}
     clients = threading.local()
@@ -109,7 +109,7 @@ def load(address: str, process: int, folder: Path) -> list[tuple[str, str, str]]
             answer = label(own.predict(handle_file(path), api_name="/classify"))
             result = "right" if answer == alone.get(path) else "wrong"
         except AppError as error:
-            result = "sentence" if path == bad and "not a picture" in str(error) else "wrong"
+            result = "sentence" if path == bad and "not an image" in str(error) else "wrong"
         with lock:
             counts[result] += 1
             seconds.append(time.perf_counter() - begun)

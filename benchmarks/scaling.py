@@ -29,42 +29,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=4000)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     configurations = {f"1 process, {cores} threads": (1, cores)} | {
         f"{count} process{'es' * (count > 1)} of 1 thread": (count, 1) for count in (1, 2, 4)
     }
     rates: dict[str, dict[str, list[float]]] = {name: {} for name in configurations}
-    root = Bench(options.data.resolve(), 0).take(options.pictures, options.pictures // 2)
+    root = Bench(options.data.resolve(), 0).take(options.images, options.images // 2)
     for _ in range(options.rounds):
         for name, (count, threads) in configurations.items():
             with tempfile.TemporaryDirectory() as folder:
                 for task, rate in measure(Path(folder), root / "dataset", count, threads).items():
                     rates[name].setdefault(task, []).append(rate)
-                    print(f"{name}, {task}: {rate:.0f} pictures/s", flush=True)
+                    print(f"{name}, {task}: {rate:.0f} images/s", flush=True)
     tasks = list(rates[next(iter(rates))])
-    rows = [("pictures/s", *tasks)]
+    rows = [("images/s", *tasks)]
     for name, found in rates.items():
         rows.append((name, *(f"{statistics.median(found[task]):,.0f}" for task in tasks)))
     (HERE / "scaling.md").write_text(
         f"# Several processes\n\nWritten by `python -m benchmarks.scaling DATA --rounds {options.rounds}` on "
         f"{device_name(torch.device('cpu')).split(',')[0]}, {cores} cores, no GPU: ResNet-18 in bfloat16, gloo over "
-        f"loopback. Training at 64 pixels, batches of 64 in all, {options.pictures:,} pictures kept ready, epoch 2;"
-        f" evaluate.py and predict.py with the weights of that run, {options.pictures // 2:,} pictures from files.\n\n"
+        f"loopback. Training at 64 pixels, batches of 64 in all, {options.images:,} images kept ready, epoch 2;"
+        f" evaluate.py and predict.py with the weights of that run, {options.images // 2:,} images from files.\n\n"
         + table(rows) + "\n"
     )  # fmt: skip
 
 
 def measure(folder: Path, dataset: Path, count: int, threads: int) -> dict[str, float]:
-    """Pictures/s of training, evaluation and prediction."""
+    """Images/s of training, evaluation and prediction."""
     run(folder, count, threads, "train.py", "--data", dataset, "--name", "run", *TRAIN)
     saved = checkpoint.load(folder / "module" / "run.last.pth")
-    pictures = dataset / "test"
-    run(folder, count, threads, "evaluate.py", "module/run.pth", "--data", pictures, *ANSWER)
+    images = dataset / "test"
+    run(folder, count, threads, "evaluate.py", "module/run.pth", "--data", images, *ANSWER)
     (report,) = (folder / "logs" / "evaluate").glob("*/*/report.json")
     start = time.perf_counter()
-    run(folder, count, threads, "predict.py", pictures, *ANSWER)
+    run(folder, count, threads, "predict.py", images, *ANSWER)
     seconds = time.perf_counter() - start
     rows = len((folder / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()) - 1
     return {

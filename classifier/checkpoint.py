@@ -8,9 +8,9 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
     preprocess  size, resize, mean, std, interpolation: see preprocess.py
     state_dict  the weights of the plain network: kernels and matrices in float16, which halves the file
     scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
-    temperature divides the logits, so that probabilities mean what they say; fitted on validation pictures
-    novelty     what tells pictures unlike the training pictures: see novelty.py
-    data        folder, kind ("drawings" or "photographs"), pictures per part
+    temperature divides the logits, so that probabilities mean what they say; fitted on validation images
+    novelty     what tells images unlike the training images: see novelty.py
+    data        folder, kind ("drawings" or "photographs"), images per part
     settings    the run's settings, as train.py had them
     versions    of python, torch, torchvision, pillow
     created     when, ISO 8601
@@ -38,15 +38,17 @@ from pathlib import Path, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
-from classifier import novelty, untrusted
+from classifier import safe_load
 from classifier.cli import UserError
-from classifier.preprocess import NORMALIZATIONS, Preprocess
+from classifier.data.transforms import NORMALIZATIONS, Preprocess
+from classifier.inference import ood
 from zoo import MODELS
 
 FORMAT = 1
+KEYS = {"ood_stats": "novelty"}  # field -> key in the file, where they differ
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
-OLDER = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # as scripts of tutorials prepare pictures
+OLDER = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # as scripts of tutorials prepare images
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
 
 
@@ -69,7 +71,7 @@ class Checkpoint:
     created: str = ""
     resume: dict = field(default_factory=dict)
     temperature: float = 1.0
-    novelty: dict = field(default_factory=dict)
+    ood_stats: dict = field(default_factory=dict)
     path: Path | None = None
     assumed: str = ""  # the preprocessing taken for granted where a plain state_dict does not say
 
@@ -90,7 +92,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     content |= {"versions": versions()}
     for key, value in vars(checkpoint).items():
         if value and key not in ("path", "assumed"):
-            content[key] = value
+            content[KEYS.get(key, key)] = value
     content["preprocess"] = checkpoint.preprocess.to_dict()
     content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
 
@@ -181,7 +183,7 @@ def glance(path: Path) -> tuple[dict, bool]:
     Raises:
         Exception: `load` says what is wrong.
     """
-    untrusted.check_file(path, checksums=False)
+    safe_load.check_file(path, checksums=False)
     said = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return dict(said["settings"]), bool(said["resume"].get("done", True))
 
@@ -217,9 +219,9 @@ def _read(path: Path) -> object:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        untrusted.check_file(path)
+        safe_load.check_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        untrusted.check_content(content)
+        safe_load.check_content(content)
         return content
     except pickle.UnpicklingError as error:
         # a pickle that is not one of plain data names what it wants to call; other files only look like one by chance
@@ -229,7 +231,7 @@ def _read(path: Path) -> object:
                 "load it where it comes from and save model.state_dict() instead of the whole model."
             ) from None
         raise CheckpointError(f"{path} is not a .pth of PyTorch (its content is something else).") from None
-    except untrusted.UntrustedError as error:
+    except safe_load.UntrustedError as error:
         raise CheckpointError(f"{path} is not used: {error}. Do not trust this file.") from None
     except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         raise CheckpointError(damaged) from error
@@ -243,7 +245,7 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
         raise CheckpointError(f"{path} is for {model!r}; known here are {', '.join(MODELS)}.")
     names = {entry.name for entry in dataclasses.fields(Checkpoint)} - {"path", "assumed"}
     try:
-        values = {name: content[name] for name in names if name in content}
+        values = {name: content[KEYS.get(name, name)] for name in names if KEYS.get(name, name) in content}
         values["preprocess"] = Preprocess.from_dict(content["preprocess"])
         checkpoint = Checkpoint(**values)
         names = checkpoint.classes if isinstance(checkpoint.classes, list) else [None]
@@ -251,12 +253,12 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
             raise TypeError("class names have to be text, each the name of a folder")
         if not isinstance(checkpoint.temperature, float) or not 0 < checkpoint.temperature < math.inf:
             raise TypeError("temperature is not a number above 0")
-        for name in ("scores", "novelty", "data", "settings", "versions", "resume"):
+        for name in ("scores", "ood_stats", "data", "settings", "versions", "resume"):
             if not isinstance(getattr(checkpoint, name), dict):
                 raise TypeError(f"{name} is not a dictionary")
         if not all(isinstance(value, (str, int, float, bool)) for value in checkpoint.settings.values()):
             raise TypeError("settings have to be text, numbers, yes or no")
-        novelty.check(checkpoint.novelty)
+        ood.check(checkpoint.ood_stats)
         fits = shapes(checkpoint.state_dict) == shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error

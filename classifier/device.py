@@ -1,19 +1,26 @@
-"""Where the network computes, and in which format."""
+"""Where a network computes, and in which number format: both follow from what the machine can do."""
 
 import contextlib
 import ctypes
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from classifier.cli import UserError
-from classifier.distributed import COUNT, LOCAL_RANK
+from classifier.distributed import LOCAL_RANK, WORLD_SIZE
 
 # Processes that torchrun has started on this machine. It lets each compute with one thread, unless OMP_NUM_THREADS says
 # otherwise, and so it stays: on the CPU as many processes are meant as there are cores, on GPUs little is left for it.
-LOCAL_COUNT = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-EACH = f"{COUNT} processes, each on " if COUNT > 1 else ""  # for people, before the name of a device
+LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+EACH = f"{WORLD_SIZE} processes, each on " if WORLD_SIZE > 1 else ""  # for people, before the name of a device
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# values of ONEDNN_MAX_CPU_ISA that leave oneDNN its bfloat16 instructions; others take them away
+ISA_WITH_BFLOAT16 = {"DEFAULT", "ALL", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX"}
+ISA_WITH_BFLOAT16 |= {"AVX512_CORE_AMX_FP16", "AVX10_1_512", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,58 @@ class Compute:
         return f"{EACH}{device_name(self.device)} ({self.why_device}), {self.format} ({self.why_format})"
 
 
-def find_device(name: str) -> tuple[torch.device, str]:
+def select_compute(device: str, precision: Precision, recorded: str = "") -> Compute:
+    """The device to compute on and the number format that suits it.
+
+    On the CPU that is bfloat16 where the processor computes it natively, otherwise float32; on CUDA bfloat16 from
+    compute capability 8.0 on, float16 from 7.0 on. All are channels-last, the faster order of values for convolutions
+    (`python -m benchmarks.compute_only` measures it).
+
+    Args:
+        device: as for `select_device`.
+        precision: "auto", or the format to compute convolutions and matrix products in. Weights that are trained,
+            batch norm, softmax and loss are float32 always.
+        recorded: the format that a resumed run has recorded, such as "bfloat16 channels-last"; kept with "auto".
+
+    Raises:
+        UserError: there is no such device.
+    """
+    chosen, why_device = select_device(device)
+    set_up(chosen)
+    dtype, why = native_dtype(chosen)
+    memory_format = torch.channels_last
+    if precision != "auto":
+        dtype, why = DTYPES[precision], "as asked"
+        if chosen.type == "cuda" and dtype == torch.float32:
+            why += "; products in TF32 where the GPU has it"
+    elif recorded:
+        name, _, order = recorded.partition(" ")
+        dtype, why = getattr(torch, name), "as this run began"
+        memory_format = torch.channels_last if order else torch.contiguous_format
+    return Compute(chosen, dtype, memory_format, why_device, why)
+
+
+def native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """The shortest format that the device computes natively, and why it is this one."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
+            return torch.bfloat16, "the GPU computes it natively"
+        if capability >= (7, 0):
+            return torch.float16, "the GPU computes it natively, and bfloat16 not"
+        return torch.float32, "the GPU has no faster format"
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16, "the processor computes it natively"
+    return torch.float32, "nothing shorter is native here"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether oneDNN, which computes PyTorch's convolutions on x86, may use and finds bfloat16 instructions."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "DEFAULT")).upper()
+    return limit in ISA_WITH_BFLOAT16 and torch.cpu._is_avx512_bf16_supported()
+
+
+def select_device(name: str) -> tuple[torch.device, str]:
     """The device of that name, or for "auto" the fastest that is there; and why.
 
     Of several processes on a machine, "auto" and "cuda" give each a GPU of its own.
@@ -56,7 +114,7 @@ def find_device(name: str) -> tuple[torch.device, str]:
     if name == "auto":
         chosen = next((kind for kind, there in found.items() if there), "cpu")
         why = "the fastest here" if chosen != "cpu" else "PyTorch finds no GPU"
-    if LOCAL_COUNT > 1 and found.get(chosen.partition(":")[0]):
+    if LOCAL_WORLD_SIZE > 1 and found.get(chosen.partition(":")[0]):
         chosen = _own_gpu(name, chosen)
     try:
         device = torch.device(chosen)
@@ -73,13 +131,13 @@ def _own_gpu(name: str, chosen: str) -> str:
     kind, _, number = chosen.partition(":")
     if number:
         raise UserError(
-            f"--device {name} is one GPU, but {LOCAL_COUNT} processes on this machine need one each. Say --device "
+            f"--device {name} is one GPU, but {LOCAL_WORLD_SIZE} processes on this machine need one each. Say --device "
             f"{kind}, or start one process."
         )
     count = torch.cuda.device_count() if kind == "cuda" else 1
-    if count < LOCAL_COUNT:
+    if count < LOCAL_WORLD_SIZE:
         raise UserError(
-            f"--device {name}: {LOCAL_COUNT} processes on this machine need a GPU each, and it has {count}. Start "
+            f"--device {name}: {LOCAL_WORLD_SIZE} processes on this machine need a GPU each, and it has {count}. Start "
             f"{count} (--nproc-per-node={count}), or compute with --device cpu."
         )
     return f"{kind}:{LOCAL_RANK}"

@@ -22,16 +22,16 @@ from torch.nn.parallel import DistributedDataParallel
 from classifier.cli import UserError
 
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
-COUNT = int(os.environ.get("WORLD_SIZE", 1))
-FIRST = RANK == 0
-NO_BAR = None if FIRST else True  # for tqdm's `disable`: where there is no terminal, and in all others
-PATIENCE = timedelta(hours=2)  # for one that opens all pictures once while the others wait
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+IS_MAIN = RANK == 0
+DISABLE_TQDM = None if IS_MAIN else True  # for tqdm's `disable`: where there is no terminal, and in all others
+PATIENCE = timedelta(hours=2)  # for one that opens all images once while the others wait
 GONE = ("closed by peer", "reset by peer", "Broken pipe", "NCCL", "Connection refused")  # another process has ended
 
 T = TypeVar("T")
 
 
-class Silent:
+class NullLogger:
     """Takes every call and does nothing: what the other processes have in place of the one that writes."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -39,7 +39,7 @@ class Silent:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Meet the other processes, for the time being; only the first one's standard output is seen.
 
     On the CPU they talk through gloo, about what is on a GPU through NCCL.
@@ -47,7 +47,7 @@ def together() -> Iterator[None]:
     Raises:
         UserError: another process has ended.
     """
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         yield
         return
     store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
@@ -57,7 +57,7 @@ def together() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with (
         Path(os.devnull).open("w", errors="replace") as nowhere,
-        contextlib.redirect_stdout(sys.stdout if FIRST else nowhere),
+        contextlib.redirect_stdout(sys.stdout if IS_MAIN else nowhere),
     ):
         try:
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
@@ -73,95 +73,95 @@ def together() -> Iterator[None]:
 
 def gone(error: BaseException) -> bool:
     """Whether this says that another process has ended."""
-    return COUNT > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in GONE)
+    return WORLD_SIZE > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in GONE)
 
 
-def own(items: Sequence[T]) -> Sequence[T]:
+def shard(items: Sequence[T]) -> Sequence[T]:
     """This process's share: every COUNT-th item."""
-    return items[RANK::COUNT]
+    return items[RANK::WORLD_SIZE]
 
 
-def gathered(values: T) -> list[T]:
+def all_gather_object(values: T) -> list[T]:
     """What each process gives, in the order of their ranks, in every process; plain values and tensors on the CPU."""
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         return [values]
-    everyone: list = [None] * COUNT
+    everyone: list = [None] * WORLD_SIZE
     dist.all_gather_object(everyone, values)
     return everyone
 
 
-def interleaved(values: Tensor, total: int) -> Tensor:
+def gather_strided(values: Tensor, all_reduce_sum: int) -> Tensor:
     """Undo `own`: of each process the rows of its share, on the CPU -> all `total` rows in their order, everywhere."""
-    whole = values.new_empty((total, *values.shape[1:]))
-    for rank, part in enumerate(gathered(values)):
-        whole[rank::COUNT] = part
+    whole = values.new_empty((all_reduce_sum, *values.shape[1:]))
+    for rank, part in enumerate(all_gather_object(values)):
+        whole[rank::WORLD_SIZE] = part
     return whole
 
 
-def from_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """The first process's value, in every process."""
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def first_decides(make: Callable[[], T]) -> T:
+def run_on_main_and_broadcast(make: Callable[[], T]) -> T:
     """What `make` gives in the first process, in every process. Where it fails there, all end; the first says why."""
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         return make()
     value, error = None, None
     try:
-        value = make() if FIRST else None
+        value = make() if IS_MAIN else None
     except (UserError, SystemExit) as failure:
         error = failure
     code = error.code if isinstance(error, SystemExit) else 2  # --help, too, ends all
-    value, failed, code = from_first((value, error is not None, code))
+    value, failed, code = broadcast_object((value, error is not None, code))
     if failed:
         raise error or SystemExit(code)
     return value
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over all processes, in place."""
-    if COUNT > 1:
+    if WORLD_SIZE > 1:
         dist.all_reduce(values)
     return values
 
 
 @contextlib.contextmanager
-def one_first() -> Iterator[None]:
+def local_main_process_first() -> Iterator[None]:
     """What is done here is done by one process of each machine, then by the others, which find it done."""
-    if COUNT > 1 and LOCAL_RANK:
+    if WORLD_SIZE > 1 and LOCAL_RANK:
         dist.barrier()
     yield
-    if COUNT > 1 and not LOCAL_RANK:
+    if WORLD_SIZE > 1 and not LOCAL_RANK:
         dist.barrier()
 
 
 # --- training
 
 
-def averaging(network: nn.Module) -> nn.Module:
+def data_parallel(network: nn.Module) -> nn.Module:
     """The network, whose gradients become the mean over all processes; where there is one, the network itself."""
-    return DistributedDataParallel(network) if COUNT > 1 else network
+    return DistributedDataParallel(network) if WORLD_SIZE > 1 else network
 
 
-def local(network: nn.Module) -> contextlib.AbstractContextManager:
+def no_sync(network: nn.Module) -> contextlib.AbstractContextManager:
     """Within it, the gradients of what `averaging` gave are not averaged yet: more parts of the step are to come."""
-    return network.no_sync() if COUNT > 1 else contextlib.nullcontext()
+    return network.no_sync() if WORLD_SIZE > 1 else contextlib.nullcontext()
 
 
-def share_buffers(network: nn.Module) -> None:
+def broadcast_buffers(network: nn.Module) -> None:
     """The first process's batch norm statistics, in every process."""
-    if COUNT > 1:
+    if WORLD_SIZE > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def synchronize_batch_norm(network: nn.Module) -> nn.Module:
-    """The network with batch norm over the pictures of all processes, as if they were one batch; names stay."""
+    """The network with batch norm over the images of all processes, as if they were one batch; names stay."""
     if next(network.parameters()).device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
@@ -175,15 +175,15 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: object, values: Tensor) -> Tensor:
-        return total(values.clone()) / COUNT
+        return all_reduce_sum(values.clone()) / WORLD_SIZE
 
     @staticmethod
     def backward(_context: object, gradient: Tensor) -> Tensor:
-        return total(gradient.clone()) / COUNT
+        return all_reduce_sum(gradient.clone()) / WORLD_SIZE
 
 
 class SynchronizedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes, each of which has equally many pictures; PyTorch's own works on GPUs only."""
+    """Batch norm over all processes, each of which has equally many images; PyTorch's own works on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape"""
@@ -193,7 +193,7 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
         mean = _Mean.apply(exact.mean(axes))
         centred = exact - mean.view(shape)
         variance = _Mean.apply(centred.square().mean(axes))
-        count = COUNT * x.numel() / x.shape[1]
+        count = WORLD_SIZE * x.numel() / x.shape[1]
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier.augment import Augment, scaled
-from classifier.drawing import draw
-from classifier.preprocess import Preprocess
-from classifier.sample import CLASSES
+from classifier.data.augment import Augment, scaled
+from classifier.data.drawings import draw
+from classifier.data.sample_set import CLASSES
+from classifier.data.transforms import Preprocess
 from resnet import BasicBlock, ResNet
 
-SIZE = 48  # pixels of the pictures
+SIZE = 48  # pixels of the images
 SEEDS = range(3)
 normalize = Preprocess().normalize
 
@@ -23,8 +23,8 @@ normalize = Preprocess().normalize
 def drawings(split: str, count: int, side: int) -> tuple[Tensor, Tensor]:
     """`count` drawings, cats and dogs in turn -> (count, 3, side, side) uint8, (count,) labels."""
     preprocess = Preprocess(size=side)
-    pictures = [preprocess.pixels(draw(split, CLASSES[i % 2], i // 2)) for i in range(count)]
-    return torch.stack(pictures), torch.arange(count) % 2
+    images = [preprocess.pixels(draw(split, CLASSES[i % 2], i // 2)) for i in range(count)]
+    return torch.stack(images), torch.arange(count) % 2
 
 
 # ---- shortcuts
@@ -112,7 +112,7 @@ def train_small(
         seed: decides first weights, order and augmentation.
         augment, weight_decay, dropout, falling: what is tried. Dropout comes before the linear layer; a falling
             learning rate follows half a cosine to 0.
-        epochs: how often every picture is shown.
+        epochs: how often every image is shown.
 
     Returns:
         "accuracies": right in the test part after every epoch; "loss": cross-entropy there at the end; "by heart": the

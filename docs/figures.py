@@ -24,9 +24,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # as a script this file sees its own folder only
 
 from classifier import checkpoint
-from classifier.augment import MARGIN, scaled
-from classifier.drawing import draw
-from classifier.plots import COLORS, FAINT, INK, styled
+from classifier.data.augment import MARGIN, scaled
+from classifier.data.drawings import draw
+from classifier.evaluation.plots import COLORS, FAINT, INK, styled
 from docs import experiments
 from docs.experiments import BLOCKS, OPTIONS, RATES, SEEDS, SIZE, STARTS, drawings, normalize
 from resnet import resnet18
@@ -72,7 +72,7 @@ def fields() -> list[int]:
 def seen(network: nn.Module, x: Tensor) -> list[Tensor]:
     """For each part in SEEN, (224, 224): how much the middle of its map depends on each pixel.
 
-    That is the gradient of the middle value, all channels added; its size, averaged over pictures and colours.
+    That is the gradient of the middle value, all channels added; its size, averaged over images and colours.
     """
     middles = []
     for name in SEEN:
@@ -131,11 +131,11 @@ def receptive_figure(fresh: list[Tensor], trained: list[Tensor]) -> Figure:
 def edge_figure() -> Figure:
     """A drawing, its changes to the right and downwards, and the length of both together."""
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    picture = torch.from_numpy(np.array(draw("test", "cat", 1).convert("L"))) / 255
-    right, down = F.conv2d(picture[None, None], torch.stack([sobel, sobel.T])[:, None], padding=1)[0]
+    image = torch.from_numpy(np.array(draw("test", "cat", 1).convert("L"))) / 255
+    right, down = F.conv2d(image[None, None], torch.stack([sobel, sobel.T])[:, None], padding=1)[0]
     figure = Figure(figsize=(8.8, 2.5), layout="constrained")
     panels = [
-        (picture, "gray", 0, 1, "picture"),
+        (image, "gray", 0, 1, "picture"),
         (right, "RdBu", -2, 2, "change to the right"),
         (down, "RdBu", -2, 2, "change downwards"),
         ((right**2 + down**2).sqrt(), "gray", 0, 2, "both together"),
@@ -238,7 +238,7 @@ def see(folder: Path) -> dict[str, list]:
 
 
 def shortcuts(folder: Path, pixels: Tensor, labels: Tensor) -> dict[str, list]:
-    """Plain against residual networks of 34 layers, on (N, 3, S, S) uint8 pictures."""
+    """Plain against residual networks of 34 layers, on (N, 3, S, S) uint8 images."""
     x = normalize(scaled(pixels, SIZE))
     gradients = {start: {} for start in STARTS}
     losses = {rate: {} for rate in RATES}

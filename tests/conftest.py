@@ -1,4 +1,4 @@
-"""What several tests need: the scripts as processes, and small folders of pictures."""
+"""What several tests need: the scripts as processes, and small folders of images."""
 
 import contextlib
 import http.server
@@ -48,7 +48,7 @@ def serving(handler: type, **attributes: object) -> Iterator[http.server.Threadi
         thread.join()
 
 
-def make_pictures(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+def make_images(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
     """`root/<class>/<i>.png`: noise with a bright bar whose direction tells the class, so that it can be learned."""
     random = np.random.default_rng(seed)
     for label, (name, count) in enumerate(classes.items()):
@@ -65,10 +65,10 @@ def make_pictures(root: Path, classes: dict[str, int], size: int = 40, seed: int
 
 @pytest.fixture(scope="session")
 def bars(tmp_path_factory) -> Path:
-    """dataset/train and dataset/test with two classes of 40 and 12 small pictures."""
+    """dataset/train and dataset/test with two classes of 40 and 12 small images."""
     root = tmp_path_factory.mktemp("bars") / "dataset"
-    make_pictures(root / "train", {"across": 40, "down": 40})
-    make_pictures(root / "test", {"across": 12, "down": 12}, seed=1)
+    make_images(root / "train", {"across": 40, "down": 40})
+    make_images(root / "test", {"across": 12, "down": 12}, seed=1)
     return root
 
 

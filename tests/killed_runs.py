@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import train
-from classifier import checkpoint, cli, records  # records: train.py imports it only when it begins, so here in advance
+from classifier import checkpoint, cli
+from classifier.training import tensorboard  # records: train.py imports it only when it begins, so here in advance
 from zoo import MODELS
 
 WAYS = ("time", "step", "half written", "before the disk", "before the name", "after the name", "records")
@@ -84,7 +85,7 @@ def prepare_death(way: str, count: int) -> None:
     elif way in ("before the name", "after the name"):
         die_at(checkpoint, "_replace", count, after=way.startswith("after"))
     elif way == "records":
-        die_at(records.Records, "flush", count, after=True)
+        die_at(tensorboard.Records, "flush", count, after=True)
 
 
 def life(folder: Path, arguments: list[str], way: str = "", count: int = 0, seconds: float = 0) -> int:

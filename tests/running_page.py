@@ -16,7 +16,7 @@ from PIL import Image
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
-from classifier.preprocess import Preprocess
+from classifier.data.transforms import Preprocess
 from zoo import MODELS
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
@@ -35,7 +35,7 @@ class Server:
     wanted_port: int
 
 
-def picture(size: tuple[int, int] = (120, 80)) -> Image.Image:
+def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
     """Something with corners that differ, so that turning it matters."""
     ramp = np.linspace(0, 255, size[0] * size[1]).reshape(size[1], size[0])
     return Image.fromarray(np.stack([ramp, ramp[::-1], np.full_like(ramp, 90)], 2).astype(np.uint8))
@@ -50,7 +50,7 @@ def running_page(folder: Path) -> Iterator[Server]:
     for name in CLASSES:
         (folder / "photos" / "test" / name).mkdir(parents=True)
         for number in range(3):
-            picture((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
+            image((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with app_process(folder, port, "--review") as said:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier import plots
 from classifier.checkpoint import Checkpoint
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.preprocess import Preprocess
-from page.about import about
-from page.citation import bibtex, network_name
-from page.weaknesses import mistakes, table
-from page.words import Speaker
+from classifier.evaluation import plots
 from tests.conftest import run_code
+from webui.about import about
+from webui.citation import bibtex, network_name
+from webui.weaknesses import mistakes, table
+from webui.words import Speaker
 from zoo import MODELS
 
 CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
@@ -35,9 +35,10 @@ def full():
     return Checkpoint(
         "resnet18", ["cat", "dog"], Preprocess(size=192, resize="squash"), {},
         scores={"test": TEST, "val": {"accuracy": 0.9, "count": 500}, "history": HISTORY},
-        data={"root": "/home/somebody/dataset", "kind": "pictures", "train": 18995, "val": 500},
+        data={"root": "/home/somebody/dataset", "kind": "images", "train": 18995, "val": 500},
         settings={"weights": "module/earlier.pth"},
-        created="2026-11-22T15:31:38+00:00", temperature=0.38, novelty={"threshold": 2.5}, path=Path("module/pets.pth"),
+        created="2026-11-22T15:31:38+00:00", temperature=0.38,
+        ood_stats={"threshold": 2.5}, path=Path("module/pets.pth"),
     )  # fmt: skip
 
 
@@ -71,15 +72,15 @@ def test_all_that_the_file_holds(full):
     for words in (
         "pets.pth, trained on 2026-11-22",
         "ResNet-18, 11.2 million parameters",
-        "the whole picture, squashed to 192 × 192 pixels",
+        "the whole image, squashed to 192 × 192 pixels",
         "Classes 2: cat, dog",
-        "18,995 pictures, in dataset",
+        "18,995 images, in dataset",
         "Began with earlier.pth",
-        "95.6% of 2,000 test pictures, which it had never seen; 95% interval 94.6% to 96.4%",
+        "95.6% of 2,000 test images, which it had never seen; 95% interval 94.6% to 96.4%",
         "off by 0.7 points on average",
         "3 epochs in 30 min; the best was epoch 2",
         "float32",
-        "75 of 1,000 test pictures of dog taken for cat",
+        "75 of 1,000 test images of dog taken for cat",
         "it was 104 of 2,000",
         "cat 92.9% 98.7% 95.7% 1,000",  # precision, recall, F1
         "cat 987 13 dog 75 925",
@@ -87,7 +88,7 @@ def test_all_that_the_file_holds(full):
         "@inproceedings{he2016resnet,",
     ):
         assert words in said, words
-    assert "somebody" not in said  # whose home the pictures lie in is nobody's business
+    assert "somebody" not in said  # whose home the images lie in is nobody's business
 
 
 def test_what_is_not_known_is_left_out(full):
@@ -99,7 +100,7 @@ def test_what_is_not_known_is_left_out(full):
     for words in ("Learned from", "Training", "How it learned", "class by class", "None", "@misc{a, year"):
         assert words not in said, words
     without_test = replace(full, scores={"val": full.scores["val"]})
-    assert "90.0% of 500 validation pictures, by which the best epoch was chosen. Not tested yet" in text(without_test)
+    assert "90.0% of 500 validation images, by which the best epoch was chosen. Not tested yet" in text(without_test)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +147,14 @@ def test_of_many_classes_the_worst_are_shown(full):
     classes = [f"kind_{i}" for i in range(30)]
     matrix = torch.diag(torch.full((30,), 10))
     matrix[7, 7], matrix[7, 3] = 4, 6
-    matrix[9] = 0  # no test pictures
+    matrix[9] = 0  # no test images
     scores = {"test": TEST | {"confusion_matrix": matrix.tolist()}}
     checkpoint = replace(full, classes=classes, scores=scores)
     assert mistakes(checkpoint) == [("kind_7", "kind_3", 6, 10)]
     shown = table(checkpoint, Speaker())
     assert shown["classes"][0].name == "kind_7" and len(shown["classes"]) == 12 and not shown["few"]
     said = text(checkpoint)
-    assert "kind 7, 40.0% of 10 test pictures" in said and "kind 7 kind 3 6 / 10" in said
+    assert "kind 7, 40.0% of 10 test images" in said and "kind 7 kind 3 6 / 10" in said
     assert "30: kind 0, kind 1" in said and "kind 19, ..." in said
 
 
@@ -176,7 +177,7 @@ def test_the_curves_of_the_same_run_are_drawn_once(full, monkeypatch):
 
 
 def test_the_page_starts_without_what_only_curves_need():
-    done = run_code("import sys, page.about; print('matplotlib' in sys.modules, 'sklearn' in sys.modules)")
+    done = run_code("import sys, webui.about; print('matplotlib' in sys.modules, 'sklearn' in sys.modules)")
     assert done.stdout.split() == ["False", "False"], done.stderr
 
 
@@ -198,5 +199,5 @@ def test_a_citation_is_what_latex_takes(full):
     odd = replace(full, path=Path("我的_100%.pth"), classes=["a_b", "c{d}", "e\\f"], created="")
     own = bibtex(odd).split("\n\n")[0]
     assert own.startswith("@misc{100,") and r"我的\_100\%" in own and r"a\_b, cd, e\textbackslash f" in own
-    assert r"18,995 training pictures; 95.6\% of 2,000 test pictures right" in own and "year" not in own
+    assert r"18,995 training images; 95.6\% of 2,000 test images right" in own and "year" not in own
     assert "year = {2026}" in bibtex(full)

@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from classifier.cli import UserError
-from tests.running_page import APP, CLASSES, address, app_process, picture, save_weights
+from tests.running_page import APP, CLASSES, address, app_process, image, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def client(server) -> Client:
 def rotated(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture().save(path, exif=exif)
+    image().save(path, exif=exif)
 
 
 def translucent(path: Path) -> None:
-    image = picture()
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    image.save(path)
+    picture = image()
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture.save(path)
 
 
 def deep_grey(path: Path) -> None:
@@ -45,15 +45,15 @@ def deep_grey(path: Path) -> None:
 
 
 def palette(path: Path) -> None:
-    picture().quantize(16).save(path, transparency=3)
+    image().quantize(16).save(path, transparency=3)
 
 
 def animated(path: Path) -> None:
-    picture().save(path, save_all=True, append_images=[picture().rotate(180)], duration=100)
+    image().save(path, save_all=True, append_images=[image().rotate(180)], duration=100)
 
 
 def plain(path: Path) -> None:
-    picture().save(path)
+    image().save(path)
 
 
 GOOD = {
@@ -62,7 +62,7 @@ GOOD = {
     "palette.png": palette,
     "grey16.png": deep_grey,
     "rotated.jpg": rotated,
-    "cmyk.jpg": lambda path: picture().convert("CMYK").save(path),
+    "cmyk.jpg": lambda path: image().convert("CMYK").save(path),
     "animated.gif": animated,
     "new.avif": plain,
     "new.webp": plain,
@@ -83,12 +83,12 @@ def huge(path: Path) -> None:
 
 
 def truncated(path: Path) -> None:
-    picture((400, 300)).save(path)
+    image((400, 300)).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
 
 
 BAD = {
-    "text.jpg": (lambda path: path.write_text("not a picture at all"), "This file is not a picture that can be read"),
+    "text.jpg": (lambda path: path.write_text("not an image at all"), "This file is not an image that can be read"),
     "truncated.jpg": (truncated, "This file is damaged"),
     "empty.jpg": (lambda path: path.write_bytes(b""), "This file is empty"),
     "huge.png": (huge, "This file .* more than 50 million pixels"),
@@ -135,22 +135,22 @@ def test_an_unreadable_file_is_answered_with_the_reason(name, client, tmp_path):
         client.predict(handle_file(tmp_path / name), api_name="/classify")
 
 
-def test_no_picture_is_answered_with_a_sentence(client):
-    with pytest.raises(AppError, match=r"Send one picture\."):
+def test_no_image_is_answered_with_a_sentence(client):
+    with pytest.raises(AppError, match=r"Send one image\."):
         client.predict(None, api_name="/classify")
-    with pytest.raises(AppError, match="Send pictures"):
+    with pytest.raises(AppError, match="Send images"):
         client.predict([], api_name="/classify_many")
 
 
-def test_many_pictures_and_a_zip_with_bad_ones_among_them(client, server, tmp_path):
+def test_many_images_and_a_zip_with_bad_ones_among_them(client, server, tmp_path):
     plain(tmp_path / "good.jpg")
     truncated(tmp_path / "truncated.jpg")
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
         archive.write(tmp_path / "good.jpg", "inner/1.jpg")
-        archive.writestr("inner/2.jpg", "no picture")
-        archive.writestr("notes.txt", "no picture either")
+        archive.writestr("inner/2.jpg", "no image")
+        archive.writestr("notes.txt", "no image either")
     with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
-        archive.writestr("notes.txt", "no picture")
+        archive.writestr("notes.txt", "no image")
     good = tmp_path / "good.jpg"
     files = [tmp_path / "truncated.jpg", tmp_path / "holiday.zip", good, good, tmp_path / "notes.zip"]
     answers = client.predict([handle_file(path) for path in files], api_name="/classify_many")
@@ -159,8 +159,8 @@ def test_many_pictures_and_a_zip_with_bad_ones_among_them(client, server, tmp_pa
     ]  # fmt: skip
     for answer in (answers[1], answers[3], answers[4]):
         check_answer(answer | {"milliseconds": 1}, expected(server, tmp_path / "good.jpg"))
-    assert "is damaged" in answers[0]["error"] and "is not a picture" in answers[2]["error"]
-    assert answers[5]["error"] == "This file holds no pictures."
+    assert "is damaged" in answers[0]["error"] and "is not an image" in answers[2]["error"]
+    assert answers[5]["error"] == "This file holds no images."
 
 
 def test_a_zip_of_very_many_is_refused(client, tmp_path):
@@ -168,8 +168,8 @@ def test_a_zip_of_very_many_is_refused(client, tmp_path):
     content = (tmp_path / "good.jpg").read_bytes()
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(520):
-            archive.writestr(f"{number}.jpg", content if number < 3 else b"no picture")
-    with pytest.raises(AppError, match="At most 500 pictures"):
+            archive.writestr(f"{number}.jpg", content if number < 3 else b"no image")
+    with pytest.raises(AppError, match="At most 500 images"):
         client.predict([handle_file(tmp_path / "many.zip")], api_name="/classify_many")
 
 
@@ -193,7 +193,7 @@ def call(address: str, payload: dict, name: str = "classify") -> str:
 @pytest.mark.parametrize("name", ["classify", "classify_many"])
 def test_only_uploads_are_opened(name, extra, server, tmp_path):
     path = tmp_path / "private.jpg"
-    picture().save(path)
+    image().save(path)
     for wanted in (path, tmp_path / "absent.jpg", server.folder / "module" / "three.pth"):
         payload = {"path": str(wanted)} | extra
         answer = call(server.address, [payload] if name == "classify_many" else payload, name)
@@ -201,7 +201,7 @@ def test_only_uploads_are_opened(name, extra, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["classify", "classify_many"])
-def test_an_address_in_place_of_a_picture_is_not_fetched(name, server):
+def test_an_address_in_place_of_a_image_is_not_fetched(name, server):
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(1)
         url = f"http://127.0.0.1:{other.getsockname()[1]}/cat.jpg"
@@ -236,7 +236,7 @@ def test_two_endpoints_are_public(client):
         name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
         for name, endpoint in endpoints["named_endpoints"].items()
     }
-    assert names == {"/classify": ["picture"], "/classify_many": ["pictures"]}
+    assert names == {"/classify": ["picture"], "/classify_many": ["images"]}
 
 
 def test_when_it_is_busy_it_says_so_and_loses_none_that_it_took(server, tmp_path):
@@ -257,7 +257,7 @@ def test_many_at_once(client, tmp_path):
     paths = []
     for number in range(12):
         paths.append(tmp_path / f"{number}.jpg")
-        picture((60 + number, 50)).save(paths[-1])
+        image((60 + number, 50)).save(paths[-1])
     jobs = [client.submit(handle_file(path), api_name="/classify") for path in paths]
     alone = [client.predict(handle_file(path), api_name="/classify") for path in paths]
     for job, one in zip(jobs, alone, strict=True):
@@ -266,8 +266,8 @@ def test_many_at_once(client, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="needs curl and bash")
 def test_the_commands_on_the_page_work(server, tmp_path):
-    from page import html
-    from page.words import Speaker
+    from webui import html
+    from webui.words import Speaker
 
     plain(tmp_path / "cat.jpg")
     text = html.programs(server.address.rstrip("/"), False, Speaker()).unescape()

@@ -19,9 +19,9 @@ import torchvision
 from torch import nn
 
 from classifier import checkpoint as checkpoints
-from classifier import run_state
 from classifier.checkpoint import Checkpoint, CheckpointError
-from classifier.preprocess import Preprocess
+from classifier.data.transforms import Preprocess
+from classifier.training import run_state
 from zoo import MODELS
 
 
@@ -504,7 +504,7 @@ def test_class_names_that_are_paths_are_refused(tmp_path, name):
 
 
 def test_a_text_is_not_said_to_carry_code(tmp_path):
-    (tmp_path / "x.pth").write_text("# Picture classifier\n\nFolders of pictures in.\n")
+    (tmp_path / "x.pth").write_text("# Image classifier\n\nFolders of images in.\n")
     with pytest.raises(CheckpointError, match=r"is not a \.pth|is no \.pth") as caught:
         checkpoints.load(tmp_path / "x.pth")
     assert "code" not in str(caught.value)

@@ -4,17 +4,17 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import plots, score_plots
 from classifier.checkpoint import Checkpoint
-from classifier.comparison import Judged, cost, disagreements, latency, mcnemar, rows, verdicts
-from classifier.metrics import calibration
-from classifier.preprocess import Preprocess
-from classifier.scores import least_sure, most_wrong, score, suspects
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import plots, score_plots
+from classifier.evaluation.comparison import EvalResult, cost, disagreements, latency, mcnemar, rows, verdicts
+from classifier.evaluation.metrics import calibration
+from classifier.evaluation.scores import least_sure, most_wrong, score, suspects
 from zoo import MODELS
 
 
-def judged(name: str, right: list[int], count: int = 100) -> Judged:
-    """A network of two classes that has the pictures of these numbers right, the others wrong."""
+def judged(name: str, right: list[int], count: int = 100) -> EvalResult:
+    """A network of two classes that has the images of these numbers right, the others wrong."""
     labels = torch.arange(count) % 2
     answers = labels.clone()
     answers[[i for i in range(count) if i not in right]] ^= 1
@@ -23,7 +23,7 @@ def judged(name: str, right: list[int], count: int = 100) -> Judged:
         "parameters": 11e6, "multiply_adds": 2e9, "megabytes": 22.0, "milliseconds_per_picture": 4.0,
         "milliseconds_for_one": 9.0, "milliseconds_for_one_p95": 10.0,
     }  # fmt: skip
-    return Judged(name, None, report, logits, labels)
+    return EvalResult(name, None, report, logits, labels)
 
 
 def test_mcnemar_by_hand():
@@ -43,7 +43,7 @@ def test_of_many_pairs_only_small_p_values_count():
     among = {(entry["first"], entry["second"]): entry for entry in verdicts([better, worse, same])}
     assert not any(entry["real"] for entry in among.values())  # 0.03 is below 0.05, but not below 0.05 / 3
     assert among["better", "worse"]["words"].endswith("p = 0.031, too large for one of 3 pairs")
-    assert among["worse", "same"]["words"] == "worse and same are right and wrong on the same pictures"
+    assert among["worse", "same"]["words"] == "worse and same are right and wrong on the same images"
 
 
 def test_the_table_begins_with_the_best_and_names_the_worst_class():
@@ -58,14 +58,14 @@ def test_calibration_by_hand():
     probabilities = torch.tensor([[0.8, 0.2]] * 10 + [[0.4, 0.6]] * 10)
     labels = torch.tensor([0] * 8 + [1] * 2 + [1] * 3 + [0] * 7)
     found = calibration(probabilities, labels, bins=10)
-    # ten pictures at 80%, eight right; ten at 60%, three right: half of them are off by 0.3
+    # ten images at 80%, eight right; ten at 60%, three right: half of them are off by 0.3
     assert found.error == pytest.approx(0.5 * 0 + 0.5 * 0.3, abs=1e-6)
     assert found.count.sum() == 20 and found.count.max() == 10
     assert found.accuracy[found.count > 0].tolist() == pytest.approx([0.3, 0.8])
     assert found.accuracy[found.count == 0].isnan().all()
 
 
-def test_pictures_worth_looking_at():
+def test_images_worth_looking_at():
     probabilities = torch.tensor([[0.6, 0.4], [0.05, 0.95], [0.2, 0.8], [0.99, 0.01], [0.51, 0.49]])
     labels = torch.tensor([0, 0, 0, 0, 1])
     assert most_wrong(probabilities, labels) == [1, 2, 4]
@@ -106,5 +106,5 @@ def test_figures_of_many_networks_and_classes(tmp_path):
     }
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png")
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.convert("L").getextrema()[0] < 60  # something is drawn
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.convert("L").getextrema()[0] < 60  # something is drawn

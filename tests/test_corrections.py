@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from classifier import corrections
 from classifier.cli import UserError
-from classifier.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correction, read, record
+from classifier.data import corrections
+from classifier.data.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correction, read, record
 from tests.conftest import ENVIRONMENT, REPOSITORY
 
 CLASSES = ["cat", "dog", "leave out", '猫,"x"']
@@ -168,7 +168,7 @@ def test_a_table_that_cannot_be_written(table):
 WRITER = """
 import sys
 from pathlib import Path
-from classifier.corrections import Correction, record
+from classifier.data.corrections import Correction, record
 table, me = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

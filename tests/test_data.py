@@ -1,28 +1,29 @@
-"""Pictures to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
+"""Images to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from classifier import data, distributed, folders
-from classifier.augment import Augment, scaled
-from classifier.pictures import PictureError
-from classifier.preprocess import Preprocess
-from tests.conftest import make_pictures
+from classifier import distributed
+from classifier.data import image_folder, loaders
+from classifier.data.augment import Augment, scaled
+from classifier.data.images import ImageError
+from classifier.data.transforms import Preprocess
+from tests.conftest import make_images
 
 
 @pytest.fixture
 def root(tmp_path):
-    return make_pictures(tmp_path / "train", {"猫": 20, "dog two": 10})
+    return make_images(tmp_path / "train", {"猫": 20, "dog two": 10})
 
 
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
-    order = data.EpochOrder(10, seed=1)
+    order = loaders.ResumableSampler(10, seed=1)
     first = list(order)
     assert sorted(first) == list(range(10))
-    assert first == list(data.EpochOrder(10, seed=1))
-    assert first != list(data.EpochOrder(10, seed=2))
+    assert first == list(loaders.ResumableSampler(10, seed=1))
+    assert first != list(loaders.ResumableSampler(10, seed=2))
     order.start = 4
     assert list(order) == first[4:]
     assert len(order) == 6
@@ -32,15 +33,15 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
 
 @pytest.mark.parametrize("chances", [None, torch.ones(50)])
 def test_all_processes_together_get_what_one_alone_would(monkeypatch, chances):
-    alone = list(data.EpochOrder(50, 1, chances))
+    alone = list(loaders.ResumableSampler(50, 1, chances))
     for count in (1, 2, 4):
         parts = []
-        monkeypatch.setattr(distributed, "COUNT", count)
+        monkeypatch.setattr(distributed, "WORLD_SIZE", count)
         for rank in range(count):
             monkeypatch.setattr(distributed, "RANK", rank)
-            order = data.EpochOrder(50, 1, chances, batch_size=8)
+            order = loaders.ResumableSampler(50, 1, chances, batch_size=8)
             order.start = 16
-            parts.append(torch.tensor(list(order)).view(4, -1))  # 34 pictures are left: four steps and a rest
+            parts.append(torch.tensor(list(order)).view(4, -1))  # 34 images are left: four steps and a rest
             assert len(order) == 32 // count
         assert torch.cat(parts, dim=1).flatten().tolist() == alone[16:48]
     order.start = 48
@@ -48,16 +49,16 @@ def test_all_processes_together_get_what_one_alone_would(monkeypatch, chances):
 
 
 def test_steps_that_cannot_be_shared_evenly_are_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "COUNT", 3)
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 3)
     with pytest.raises(ValueError, match="3 processes"):
-        data.EpochOrder(50, 1, batch_size=8)
+        loaders.ResumableSampler(50, 1, batch_size=8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_picture_comes_once_the_last_batch_included(root, workers):
-    folder = folders.read_folder(root)
-    batches = data.loader(data.Pictures(folder, Preprocess(16)), 8, workers)
-    pixels, labels = zip(*data.on_device(batches, torch.device("cpu")), strict=True)
+def test_every_image_comes_once_the_last_batch_included(root, workers):
+    folder = image_folder.read_folder(root)
+    batches = loaders.loader(loaders.ImageDataset(folder, Preprocess(16)), 8, workers)
+    pixels, labels = zip(*loaders.on_device(batches, torch.device("cpu")), strict=True)
     assert [len(batch) for batch in labels] == [8, 8, 8, 6]
     assert torch.cat(labels).tolist() == folder.labels
     expected = torch.stack([Preprocess(16).read(path) for path in folder.paths])
@@ -65,20 +66,20 @@ def test_every_picture_comes_once_the_last_batch_included(root, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_named(root, workers):
+def test_an_unreadable_image_is_named(root, workers):
     bad = root / "猫" / "3.png"
     bad.write_bytes(b"nothing")
-    batches = data.loader(data.Pictures(folders.read_folder(root), Preprocess(16)), 8, workers)
-    with pytest.raises(PictureError, match="not a picture") as caught:
-        list(data.on_device(batches, torch.device("cpu")))
+    batches = loaders.loader(loaders.ImageDataset(image_folder.read_folder(root), Preprocess(16)), 8, workers)
+    with pytest.raises(ImageError, match="not an image") as caught:
+        list(loaders.on_device(batches, torch.device("cpu")))
     assert str(bad) in str(caught.value)
 
 
 def test_crop_keeps_proportions_and_squash_does_not():
-    picture = Image.new("RGB", (300, 100), "black")
-    picture.paste("white", (100, 0, 200, 100))  # the central square
-    assert Preprocess(10, "crop").pixels(picture)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
-    squashed = Preprocess(30, "squash").pixels(picture)
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("white", (100, 0, 200, 100))  # the central square
+    assert Preprocess(10, "crop").pixels(image)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
+    squashed = Preprocess(30, "squash").pixels(image)
     assert squashed[0, 15].tolist()[:9] == [0] * 9
     assert squashed[0, 15].tolist()[11:19] == [255] * 8
 
@@ -97,7 +98,7 @@ def test_impossible_preprocessing_is_refused(values):
         Preprocess.from_dict(Preprocess().to_dict() | values)
 
 
-def gradient_pictures(n=200, size=40):
+def gradient_images(n=200, size=40):
     ramp = torch.linspace(0, 255, size).to(torch.uint8)
     return torch.stack([ramp.expand(size, size), ramp.view(-1, 1).expand(size, size), torch.zeros(size, size)])[
         None
@@ -105,7 +106,7 @@ def gradient_pictures(n=200, size=40):
 
 
 def test_augmentation_is_drawn_from_its_generator_alone():
-    pixels = gradient_pictures(4)
+    pixels = gradient_images(4)
     augment = Augment()
     first = augment(pixels, 32, torch.Generator().manual_seed(1))
     assert torch.equal(first, augment(pixels, 32, torch.Generator().manual_seed(1)))
@@ -116,7 +117,7 @@ def test_augmentation_is_drawn_from_its_generator_alone():
 
 @pytest.mark.parametrize("smallest", [0.35, 0.65, 0.9])
 def test_crops_keep_the_promised_share_of_the_area(smallest):
-    out = Augment(area=smallest, color=0, cover=0)(gradient_pictures(), 32, torch.Generator().manual_seed(0))
+    out = Augment(area=smallest, color=0, cover=0)(gradient_images(), 32, torch.Generator().manual_seed(0))
     width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
     height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
     area = width * height
@@ -126,7 +127,7 @@ def test_crops_keep_the_promised_share_of_the_area(smallest):
     assert 0.35 < mirrored < 0.65
 
 
-def test_without_change_the_picture_comes_out_as_it_went_in():
+def test_without_change_the_image_comes_out_as_it_went_in():
     pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
     same = Augment(area=1, flip=False, color=0, cover=0)(pixels, 24, torch.Generator())
     assert np.abs(same.numpy() - pixels.numpy()).max() < 0.05
@@ -152,7 +153,7 @@ def test_colours_change_within_bounds():
     assert 0.45 < saturation.min() < 0.6 and 1.5 < saturation.max() < 1.75  # contrast multiplies it once more
 
 
-def test_a_part_of_some_pictures_is_covered():
+def test_a_part_of_some_images_is_covered():
     black = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     covered = only(cover=0.25)(black, 32, torch.Generator().manual_seed(0))[:, 0] == 127.5
     share = covered.float().mean(dim=(1, 2))
@@ -177,7 +178,7 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_told_like_one_that_dies_ot
         yield torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1)
         raise error
 
-    coming = data.on_device(batches(), torch.device("cpu"))
+    coming = loaders.on_device(batches(), torch.device("cpu"))
     next(coming)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         next(coming)

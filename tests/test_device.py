@@ -25,7 +25,7 @@ def test_autocast_computes_in_the_chosen_format():
 
 
 def test_the_fastest_that_is_there():
-    found, why = device.find_device("auto")
+    found, why = device.select_device("auto")
     assert (found.type == "cpu") == (not torch.cuda.is_available() and not torch.backends.mps.is_available())
     assert why
 
@@ -33,7 +33,7 @@ def test_the_fastest_that_is_there():
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=rf"--device {name} cannot be used.*Here there are: cpu"):
-        device.find_device(name)
+        device.select_device(name)
 
 
 @pytest.fixture
@@ -46,31 +46,31 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(1))  # there are none to hold anything
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
-    monkeypatch.setattr(device, "LOCAL_COUNT", 3)
+    monkeypatch.setattr(device, "LOCAL_WORLD_SIZE", 3)
     monkeypatch.setattr(device, "LOCAL_RANK", 1)
     return with_gpus
 
 
 def test_each_process_has_a_gpu_of_its_own(machine):
     machine(4)
-    assert device.find_device("auto") == (torch.device("cuda:1"), "the fastest here")
-    assert device.find_device("cuda") == (torch.device("cuda:1"), "as asked")
-    assert device.find_device("cpu") == (torch.device("cpu"), "as asked")
+    assert device.select_device("auto") == (torch.device("cuda:1"), "the fastest here")
+    assert device.select_device("cuda") == (torch.device("cuda:1"), "as asked")
+    assert device.select_device("cpu") == (torch.device("cpu"), "as asked")
     with pytest.raises(UserError, match="--device cuda:2 is one GPU, but 3 processes"):
-        device.find_device("cuda:2")
+        device.select_device("cuda:2")
 
 
 def test_more_processes_than_gpus(machine):
     machine(2)
     for name in ("auto", "cuda"):
         with pytest.raises(UserError, match=rf"--device {name}: 3 processes .*has 2.*--nproc-per-node=2.*-device cpu"):
-            device.find_device(name)
+            device.select_device(name)
     machine(0)
-    assert device.find_device("auto")[0] == torch.device("cpu")
+    assert device.select_device("auto")[0] == torch.device("cpu")
 
 
 def test_several_processes_do_not_share_a_mac(machine, monkeypatch):
     machine(0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(UserError, match=r"3 processes .* has 1.*--device cpu"):
-        device.find_device("auto")
+        device.select_device("auto")

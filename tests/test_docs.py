@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from classifier.augment import MARGIN
+from classifier.data.augment import MARGIN
 from docs import experiments, figures
 from resnet import resnet18
 from tests.conftest import REPOSITORY
@@ -88,9 +88,9 @@ def test_figures_and_links_lead_somewhere(language):
     assert sorted(shown) == sorted(path.name for path in FOLDER.glob("*.png"))
     for name in shown:
         assert (FOLDER / name).stat().st_size <= 60_000
-        with Image.open(FOLDER / name) as picture:
-            picture.load()
-            assert picture.width <= 1000
+        with Image.open(FOLDER / name) as image:
+            image.load()
+            assert image.width <= 1000
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", TEXTS[language]):
         assert (DOCS / target).exists(), target
 
@@ -173,7 +173,7 @@ def test_answers():
     network = resnet18(num_classes=2).train()
     x = torch.randn(2, 3, 64, 64, requires_grad=True)
     network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(x)))))[0, :, 8, 8].sum().backward()
-    assert (x.grad.abs().sum(1) > 0).all()  # 1: in training one value sees every pixel of every picture
+    assert (x.grad.abs().sum(1) > 0).all()  # 1: in training one value sees every pixel of every image
     with pytest.raises(ValueError, match="more than 1 value per channel"):  # 3
         network(torch.randn(1, 3, 32, 32))
     with torch.no_grad():  # 5: kernels of half the size, the same answer

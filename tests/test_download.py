@@ -9,11 +9,11 @@ import sys
 import pytest
 
 import prepare
-from classifier import streams
 from classifier.cli import UserError
-from classifier.intake.download import fetch
+from classifier.data import streams
+from classifier.preparation.download import fetch
 from tests.conftest import serving
-from tests.raw_pictures import cats_and_dogs, make_zip
+from tests.raw_images import cats_and_dogs, make_zip
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -13,16 +13,18 @@ from PIL import Image
 
 import train
 import zoo
-from classifier import checkpoint, data, folders, metrics
-from classifier.drawing import draw
-from classifier.heatmap import looker
-from classifier.inference import prepared
-from classifier.pictures import ORIENTATION
-from classifier.precision import choose
-from page.answers import ask
-from page.models import Loaded
+from classifier import checkpoint
+from classifier.data import image_folder, loaders
+from classifier.data.drawings import draw
+from classifier.data.images import ORIENTATION
+from classifier.device import select_compute
+from classifier.evaluation import metrics
+from classifier.inference.cam import cam_predictor
+from classifier.inference.optimize import optimize_for_inference
 from tests.conftest import run_script
-from tests.running_page import address, app_process, picture
+from tests.running_page import address, app_process, image
+from webui.answers import ask
+from webui.models import Loaded
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_train_evaluate_app(folder):
     assert right / len(paths) == report["accuracy"]  # the page answers as the evaluation did
 
 
-def test_with_no_pictures_at_all_the_drawings_are_learned(tmp_path):
+def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
     trained = run_script("train.py", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "holds no photographs yet" in trained.stdout
@@ -78,8 +80,8 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     (root / "a").mkdir(parents=True)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    picture().save(root / "a" / "turned.jpg", exif=exif)
-    clear = picture().convert("RGBA")
+    image().save(root / "a" / "turned.jpg", exif=exif)
+    clear = image().convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
     clear.save(root / "a" / "clear.png")
     Image.fromarray(np.arange(0, 65536, 7, dtype=np.uint16)[:9000].reshape(90, 100)).save(root / "a" / "grey.png")
@@ -105,18 +107,20 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split(), "--device", "cpu", "--precision", "fp32"])
     monkeypatch.setattr(train, "stop_on_signal", list)
     train.main()
-    trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black picture
+    trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black image
 
-    folder = folders.read_folder(root)
+    folder = image_folder.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
-    compute = choose("cpu", "fp32", saved.network(), 48)
+    compute = select_compute("cpu", "fp32")
     seen.clear()
-    batches = data.loader(data.Pictures(folder, saved.preprocess), 4, workers=0)
-    metrics.infer(prepared(saved.network(), compute), data.on_device(batches, compute.device), saved.preprocess)
+    batches = loaders.loader(loaders.ImageDataset(folder, saved.preprocess), 4, workers=0)
+    metrics.infer(
+        optimize_for_inference(saved.network(), compute), loaders.on_device(batches, compute.device), saved.preprocess
+    )
     evaluated = list(seen)
     assert len(evaluated) == 6
 
-    loaded = Loaded("odd", saved.path, None, saved, compute, looker(saved, compute))
+    loaded = Loaded("odd", saved.path, None, saved, compute, cam_predictor(saved, compute))
     seen.clear()
     for path in folder.paths:
         ask(loaded, str(path))

@@ -1,4 +1,4 @@
-"""evaluate.py as people run it, and its parts: classes by name, every picture once, clear refusals."""
+"""evaluate.py as people run it, and its parts: classes by name, every image once, clear refusals."""
 
 import csv
 import json
@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 from classifier import checkpoint as checkpoints
-from classifier import folders, score_text, scores
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.preprocess import Preprocess
+from classifier.data import image_folder
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import score_text, scores
 from tests.conftest import run_script
 from zoo import MODELS
 
@@ -42,7 +43,7 @@ class Colors(torch.nn.Module):
 
 
 def paint(root, counts=(3, 4, 6)):
-    """Pictures of one colour each, root/<class>/<number>.png; the last two reds are really blue."""
+    """Images of one colour each, root/<class>/<number>.png; the last two reds are really blue."""
     for (name, color), count in zip(COLORS.items(), counts, strict=True):
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -112,7 +113,7 @@ def test_report(project, capsys):
     assert loaded.scores["history"] == HISTORY and Path("module/colors.pth").stat().st_mtime_ns == before
 
     shown = capsys.readouterr().out
-    for text in ("84.62%, 11 of 13", "57.76% to 95.67%", "80.00%", "ms per picture", "python app.py", "noted in"):
+    for text in ("84.62%, 11 of 13", "57.76% to 95.67%", "80.00%", "ms per image", "python app.py", "noted in"):
         assert text in shown, text
     assert "drawings" not in shown
 
@@ -144,7 +145,7 @@ def test_of_a_hundred_classes_the_worst_are_printed(capsys):
     assert "class 7 taken for class 33: 1" in lines and "99.17%, 238 of 240" in lines[1]
 
 
-def test_pictures_of_other_folders_leave_the_pth_alone(project):
+def test_images_of_other_folders_leave_the_pth_alone(project):
     paint(Path("elsewhere"), (1, 2, 3))
     before = Path("module/colors.pth").read_bytes()
     assert score("--data", "elsewhere")["count"] == 6
@@ -181,7 +182,7 @@ def test_two_reports_within_a_second(project):
 # ------------------------------------------------------------------------------------- the page, tables and lists
 
 
-def test_the_page_opens_from_disk_and_holds_its_pictures(project):
+def test_the_page_opens_from_disk_and_holds_its_images(project):
     score()
     (folder,) = Path("logs/evaluate/colors").iterdir()
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -191,7 +192,7 @@ def test_the_page_opens_from_disk_and_holds_its_pictures(project):
     with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13 and list(rows[0]) == ["path", "label", "answer", "blue", "红", "green"]
-    for row in rows:  # each row is its own picture's: the colour is the answer
+    for row in rows:  # each row is its own image's: the colour is the answer
         assert row["answer"] == max(COLORS, key=lambda name: float(row[name]))
         wrong = row["label"] == "红" and Path(row["path"]).stem in "45"
         assert (row["answer"] != row["label"]) == wrong
@@ -210,7 +211,7 @@ def test_doubtful_labels_are_listed_the_surest_first(project):
     assert {(row["label"], row["answer"]) for row in rows} == {("红", "blue")}
 
 
-def test_pictures_that_it_learned_from_say_nothing_of_their_labels(project):
+def test_images_that_it_learned_from_say_nothing_of_their_labels(project):
     Path("dataset/train").mkdir()
     for name in COLORS:
         shutil.copytree(f"dataset/test/{name}", f"dataset/train/{name}")
@@ -218,20 +219,20 @@ def test_pictures_that_it_learned_from_say_nothing_of_their_labels(project):
     (folder,) = Path("logs/evaluate/colors").iterdir()
     assert not (folder / "suspects.csv").exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "pictures that it learned from: new ones will be harder" in page and "Labels to check" not in page
+    assert "images that it learned from: new ones will be harder" in page and "Labels to check" not in page
 
 
-def test_labels_to_check_among_the_training_pictures(project, capsys):
+def test_labels_to_check_among_the_training_images(project, capsys):
     for name, color in COLORS.items():
         Path("dataset/train", name).mkdir(parents=True)
         for number in range(12):  # every third red is really blue; no two files are alike
             wrong = name == "红" and number % 3 == 0
-            picture = Image.new("RGB", (40 + wrong, 20 + number), COLORS["blue"] if wrong else color)
-            picture.save(f"dataset/train/{name}/{number}.png")
-    training, validation = folders.split_validation(
-        folders.with_digests(folders.read_folder(Path("dataset/train"))), 0.5
+            image = Image.new("RGB", (40 + wrong, 20 + number), COLORS["blue"] if wrong else color)
+            image.save(f"dataset/train/{name}/{number}.png")
+    training, validation = image_folder.split_validation(
+        image_folder.with_digests(image_folder.read_folder(Path("dataset/train"))), 0.5
     )
-    data = {"root": "dataset", "kind": "pictures", "fingerprint": training.fingerprint(), "train": 18, "val": 18}
+    data = {"root": "dataset", "kind": "images", "fingerprint": training.fingerprint(), "train": 18, "val": 18}
     checkpoints.save(colors(data=data, settings={"val": 0.5}), Path("module/colors.pth"))
     report = score("--part", "val")
     assert report["count"] == 18 and report["part"] == "val" and report["folder"] == "dataset/train"
@@ -299,7 +300,7 @@ def test_two_networks_side_by_side(project, capsys):
     assert content["networks"]["blind"]["accuracy"] == pytest.approx(6 / 13)
     assert content["networks"]["blind"]["confusion_matrix"][2] == [0, 0, 6]
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert words in page and "colors or blind right, not both: 9 pictures" in page
+    assert words in page and "colors or blind right, not both: 9 images" in page
     assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recall by each, the better one first
     with (folder / "differences.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -320,14 +321,14 @@ def test_a_clear_difference_is_called_one(project, capsys):
 def test_mirrored_views_are_judged_like_a_network_of_their_own(project, capsys):
     score("--tta", "flip")
     shown = capsys.readouterr().out
-    assert "colors and colors-flip are right and wrong on the same pictures" in shown
+    assert "colors and colors-flip are right and wrong on the same images" in shown
     assert list(Path("logs/evaluate/colors-flip").glob("*/report.html"))
 
 
-def test_weights_of_different_pictures_are_not_compared_unasked(project):
+def test_weights_of_different_images_are_not_compared_unasked(project):
     paint(Path("photos/test"), (1, 1, 3))
     checkpoints.save(colors(data={"root": "photos"}), Path("module/other.pth"))
-    refuses("belong to different pictures.*--data DIR", "module/colors.pth", "module/other.pth")
+    refuses("belong to different images.*--data DIR", "module/colors.pth", "module/other.pth")
     assert score("module/colors.pth", "module/other.pth", "--data", "photos")
 
 
@@ -345,20 +346,20 @@ def test_files_of_the_same_name_keep_their_folders_in_theirs():
     assert evaluate.names([Path("a/x.pth"), Path("b/x.pth"), Path("b/y.pth")]) == ["a-x", "b-x", "y"]
 
 
-# ------------------------------------------------------------------------------------------- which pictures
+# ------------------------------------------------------------------------------------------- which images
 
 
-def test_without_data_the_pictures_of_the_run(project):
+def test_without_data_the_images_of_the_run(project):
     Path("dataset/test").rename("moved")
     paint(Path("photos/test"), (1, 1, 3))
     checkpoints.save(colors(data={"root": "photos"}), Path("module/colors.pth"))
     assert score()["folder"] == "photos/test"
     Path("moved").rename("dataset/test")
     checkpoints.save(colors(data={"root": "gone"}), Path("module/colors.pth"))
-    with pytest.raises(UserError, match=r"belongs to .*gone.*does not exist"):  # never other pictures unasked
+    with pytest.raises(UserError, match=r"belongs to .*gone.*does not exist"):  # never other images unasked
         score()
     assert score("--data", "dataset")["folder"] == "dataset/test"
-    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores  # not this run's own pictures
+    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores  # not this run's own images
 
 
 # ------------------------------------------------------------------------------------------- plain state_dicts
@@ -394,12 +395,12 @@ def test_classes_that_differ(project):
     refuses("other.pth knows 3 classes", "module/colors.pth", "module/other.pth", "--data", "photos")
 
 
-def test_pictures_that_cannot_be_scored(project):
+def test_images_that_cannot_be_scored(project):
     refuses("nowhere does not exist", "--data", "nowhere")
     Path("empty").mkdir()
-    refuses("holds no pictures", "--data", "empty")
-    Path("dataset/test/blue/bad.png").write_bytes(b"no picture")
-    refuses(r"bad\.png is not a picture")
+    refuses("holds no images", "--data", "empty")
+    Path("dataset/test/blue/bad.png").write_bytes(b"no image")
+    refuses(r"bad\.png is not an image")
 
 
 def test_weights_that_are_none(project):

@@ -1,11 +1,11 @@
-"""Pictures to try the page with: from where they may come, and from where not."""
+"""Images to try the page with: from where they may come, and from where not."""
 
 import pytest
 from PIL import Image
 
 from classifier.checkpoint import Checkpoint
-from classifier.preprocess import Preprocess
-from page.examples import copied, examples, thumbnail
+from classifier.data.transforms import Preprocess
+from webui.examples import copied, examples, thumbnail
 
 
 def weights(**data) -> Checkpoint:
@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
-def test_test_pictures_in_turns(project, tmp_path):
+def test_test_images_in_turns(project, tmp_path):
     fill(project / "dataset" / "test", ("cat", "dog", "cow"))
     (project / "dataset" / "test" / "cat" / "folder.png").mkdir()
     found, drawn = examples(weights(), tmp_path / "uploads")
@@ -64,6 +64,6 @@ def test_copies_of_equal_names_do_not_meet(project, tmp_path):
     assert copied(project / "gone.png", tmp_path / "uploads") is None
 
 
-def test_a_picture_that_cannot_be_read_has_a_grey_thumbnail(project):
-    (project / "bad.png").write_text("no picture")
+def test_a_image_that_cannot_be_read_has_a_grey_thumbnail(project):
+    (project / "bad.png").write_text("no image")
     assert thumbnail(project / "bad.png").getpixel((0, 0)) == (128, 128, 128)

@@ -1,4 +1,4 @@
-"""export.py as people run it: the ONNX says what the network says, of any picture, and never replaces what is there."""
+"""export.py as people run it: the ONNX says what the network says, of any image, and never replaces what is there."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from PIL import Image
 from torch import nn
 
 from classifier import checkpoint as checkpoints
-from classifier.answer import Answers, answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
+from classifier.data.images import load_image
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.pictures import open_picture
-from classifier.preprocess import Preprocess
+from classifier.inference.predictor import Prediction, build_predictor
 from resnet import Bottleneck, ResNet
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_script
 from tests.test_inference import trained
 from zoo import MODELS
 from zoo.densenet import DenseNet
@@ -63,10 +63,10 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder, as the current one, with a few test pictures and module/places.pth."""
+    """A project folder, as the current one, with a few test images and module/places.pth."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, "places", Places)
-    make_pictures(Path("dataset/test"), {"across": 2, "down": 2})
+    make_images(Path("dataset/test"), {"across": 2, "down": 2})
     checkpoints.save(places(Preprocess(size=SIZE)), Path("module/places.pth"))
     return tmp_path
 
@@ -82,9 +82,9 @@ def answers(session: onnxruntime.InferenceSession, images: list[Image.Image]) ->
     return session.run(["probabilities"], {"picture": np.stack([np.asarray(image) for image in images])})[0]
 
 
-def answer_of(checkpoint: Checkpoint, images: list[Image.Image]) -> Answers:
+def answer_of(checkpoint: Checkpoint, images: list[Image.Image]) -> Prediction:
     compute = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
-    return answerer(checkpoint, compute)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
+    return build_predictor(checkpoint, compute)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
 
 
 def own_answers(checkpoint: Checkpoint, images: list[Image.Image]) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_pixels_are_those_of_pillow(resize, interpolation):
 
 
 @pytest.mark.parametrize("resize, interpolation", [("crop", "bilinear"), ("squash", "bilinear"), ("crop", "bicubic")])
-def test_any_picture_in_any_number(project, resize, interpolation):
+def test_any_image_in_any_number(project, resize, interpolation):
     checkpoint = places(Preprocess(SIZE, resize, interpolation=interpolation))
     session = exported(checkpoint)
     for count, (width, height) in ((1, (97, 60)), (3, (31, 130)), (7, (SIZE, SIZE)), (1, (5, 1)), (2, (700, 401))):
@@ -113,7 +113,7 @@ def test_any_picture_in_any_number(project, resize, interpolation):
         found, expected = answers(session, images), own_answers(checkpoint, images)
         assert found.shape == (count, 3) and found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
-        assert count == 1 or np.abs(expected[0] - expected[-1]).max() > 0.01  # of different pictures, not one for all
+        assert count == 1 or np.abs(expected[0] - expected[-1]).max() > 0.01  # of different images, not one for all
 
 
 # ------------------------------------------------------------------------------------------------------- networks
@@ -148,7 +148,7 @@ def test_a_network_of_each_family(project, monkeypatch, name, capfd):
     session = exported(checkpoint)
     found, expected = answers(session, images), own_answers(checkpoint, images)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the networks do look at the pictures
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the networks do look at the images
     shown = capfd.readouterr()
     assert shown.err == "" and shown.out.startswith("weights ")  # no word of the exporter
 
@@ -176,11 +176,11 @@ def test_the_file_describes_itself(project):
 
     assert str(REPOSITORY).encode() not in Path("module/places.onnx").read_bytes()
 
-    (picture,), (probabilities,) = session.get_inputs(), session.get_outputs()
-    assert (picture.name, picture.type) == ("picture", "tensor(uint8)")
-    assert picture.shape == ["pictures", "height", "width", 3]
+    (image,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.type) == ("picture", "tensor(uint8)")
+    assert image.shape == ["images", "height", "width", 3]
     assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
-    assert probabilities.shape == ["pictures", 3]
+    assert probabilities.shape == ["images", 3]
 
     images = [photograph(50, 40)]
     plain = own_answers(places(Preprocess(SIZE, "squash")), images)
@@ -193,10 +193,10 @@ def test_without_a_name_the_newest_weights(project, capsys):
     export.main([])
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert "module/places.onnx" in shown and "on 4 pictures of" in shown
+    assert "module/places.onnx" in shown and "on 4 images of" in shown
 
 
-def test_without_pictures_it_asks_about_drawings(project, capsys):
+def test_without_images_it_asks_about_drawings(project, capsys):
     Path("dataset").rename("elsewhere")
     export.main([])
     assert f"on {export.EXAMPLES} drawings" in capsys.readouterr().out
@@ -213,11 +213,11 @@ def test_a_file_that_is_there_stays(project):
     assert Path("module/places.onnx").read_bytes() != b"something else"
 
 
-@pytest.mark.parametrize("mixed_up", ["pictures", "classes"])
+@pytest.mark.parametrize("mixed_up", ["images", "classes"])
 def test_a_file_that_answers_otherwise_is_not_written(project, monkeypatch, mixed_up):
     class Wrong(export.Answer):
-        def forward(self, picture):
-            return super().forward(picture).flip(0 if mixed_up == "pictures" else 1)
+        def forward(self, image):
+            return super().forward(image).flip(0 if mixed_up == "images" else 1)
 
     monkeypatch.setattr(export, "Answer", Wrong)
     with pytest.raises(UserError, match=r"Nothing is written.* than the network itself"):
@@ -265,7 +265,7 @@ def test_packages_that_are_missing(project, monkeypatch, name):
 
 def test_as_a_process_and_what_it_prints_runs(tmp_path):
     torch.manual_seed(0)
-    make_pictures(tmp_path / "dataset" / "test", {"across": 3, "红 向下": 3}, size=50)
+    make_images(tmp_path / "dataset" / "test", {"across": 3, "红 向下": 3}, size=50)
     network = trained(MODELS["resnet18"](num_classes=3))
     checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), network.state_dict())
     checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
@@ -286,7 +286,7 @@ def test_as_a_process_and_what_it_prints_runs(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8"
     )
     assert used.returncode == 0 and used.stderr == "", used.stderr
-    picture = open_picture(tmp_path / "dataset" / "test" / "across" / "0.png", 32)
-    (expected,) = own_answers(checkpoint, [picture])
+    image = load_image(tmp_path / "dataset" / "test" / "across" / "0.png", 32)
+    (expected,) = own_answers(checkpoint, [image])
     name, probability = used.stdout.rstrip().rsplit(" ", 1)
     assert name == CLASSES[expected.argmax()] and float(probability) == pytest.approx(expected.max(), abs=1e-3)

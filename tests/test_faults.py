@@ -23,12 +23,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint, cli, run_state, runs, stopping, unlabelled
-from classifier.alone import only_one
+from classifier import checkpoint, cli
 from classifier.cli import UserError
-from classifier.intake import sources
-from classifier.records import Records, new_folder
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures
+from classifier.files import file_lock
+from classifier.prediction import sources as unlabelled
+from classifier.preparation import sources
+from classifier.training import run_state, runs, stopping
+from classifier.training.tensorboard import Records, new_folder
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images
 from tests.killed_runs import Tiny
 from zoo import MODELS
 
@@ -37,8 +39,8 @@ SETTINGS = ("--model", "tiny", "--size", 32, "--batch-size", 16, "--workers", 0,
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A function that trains the tiny network on some pictures in a folder of its own."""
-    make_pictures(tmp_path / "dataset" / "train", {"across": 40, "down": 40})
+    """A function that trains the tiny network on some images in a folder of its own."""
+    make_images(tmp_path / "dataset" / "train", {"across": 40, "down": 40})
     monkeypatch.setitem(MODELS, "tiny", Tiny)
     monkeypatch.setattr(train, "stop_on_signal", list)
     monkeypatch.chdir(tmp_path)
@@ -260,33 +262,33 @@ def read_only(folder: Path):
             subprocess.run(["umount", "-l", folder], check=True)
 
 
-# ---------------------------------------------------------------------------------------------------- the pictures
+# ---------------------------------------------------------------------------------------------------- the images
 
 
 @pytest.mark.parametrize("fault", ["folder", "picture"])
-def test_pictures_that_vanish_or_become_unreadable_are_named_and_the_run_can_go_on(run, monkeypatch, capsys, fault):
-    pictures, aside = Path("dataset/train"), Path("aside")
+def test_images_that_vanish_or_become_unreadable_are_named_and_the_run_can_go_on(run, monkeypatch, capsys, fault):
+    images, aside = Path("dataset/train"), Path("aside")
 
     def happens() -> None:
-        shutil.copytree(pictures, aside)
+        shutil.copytree(images, aside)
         if fault == "folder":
-            shutil.rmtree(pictures)
+            shutil.rmtree(images)
         else:
-            for file in pictures.glob("*/*.png"):
+            for file in images.glob("*/*.png"):
                 file.write_bytes(b"nothing")
 
     at_step(monkeypatch, 5, happens)
     said = told(run, capsys, "--epochs", 3, "--no-cache")
-    assert (".png cannot be read" if fault == "folder" else ".png is not a picture") in said
+    assert (".png cannot be read" if fault == "folder" else ".png is not an image") in said
     assert "python train.py --resume module" in said
     assert 5 <= last().resume["step"] <= 8
-    shutil.rmtree(pictures, ignore_errors=True)
-    aside.rename(pictures)
+    shutil.rmtree(images, ignore_errors=True)
+    aside.rename(images)
     run(settings=("--resume", "module/run.last.pth"))
     assert points("step/loss") == list(range(1, 13))
 
 
-def test_with_the_cache_training_needs_its_pictures_no_more(run, monkeypatch, capsys):
+def test_with_the_cache_training_needs_its_images_no_more(run, monkeypatch, capsys):
     """Only at the end it does, to learn what is unlike all of them."""
     at_step(monkeypatch, 5, lambda: Path("dataset/train").rename("aside"))
     said = told(run, capsys, "--epochs", 3)
@@ -333,8 +335,8 @@ def test_a_killed_worker_is_told_and_the_steps_are_kept(run, monkeypatch, capsys
 def elsewhere(lock: Path):
     """Another process that has the lock for the time being."""
     code = (
-        "import sys, pathlib\nfrom classifier.alone import only_one\n"
-        "with only_one(pathlib.Path(sys.argv[1]), ''): print('here', flush=True); sys.stdin.read()"
+        "import sys, pathlib\nfrom classifier.files import file_lock\n"
+        "with file_lock(pathlib.Path(sys.argv[1]), ''): print('here', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(lock.absolute())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -363,13 +365,13 @@ def test_a_second_run_in_the_same_place_is_refused_before_the_work(run, capsys):
 
 def test_only_one_has_a_lock(tmp_path):
     lock = tmp_path / "new" / ".run.lock"
-    with elsewhere(lock), pytest.raises(UserError, match="taken"), only_one(lock, "it is taken"):
+    with elsewhere(lock), pytest.raises(UserError, match="taken"), file_lock(lock, "it is taken"):
         pass
-    with only_one(lock, "it is taken"):  # of the one that was killed only the file is left
+    with file_lock(lock, "it is taken"):  # of the one that was killed only the file is left
         assert lock.exists()
     assert not lock.exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"), only_one(tmp_path / "file" / ".run.lock", ""):
+    with pytest.raises(UserError, match="cannot be written to"), file_lock(tmp_path / "file" / ".run.lock", ""):
         pass
 
 
@@ -404,40 +406,6 @@ CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capaci
 CPU = "[enforce fail at alloc_cpu.cpp:115] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
-def room(most: int, error: Exception):
-    """A step that has memory for so many pictures; and what it was tried with."""
-    tried: list[int] = []
-
-    def attempt(count: int) -> None:
-        tried.append(count)
-        if count > most:
-            raise error
-
-    return attempt, tried
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU), MemoryError()], ids=type)
-def test_what_fits_is_found_by_halves(error):
-    attempt, tried = room(20, error)
-    assert stopping.largest_that_fits(attempt, 128) == 16
-    assert tried == [64, 32, 16]
-    assert stopping.largest_that_fits(room(1, error)[0], 128) is None
-    with pytest.raises(RuntimeError, match="a mistake"):
-        stopping.largest_that_fits(room(20, RuntimeError("a mistake"))[0], 128)
-
-
-def test_advice_keeps_the_steps_where_they_can_be_shared_out():
-    error = torch.OutOfMemoryError(CUDA)
-    assert "--accumulate 4," in stopping.smaller_batch(room(17, error)[0], 64)
-    assert "--batch-size 16." in stopping.smaller_batch(room(17, error)[0], 64)
-    assert "--accumulate 10," in stopping.smaller_batch(room(24, error)[0], 100)  # 12 fit, and 100 / 9 is not whole
-    assert "--accumulate" not in stopping.smaller_batch(room(50, error)[0], 97)  # a prime number
-    assert "--batch-size 48." in stopping.smaller_batch(room(50, error)[0], 97)
-    several = stopping.smaller_batch(room(5, error)[0], 64, processes=2, accumulate=2)
-    assert "--accumulate 8," in several and "--batch-size 16." in several
-    assert stopping.smaller_batch(room(1, error)[0], 64) == ""
-
-
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU)], ids=["gpu", "cpu"])
 def test_too_little_memory_says_what_would_fit_and_goes_on_so(run, monkeypatch, capsys, error):
     forward = Tiny.forward
@@ -450,7 +418,7 @@ def test_too_little_memory_says_what_would_fit_and_goes_on_so(run, monkeypatch, 
     monkeypatch.setattr(Tiny, "forward", small)
     said = told(run, capsys, "--epochs", 1)
     assert str(error).split("\n")[0] in said and "More lines" not in said
-    assert "--accumulate 4" in said and "--batch-size 4" in said and "--resume module" in said
+    assert "smaller --batch-size" in said and "--resume module" in said
     run(settings=("--resume", "module/run.last.pth", "--accumulate", 4))
     assert points("step/loss") == [1, 2, 3, 4]
 

@@ -1,4 +1,4 @@
-"""Feedback: a row each, whoever else writes at the same time, and no more of a picture than was agreed to."""
+"""Feedback: a row each, whoever else writes at the same time, and no more of an image than was agreed to."""
 
 import csv
 import hashlib
@@ -9,8 +9,8 @@ from datetime import datetime
 
 import pytest
 
-from page import feedback
 from tests.conftest import ENVIRONMENT, REPOSITORY
+from webui import feedback
 
 CLASSES = ["cat", "狗", "=1+1"]
 
@@ -19,7 +19,7 @@ CLASSES = ["cat", "狗", "=1+1"]
 def upload(tmp_path):
     path = tmp_path / "uploads" / "my holiday.JPG"
     path.parent.mkdir()
-    path.write_bytes(b"the bytes of a picture")
+    path.write_bytes(b"the bytes of an image")
     return path
 
 
@@ -39,7 +39,7 @@ def rows(logs):
         return list(csv.DictReader(file))
 
 
-def test_a_row_says_when_which_what_and_of_which_picture(note, upload, tmp_path):
+def test_a_row_says_when_which_what_and_of_which_image(note, upload, tmp_path):
     before = datetime.now().astimezone().replace(microsecond=0)
     note("right", "cat", 0.987654)
     first, second = note("狗", "neither", 0.25)
@@ -51,7 +51,7 @@ def test_a_row_says_when_which_what_and_of_which_picture(note, upload, tmp_path)
     content = (tmp_path / "logs" / "feedback.csv").read_bytes()
     assert content.startswith(b"\xef\xbb\xbftime,") and content.count(b"\xef\xbb\xbf") == 1
     assert b"holiday" not in content
-    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["feedback.csv"]  # no picture unasked
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["feedback.csv"]  # no image unasked
 
 
 @pytest.mark.parametrize("truth", ["bird", "", "../cat", "Cat"])
@@ -82,7 +82,7 @@ def test_a_row_that_was_cut_off_spoils_no_other(note, tmp_path):
 
 def test_threads_and_processes_lose_nothing_and_write_one_heading(tmp_path, upload):
     code = (
-        "import sys; from pathlib import Path; from page.feedback import note\n"
+        "import sys; from pathlib import Path; from webui.feedback import note\n"
         "logs, upload, name = map(Path, sys.argv[1:])\n"
         "sys.stdin.read()\n"  # all begin at once, when their input ends
         "for _ in range(40): note(logs, upload, ['cat'], name.name, 'cat', 0.5, 'right')"
@@ -104,9 +104,9 @@ def test_threads_and_processes_lose_nothing_and_write_one_heading(tmp_path, uplo
     assert (tmp_path / "feedback.csv").read_bytes().count(b"sha256") == 1
 
 
-def test_pictures_are_kept_once_under_the_truth_where_that_is_asked_for(note, upload, tmp_path):
+def test_images_are_kept_once_under_the_truth_where_that_is_asked_for(note, upload, tmp_path):
     for truth in ("cat", "cat", "neither"):
-        note(truth, keep_picture=True)
+        note(truth, keep_image=True)
     digest = hashlib.sha256(upload.read_bytes()).hexdigest()
     kept = sorted(path.relative_to(tmp_path / "logs" / "feedback").as_posix()
                   for path in (tmp_path / "logs" / "feedback").rglob("*.*"))  # fmt: skip
@@ -114,9 +114,9 @@ def test_pictures_are_kept_once_under_the_truth_where_that_is_asked_for(note, up
     assert (tmp_path / "logs" / "feedback" / kept[0]).read_bytes() == upload.read_bytes()
 
 
-def test_endings_that_no_picture_has_are_not_kept(note, upload, tmp_path):
+def test_endings_that_no_image_has_are_not_kept(note, upload, tmp_path):
     odd = upload.rename(upload.with_suffix(".php"))
-    feedback.note(tmp_path, odd, CLASSES, "catdog", "cat", 0.5, "right", keep_picture=True)
+    feedback.note(tmp_path, odd, CLASSES, "catdog", "cat", 0.5, "right", keep_image=True)
     assert [path.suffix for path in (tmp_path / "feedback" / "cat").iterdir()] == [""]
 
 
@@ -127,4 +127,4 @@ def test_what_cannot_be_written_or_read_is_one_sentence(upload, tmp_path):
     assert problem.startswith("The feedback could not be kept (") and "feedback.csv in logs" in problem
     assert str(tmp_path) not in problem
     upload.unlink()
-    assert feedback.note(*arguments).startswith("The picture is not here any more.")
+    assert feedback.note(*arguments).startswith("The image is not here any more.")

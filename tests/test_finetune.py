@@ -12,12 +12,14 @@ import torchvision
 from torch import nn
 
 import train
-from classifier import checkpoint, finetune, metrics
+from classifier import checkpoint
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.preprocess import Preprocess
-from classifier.settings import FINE_TUNING, FROZEN, NETWORKS, read_settings
-from tests.conftest import make_pictures
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import metrics
+from classifier.training import pretrained
+from classifier.training.config import FINE_TUNING, FROZEN, NETWORKS, read_settings
+from tests.conftest import make_images
 from tests.test_train import call, stop_after, weights_of
 from zoo import MODELS
 
@@ -27,7 +29,7 @@ LOOKS = Preprocess(40, "crop", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bicubic")
 
 @pytest.fixture(scope="module")
 def beginning(tmp_path_factory):
-    """A .pth that knows other classes and sees pictures in its own way."""
+    """A .pth that knows other classes and sees images in its own way."""
     torch.manual_seed(0)
     network = MODELS["resnet18"](num_classes=3)
     path = tmp_path_factory.mktemp("weights") / "other.pth"
@@ -42,31 +44,31 @@ def never_stopped(monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "vgg11_bn", "googlenet", "densenet121"])
 def test_only_the_last_layers_depend_on_the_classes(name):
-    names = finetune.class_dependent(name)
+    names = pretrained.class_dependent(name)
     assert {key.rsplit(".", 1)[0] for key in names} == {
         "resnet18": {"fc"}, "alexnet": {"classifier.6"}, "vgg11_bn": {"classifier.6"},
         "googlenet": {"fc", "aux1.fc2", "aux2.fc2"}, "densenet121": {"classifier"},
     }[name]  # fmt: skip
     with torch.device("meta"):
         network = MODELS[name](num_classes=7)
-    assert finetune.last_layer(network).out_features == 7
+    assert pretrained.last_layer(network).out_features == 7
 
 
 def test_the_head_is_new_for_other_classes_and_taken_for_the_same(beginning):
-    known = finetune.read_beginning(str(beginning), "")
+    known = pretrained.load_pretrained(str(beginning), "")
     network = MODELS["resnet18"](num_classes=2)
     head = network.fc.weight.clone()
-    told = finetune.begin(network, known, ["x", "y"])
+    told = pretrained.begin(network, known, ["x", "y"])
     assert "120 of 122 tensors" in told and "new for other classes than a, b, c: fc.weight, fc.bias" in told
     assert torch.equal(network.fc.weight, head)
     assert torch.equal(network.layer4[1].conv2.weight, known.state_dict["layer4.1.conv2.weight"])
 
     network = MODELS["resnet18"](num_classes=3)
-    assert "122 of 122 tensors" in finetune.begin(network, known, ["a", "b", "c"])
+    assert "122 of 122 tensors" in pretrained.begin(network, known, ["a", "b", "c"])
     assert torch.equal(network.fc.weight, known.state_dict["fc.weight"])
     fresh = MODELS["resnet18"](num_classes=3)
     head = fresh.fc.weight.clone()
-    finetune.begin(fresh, known, ["c", "b", "a"])  # another order is another meaning
+    pretrained.begin(fresh, known, ["c", "b", "a"])  # another order is another meaning
     assert torch.equal(fresh.fc.weight, head)
 
 
@@ -103,7 +105,7 @@ def test_frozen_only_the_last_layer_changes(bars, beginning, tmp_path, monkeypat
     assert checkpoint.load(tmp_path / "module" / "run.pth").preprocess == LOOKS
 
 
-def test_with_augmentation_pictures_are_looked_at_every_time(bars, beginning, tmp_path, monkeypatch, never_stopped):
+def test_with_augmentation_images_are_looked_at_every_time(bars, beginning, tmp_path, monkeypatch, never_stopped):
     frozen = ("--data", bars, "--weights", beginning, "--freeze", *QUICK)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -112,7 +114,7 @@ def test_with_augmentation_pictures_are_looked_at_every_time(bars, beginning, tm
     call(monkeypatch, tmp_path / "b", *frozen, "--augment", "on")
     a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert all(torch.equal(a[key], b[key]) for key in a if not key.startswith("fc"))
-    assert not torch.equal(a["fc.weight"], b["fc.weight"])  # the augmented pictures were others
+    assert not torch.equal(a["fc.weight"], b["fc.weight"])  # the augmented images were others
 
 
 def test_then_the_whole_network_learns_early_layers_less(bars, beginning, tmp_path, monkeypatch, never_stopped):
@@ -149,14 +151,14 @@ def test_a_frozen_run_goes_on_where_it_stopped(bars, beginning, tmp_path, monkey
 
 
 def count_features(monkeypatch) -> list[str]:
-    passes, compute = [], finetune.features
+    passes, compute = [], pretrained.features
     parts = iter(["train", "val", "again", "again"])
 
     def counted(*arguments):
         passes.append(next(parts))
         return compute(*arguments)
 
-    monkeypatch.setattr(finetune, "features", counted)
+    monkeypatch.setattr(pretrained, "features", counted)
     return passes
 
 
@@ -208,14 +210,14 @@ def published(tmp_path, monkeypatch):
 
 def test_imagenets_weights_come_once_and_are_checked(published, capfd):
     _, asked = published
-    known = finetune.read_beginning("imagenet", "resnet18")
+    known = pretrained.load_pretrained("imagenet", "resnet18")
     assert (known.model, len(known.classes), known.preprocess) == ("resnet18", 1000, Preprocess())
     network = MODELS["resnet18"](num_classes=2)
-    assert "120 of 122 tensors" in finetune.begin(network, known, ["cat", "dog"])
+    assert "120 of 122 tensors" in pretrained.begin(network, known, ["cat", "dog"])
     assert len(asked) == 1
-    finetune.read_beginning("imagenet", "resnet18")  # from torch's own cache
+    pretrained.load_pretrained("imagenet", "resnet18")  # from torch's own cache
     assert len(asked) == 1
-    assert finetune.look("imagenet", "") == ("resnet18", Preprocess())
+    assert pretrained.look("imagenet", "") == ("resnet18", Preprocess())
 
 
 def test_changed_or_missing_downloads_are_told(published, monkeypatch):
@@ -223,10 +225,10 @@ def test_changed_or_missing_downloads_are_told(published, monkeypatch):
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"invalid hash value.*--weights FILE"):
-        finetune.read_beginning("imagenet", "resnet18")
+        pretrained.load_pretrained("imagenet", "resnet18")
     file.unlink()
     with pytest.raises(UserError, match=r"404.*--weights FILE"):
-        finetune.read_beginning("imagenet", "resnet18")
+        pretrained.load_pretrained("imagenet", "resnet18")
 
 
 def test_fine_tuning_from_imagenet_as_a_run(published, bars, tmp_path, monkeypatch, capsys, never_stopped):
@@ -238,7 +240,7 @@ def test_fine_tuning_from_imagenet_as_a_run(published, bars, tmp_path, monkeypat
 
 
 def test_googlenets_were_trained_with_other_means_and_densenets_have_old_names():
-    assert finetune.look("imagenet", "googlenet")[1].mean == (0.5, 0.5, 0.5)
+    assert pretrained.look("imagenet", "googlenet")[1].mean == (0.5, 0.5, 0.5)
     with torch.device("meta"):
         new = MODELS["densenet121"]().state_dict()
     old = {}
@@ -271,29 +273,29 @@ def test_a_network_brings_its_learning_rate(monkeypatch, arguments, expected):
 
 
 def uneven(tmp_path):
-    return make_pictures(tmp_path / "uneven" / "train", {"across": 60, "down": 12}).parent
+    return make_images(tmp_path / "uneven" / "train", {"across": 60, "down": 12}).parent
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_uneven_classes_are_told_and_balanced(tmp_path, monkeypatch, capsys, never_stopped, balance):
     small = ("--data", uneven(tmp_path), *QUICK, "--size", 32, "--augment", "off")
     call(monkeypatch, tmp_path, *small, "--balance", balance)
-    assert "across has 4.9 times as many pictures as down" in capsys.readouterr().out
+    assert "across has 4.9 times as many images as down" in capsys.readouterr().out
     assert weights_of(tmp_path)["conv1.weight"].isfinite().all()
 
 
 def test_balanced_sampling_shows_small_classes_as_often():
-    from classifier.data import EpochOrder
+    from classifier.data.loaders import ResumableSampler
 
     labels = torch.tensor([0] * 900 + [1] * 100)
-    order = EpochOrder(1000, 0, torch.tensor([1 / 900, 1 / 100])[labels])
+    order = ResumableSampler(1000, 0, torch.tensor([1 / 900, 1 / 100])[labels])
     shown = labels[list(order)]
     assert len(shown) == 1000 and 0.45 < shown.float().mean() < 0.55
     assert list(order) == list(order)
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
-def test_mixed_pictures_train(bars, tmp_path, monkeypatch, never_stopped, mix):
+def test_mixed_images_train(bars, tmp_path, monkeypatch, never_stopped, mix):
     call(monkeypatch, tmp_path, "--data", bars, *QUICK, "--size", 32, "--mix", mix)
     assert weights_of(tmp_path)["conv1.weight"].isfinite().all()
 
@@ -328,7 +330,7 @@ def test_a_trial_whose_loss_becomes_infinite_still_shows_its_curve(bars, tmp_pat
 
 
 def test_the_finder_finds_where_a_known_loss_falls_fastest():
-    from classifier.learning_rate_finder import find_learning_rate
+    from classifier.training.learning_rate_finder import find_learning_rate
 
     weight = nn.Parameter(torch.tensor(10.0))
 
@@ -345,7 +347,7 @@ def test_the_finder_finds_where_a_known_loss_falls_fastest():
 
 @pytest.mark.parametrize("losses", [[0.5] * 200, [0.5, math.inf], [0.5, 0.6, 40], [math.nan]])
 def test_where_no_rate_helps_the_finder_suggests_none(losses, tmp_path, capsys):
-    from classifier.learning_rate_finder import report
+    from classifier.training.learning_rate_finder import report
 
     coming = iter(losses)
     report(lambda rate: next(coming), tmp_path)
@@ -353,7 +355,7 @@ def test_where_no_rate_helps_the_finder_suggests_none(losses, tmp_path, capsys):
 
 
 def test_the_temperature_undoes_a_known_scale():
-    from classifier.metrics import fit_temperature
+    from classifier.evaluation.metrics import fit_temperature
 
     torch.manual_seed(0)
     logits = torch.randn(20_000, 3)

@@ -22,9 +22,9 @@ from PIL import Image
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
-from classifier.intake import sources
-from classifier.pictures import PictureError, open_picture
-from classifier.preprocess import Preprocess
+from classifier.data.images import ImageError, load_image
+from classifier.data.transforms import Preprocess
+from classifier.preparation import sources
 from zoo import MODELS
 
 resource = pytest.importorskip("resource")  # Windows does not tell how much memory was taken
@@ -83,7 +83,7 @@ def changed(content: bytes, plan: list) -> bytes:
 
 
 @functools.cache
-def picture(kind: str) -> bytes:
+def image(kind: str) -> bytes:
     ramp = np.linspace(0, 255, 48 * 36 * 3).reshape(36, 48, 3).astype(np.uint8)
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
@@ -93,16 +93,16 @@ def picture(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_pictures(kind):
-    content = picture(kind)
+def test_images(kind):
+    content = image(kind)
 
     @fuzzed
     @given(changes(len(content)), st.sampled_from([0, 16, 224]))
     def check(plan, side):
         with soon():
             try:
-                found = open_picture(changed(content, plan), side)
-            except PictureError as error:
+                found = load_image(changed(content, plan), side)
+            except ImageError as error:
                 assert 0 < len(str(error)) < 1000
             else:
                 assert found.mode == "RGB" and min(found.size) > 0
@@ -111,12 +111,12 @@ def test_pictures(kind):
 
 
 @fuzzed
-@given(st.binary(max_size=200), st.sampled_from([b"", *(picture(kind)[:16] for kind in FORMATS)]))
-def test_anything_behind_the_head_of_a_picture(content, head):
+@given(st.binary(max_size=200), st.sampled_from([b"", *(image(kind)[:16] for kind in FORMATS)]))
+def test_anything_behind_the_head_of_a_image(content, head):
     with soon():
         try:
-            open_picture(head + content)
-        except PictureError as error:
+            load_image(head + content)
+        except ImageError as error:
             assert str(error)
 
 
@@ -127,7 +127,7 @@ def archive() -> bytes:
         for split in ("train", "test"):
             for name in ("cat", "dog"):
                 for number in range(2):
-                    members.writestr(f"pets/{split}/{name}/{number}.jpg", picture("JPEG"))
+                    members.writestr(f"pets/{split}/{name}/{number}.jpg", image("JPEG"))
         members.writestr("pets/readme.txt", "some text " * 20)
     return file.getvalue()
 
@@ -150,7 +150,7 @@ def test_what_prepare_reads(name, content, tmp_path):
                 for entry in found.entries:
                     assert not Path(entry.name).is_absolute() and ".." not in Path(entry.name).parts
                     try:
-                        open_picture(sources.read_bytes(entry))
+                        load_image(sources.read_bytes(entry))
                     except UserError as error:
                         assert str(error)
             except UserError as error:

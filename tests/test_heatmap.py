@@ -11,13 +11,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from classifier import novelty
-from classifier.answer import answerer
 from classifier.checkpoint import Checkpoint
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.heatmap import BEST, LONG_SIDE, activation_maps, gradient_maps, linear_after_mean, looker, overlay
-from classifier.inference import prepared_with_features
-from classifier.preprocess import Preprocess
+from classifier.inference import ood
+from classifier.inference.cam import (
+    BEST,
+    LONG_SIDE,
+    activation_maps,
+    cam_predictor,
+    gradient_maps,
+    linear_after_mean,
+    overlay,
+)
+from classifier.inference.optimize import with_features
+from classifier.inference.predictor import build_predictor
 from tests.test_zoo import filled
 from zoo import MODELS
 
@@ -26,7 +34,7 @@ SEEN = Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # for whi
 
 
 class Colours(nn.Module):
-    """Tells red, green and blue pictures apart: how much of each there is in places of 8 x 8 pixels."""
+    """Tells red, green and blue images apart: how much of each there is in places of 8 x 8 pixels."""
 
     def __init__(self, num_classes: int = 3):
         super().__init__()
@@ -94,7 +102,7 @@ def drawn(values, preprocess=SEEN, size=(300, 200)) -> np.ndarray:
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (120, 120)])
 def test_the_evidence_lies_where_the_colour_is(monkeypatch, kind, resize, size):
     checkpoint = colours(monkeypatch, kind, resize=resize)
-    look = looker(checkpoint, CPU)
+    look = cam_predictor(checkpoint, CPU)
     left, top, right, bottom = (0, 0, *size) if resize == "squash" else checkpoint.preprocess.box(*size)
     width, height = round(right - left) // 4, round(bottom - top) // 4
     for right_half in (False, True):
@@ -103,14 +111,14 @@ def test_the_evidence_lies_where_the_colour_is(monkeypatch, kind, resize, size):
                 round(right) - width if right_half else round(left),
                 round(bottom) - height if lower_half else round(top),
             )
-            picture = Image.new("RGB", size, "gray")
-            picture.paste((20, 200, 20), (*at, at[0] + width, at[1] + height))
-            answers, maps = look(checkpoint.preprocess.pixels(picture)[None])
+            image = Image.new("RGB", size, "gray")
+            image.paste((20, 200, 20), (*at, at[0] + width, at[1] + height))
+            answers, maps = look(checkpoint.preprocess.pixels(image)[None])
             assert answers.logits.argmax(1).item() == 1 and maps.shape == (1, 3, 8, 8)
             alpha = drawn(maps[0, 1], checkpoint.preprocess, size)[..., 3].astype(float)
             scale = LONG_SIDE / max(size)
             assert alpha.shape == (round(size[1] * scale), round(size[0] * scale))
-            pixels = (np.indices(alpha.shape) + 0.5) / scale  # in the picture's own
+            pixels = (np.indices(alpha.shape) + 0.5) / scale  # in the image's own
             strongest = pixels[:, alpha == alpha.max()].mean(1)
             for y, x in (strongest, (alpha * pixels).sum((1, 2)) / alpha.sum()):
                 assert at[0] < x < at[0] + width and at[1] < y < at[1] + height
@@ -121,7 +129,7 @@ def test_the_evidence_lies_where_the_colour_is(monkeypatch, kind, resize, size):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "googlenet", "densenet121", "alexnet", "vgg11_bn"])
 def test_any_network(name):
     checkpoint, pixels = built(name), some()
-    answers, maps = looker(checkpoint, CPU)(pixels)
+    answers, maps = cam_predictor(checkpoint, CPU)(pixels)
     network = checkpoint.network()
     linear = linear_after_mean(network)
     with torch.no_grad():
@@ -175,31 +183,31 @@ def test_of_two_classes_what_speaks_for_one_speaks_against_the_other():
 
 def test_answers_are_those_of_answerer(monkeypatch):
     checkpoint, pixels = built("resnet18"), some(20)
-    _, features = prepared_with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(pixels))
-    checkpoint.temperature, checkpoint.novelty = 2.5, novelty.fit(features, features)
+    _, features = with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(pixels))
+    checkpoint.temperature, checkpoint.ood_stats = 2.5, ood.fit(features, features)
     blank = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
     for asked in (pixels, blank):
-        answers, _ = looker(checkpoint, CPU)(asked)
-        for found, expected in zip(answers, answerer(checkpoint, CPU)(asked), strict=True):
+        answers, _ = cam_predictor(checkpoint, CPU)(asked)
+        for found, expected in zip(answers, build_predictor(checkpoint, CPU)(asked), strict=True):
             torch.testing.assert_close(found, expected, equal_nan=True)
             assert not found.requires_grad
-    assert answers.unlike.all()
-    flat, _ = looker(colours(monkeypatch, Flat), CPU)(pixels)
-    assert flat.novelty.isnan().all() and not flat.unlike.any() and not flat.probabilities.requires_grad
+    assert answers.is_ood.all()
+    flat, _ = cam_predictor(colours(monkeypatch, Flat), CPU)(pixels)
+    assert flat.ood_score.isnan().all() and not flat.is_ood.any() and not flat.probabilities.requires_grad
 
 
 @pytest.mark.parametrize("kind", [Colours, Flat])
 def test_bfloat16_gives_nearly_the_same_map(monkeypatch, kind):
     checkpoint, pixels = colours(monkeypatch, kind), some()
-    exact = looker(checkpoint, CPU)(pixels)[1]
-    fast = looker(checkpoint, Compute(CPU.device, torch.bfloat16, CPU.memory_format, "", ""))(pixels)[1]
+    exact = cam_predictor(checkpoint, CPU)(pixels)[1]
+    fast = cam_predictor(checkpoint, Compute(CPU.device, torch.bfloat16, CPU.memory_format, "", ""))(pixels)[1]
     assert fast.dtype == torch.float32
     assert 0 < (fast - exact).abs().max() < 0.03 * exact.abs().max()
 
 
 @pytest.mark.parametrize("kind", [Colours, Flat])
 def test_several_threads_ask_at_once(monkeypatch, kind):
-    look = looker(colours(monkeypatch, kind), CPU)
+    look = cam_predictor(colours(monkeypatch, kind), CPU)
     pixels = [some(seed=i) for i in range(8)]
     expected = [look(asked)[1] for asked in pixels]
     found: dict[int, list[torch.Tensor]] = {i: [] for i in range(8)}
@@ -221,7 +229,7 @@ def test_several_threads_ask_at_once(monkeypatch, kind):
 
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
 def test_where_gradients_are_switched_off(monkeypatch, without):
-    look = looker(colours(monkeypatch, Flat), CPU)
+    look = cam_predictor(colours(monkeypatch, Flat), CPU)
     expected = look(some())[1]
     with without():
         torch.testing.assert_close(look(some())[1], expected)
@@ -252,7 +260,7 @@ def test_more_evidence_is_less_transparent_and_lighter():
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000), (3, 4), (6000, 4000)])
 @pytest.mark.parametrize("resize", ["crop", "squash"])
-def test_any_size_of_picture_and_map(size, resize):
+def test_any_size_of_image_and_map(size, resize):
     for side in (1, 2, 7):
         shown = drawn(torch.ones(side, side), Preprocess(resize=resize), size)
         assert max(shown.shape[:2]) == LONG_SIDE and min(shown.shape[:2]) >= 1 and shown[..., 3].any()

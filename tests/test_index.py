@@ -1,4 +1,4 @@
-"""Many pictures: how they are listed, kept in memory, and known again without being opened."""
+"""Many images: how they are listed, kept in memory, and known again without being opened."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from classifier import ahead, folders, index, listing
 from classifier.cli import UserError
-from classifier.columns import Digests, Labels, Paths
-from classifier.listing import list_files
-from classifier.pictures import is_candidate
+from classifier.data import ahead, image_folder, index, listing
+from classifier.data.columns import Digests, Labels, Paths
+from classifier.data.images import has_image_extension
+from classifier.data.listing import list_files
 from tests.conftest import run_code
 
 LONG_AGO = 1_600_000_000
@@ -41,18 +41,18 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """The names of the files that are read."""
-    names, real = [], folders.digest
+    names, real = [], image_folder.digest
 
     def note(path):
         names.append(Path(path).name)
         return real(path)
 
-    monkeypatch.setattr(folders, "digest", note)
+    monkeypatch.setattr(image_folder, "digest", note)
     return names
 
 
 def read(root):
-    return folders.with_digests(folders.read_folder(root))
+    return image_folder.with_digests(image_folder.read_folder(root))
 
 
 def right(folder):
@@ -81,8 +81,8 @@ def test_the_list_is_that_of_imagefolder(tmp_path):
         (tmp_path / "train" / "c" / "linked").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "train" / "c" / "one.jpg").symlink_to(tmp_path / "train" / "b" / "2.jpg")
         (tmp_path / "train" / "d").symlink_to(tmp_path / "elsewhere" / "deep")
-    oracle = ImageFolder(str(tmp_path / "train"), is_valid_file=is_candidate)
-    folder = folders.read_folder(tmp_path / "train")
+    oracle = ImageFolder(str(tmp_path / "train"), is_valid_file=has_image_extension)
+    folder = image_folder.read_folder(tmp_path / "train")
     assert folder.classes == oracle.classes
     assert list(zip(folder.paths, folder.labels, strict=True)) == oracle.samples
 
@@ -91,7 +91,7 @@ def test_the_list_is_that_of_imagefolder(tmp_path):
 def test_a_link_to_a_folder_above_is_not_followed(root):
     (root / "cat" / "all").symlink_to(root)
     (root / "cat" / "same").symlink_to(root / "cat")
-    assert folders.read_folder(root).counts() == {"cat": 6, "dog": 6}
+    assert image_folder.read_folder(root).counts() == {"cat": 6, "dog": 6}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
@@ -199,14 +199,14 @@ def test_where_it_lies():
     assert index.place_of(Path("photos")) == Path("photos/.cache/photos.files")
 
 
-def test_pictures_that_are_left_out_stay_in_the_index(root, asked):
-    everything = folders.read_folder(root)
+def test_images_that_are_left_out_stay_in_the_index(root, asked):
+    everything = image_folder.read_folder(root)
     some = everything.subset([i for i in range(12) if i != 3])
-    assert right(folders.with_digests(some)) and "3.jpg" not in asked[:4]
+    assert right(image_folder.with_digests(some)) and "3.jpg" not in asked[:4]
     asked.clear()
-    assert right(folders.with_digests(everything)) and asked == ["3.jpg"]
+    assert right(image_folder.with_digests(everything)) and asked == ["3.jpg"]
     asked.clear()
-    assert right(folders.with_digests(some)) and right(folders.with_digests(everything)) and asked == []
+    assert right(image_folder.with_digests(some)) and right(image_folder.with_digests(everything)) and asked == []
 
 
 # --- listed ahead of time
@@ -214,7 +214,7 @@ def test_pictures_that_are_left_out_stay_in_the_index(root, asked):
 
 @pytest.fixture
 def begun(root, monkeypatch):
-    """The folder is being listed by another process, as one with very many pictures is."""
+    """The folder is being listed by another process, as one with very many images is."""
     monkeypatch.setattr(ahead, "MANY", 0)
     read(root)
     ahead.begin(["--epochs", "3", "--data", str(root.parent)])
@@ -252,7 +252,7 @@ def test_what_it_did_not_list_is_listed_here(root, begun, tmp_path):
 def test_a_class_that_came_since_is_listed_here(root, begun):
     begun.stdout.peek(1)  # it has looked at the folder
     write(root / "emu" / "1.jpg", b"x")
-    assert folders.read_folder(root).counts() == {"cat": 6, "dog": 6, "emu": 1}
+    assert image_folder.read_folder(root).counts() == {"cat": 6, "dog": 6, "emu": 1}
 
 
 def test_without_the_other_process_it_works_as_well(root, begun, monkeypatch):
@@ -263,7 +263,7 @@ def test_without_the_other_process_it_works_as_well(root, begun, monkeypatch):
     assert not ahead.begun and right(read(root))
 
 
-def test_few_pictures_and_other_places_are_not_listed_ahead(root, tmp_path):
+def test_few_images_and_other_places_are_not_listed_ahead(root, tmp_path):
     read(root)
     for arguments in (["--data", str(tmp_path)], ["--data", str(root)], ["--data"], ["--data", "http://a/b"], []):
         ahead.begin(arguments)
@@ -272,7 +272,7 @@ def test_few_pictures_and_other_places_are_not_listed_ahead(root, tmp_path):
 
 def test_train_begins_before_pytorch_is_imported():
     code = (
-        "import runpy, sys\nfrom classifier import ahead, listing\n"
+        "import runpy, sys\nfrom classifier.data import ahead, listing\n"
         "ahead.begin = lambda arguments: sys.exit(f'{arguments} {\"torch\" in sys.modules}')\n"
         "sys.argv[1:] = ['--data', 'x']\nrunpy.run_path('train.py', run_name='__main__')"
     )
@@ -344,20 +344,20 @@ def test_the_fingerprint_is_what_it_always_was(root):
     assert folder.subset(range(11)).fingerprint() != expected
 
 
-def test_of_many_pictures_the_fingerprint_still_tells_contents_and_classes(root, monkeypatch):
-    monkeypatch.setattr(folders, "MANY", 12)
+def test_of_many_images_the_fingerprint_still_tells_contents_and_classes(root, monkeypatch):
+    monkeypatch.setattr(image_folder, "MANY", 12)
     folder = read(root)
     same = folder.subset(range(11, -1, -1))
     others = [
-        folders.Folder(root, ["cat", "Dog"], folder.paths, folder.labels, folder.digests),
-        folders.Folder(root, folder.classes, folder.paths, folder.labels[::-1], folder.digests),
-        folders.Folder(root, folder.classes, folder.paths, folder.labels, Digests(folder.digests.array ^ 1)),
+        image_folder.ImageFolder(root, ["cat", "Dog"], folder.paths, folder.labels, folder.digests),
+        image_folder.ImageFolder(root, folder.classes, folder.paths, folder.labels[::-1], folder.digests),
+        image_folder.ImageFolder(root, folder.classes, folder.paths, folder.labels, Digests(folder.digests.array ^ 1)),
     ]
     assert same.fingerprint() == folder.fingerprint()
     assert len({folder.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
-def test_a_picture_takes_less_than_200_bytes(tmp_path, monkeypatch):
+def test_a_image_takes_less_than_200_bytes(tmp_path, monkeypatch):
     class Entry:
         def __init__(self, i):
             self.name = b"%08d.jpg" % i
@@ -366,15 +366,15 @@ def test_a_picture_takes_less_than_200_bytes(tmp_path, monkeypatch):
             return SimpleNamespace(st_size=5, st_mtime_ns=LONG_AGO * 10**9)
 
     count = 20_000
-    listing = "classifier.listing._candidates"
+    listing = "classifier.data.listing._candidates"
     monkeypatch.setattr(listing, lambda top: ((top, Entry(i)) for i in range(count)))
-    monkeypatch.setattr(folders, "digest", lambda path: blake2b(path.encode(), digest_size=16).digest())
+    monkeypatch.setattr(image_folder, "digest", lambda path: blake2b(path.encode(), digest_size=16).digest())
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
     tracemalloc.start()
     try:
         folder = read(tmp_path / "train")
-        parts = folders.split_validation(folder, 0.1)
+        parts = image_folder.split_validation(folder, 0.1)
         now, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from classifier.device import Compute
-from classifier.inference import fold_batch_norm, prepared, seeing
+from classifier.inference.optimize import fold_batch_norm, optimize_for_inference, with_feature_maps
 from zoo import MODELS
 
 
@@ -66,7 +66,7 @@ def test_a_network_that_cannot_be_traced_stays_as_it_is():
 
     network = trained(Depends())
     x = torch.ones(1, 3, 2, 2)
-    assert torch.equal(prepared(network, compute())(x), network(x))
+    assert torch.equal(optimize_for_inference(network, compute())(x), network(x))
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -75,7 +75,7 @@ def test_float32_gives_the_networks_logits(memory_format):
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(
-            prepared(network, compute(memory_format=memory_format))(x), network(x), atol=1e-3, rtol=1e-3
+            optimize_for_inference(network, compute(memory_format=memory_format))(x), network(x), atol=1e-3, rtol=1e-3
         )
 
 
@@ -83,7 +83,10 @@ def test_bfloat16_comes_near_and_answers_in_float32():
     torch.manual_seed(0)
     network = trained(MODELS["resnet18"](num_classes=3)).train()
     x = torch.randn(4, 3, 64, 64)
-    exact, fast = prepared(network, compute())(x), prepared(network, compute(torch.bfloat16))(x)
+    exact, fast = (
+        optimize_for_inference(network, compute())(x),
+        optimize_for_inference(network, compute(torch.bfloat16))(x),
+    )
     assert fast.dtype == torch.float32
     assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
     assert (fast != fast.bfloat16().float()).any()  # the last layer has not been rounded to 8 bits
@@ -96,7 +99,7 @@ def test_the_last_map_is_what_the_head_takes_and_its_gradient_can_be_asked_for(n
     torch.manual_seed(0)
     network = trained(MODELS[name](num_classes=3))
     x = torch.randn(2, 3, 64, 64)
-    logits, _, last_map = seeing(network, compute())(x)
+    logits, _, last_map = with_feature_maps(network, compute())(x)
     with torch.no_grad():
         expected = network.forward_features(x)
         torch.testing.assert_close(last_map, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
@@ -105,7 +108,7 @@ def test_the_last_map_is_what_the_head_takes_and_its_gradient_can_be_asked_for(n
 
     exact = expected.requires_grad_()
     (wanted,) = torch.autograd.grad(network.forward_head(exact)[:, 0].sum(), exact)
-    logits, features, last_map = seeing(network, compute(), gradient=True)(x)
+    logits, features, last_map = with_feature_maps(network, compute(), gradient=True)(x)
     (found,) = torch.autograd.grad(logits[:, 0].sum(), last_map)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
     assert not any(values.requires_grad for values in features)

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from classifier import checkpoint
-from classifier.records import Records
+from classifier.training.tensorboard import Records
 from tests.conftest import ENVIRONMENT, REPOSITORY
 from tests.killed_runs import MOST, Tiny
 from zoo import MODELS

@@ -1,12 +1,12 @@
-"""Scores against cases computed by hand, and that every picture is seen once."""
+"""Scores against cases computed by hand, and that every image is seen once."""
 
 import math
 
 import pytest
 import torch
 
-from classifier import metrics
-from classifier.preprocess import Preprocess
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import metrics
 
 # truth 0 0 0 1 1 2, prediction 0 0 1 1 2 1: class 2 is never right
 LOGITS = torch.eye(3)[[0, 0, 1, 1, 2, 1]] * 5
@@ -17,7 +17,7 @@ def test_confusion_matrix_has_truth_in_rows():
     assert metrics.confusion_matrix(LOGITS, LABELS).tolist() == [[2, 1, 0], [0, 1, 1], [0, 1, 0]]
 
 
-def test_confusion_matrix_keeps_classes_without_pictures():
+def test_confusion_matrix_keeps_classes_without_images():
     matrix = metrics.confusion_matrix(torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([1]))
     assert matrix.shape == (4, 4) and matrix.sum() == 1 and matrix[1, 0] == 1
 
@@ -48,7 +48,7 @@ def test_per_class_of_a_published_example():
 def test_a_share_of_nothing_is_unknown():
     scores = metrics.per_class(torch.tensor([[3, 0, 0], [2, 0, 0], [0, 0, 0]]))
     assert scores.precision[0] == 0.6 and scores.precision[1:].isnan().all()  # 1 and 2 were never predicted
-    assert scores.recall.tolist()[:2] == [1, 0] and scores.recall[2].isnan()  # 2 has no pictures
+    assert scores.recall.tolist()[:2] == [1, 0] and scores.recall[2].isnan()  # 2 has no images
     assert scores.f1[1] == 0 and scores.f1[2].isnan()
 
 
@@ -74,14 +74,14 @@ def test_wilson_interval_refuses_nonsense():
 
 
 def batches(count, size):
-    """Picture i is of brightness i, its label i."""
+    """Image i is of brightness i, its label i."""
     pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
     for start in range(0, count, size):
         yield pixels[start : start + size], torch.arange(count)[start : start + size]
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 10, 64])
-def test_infer_counts_every_picture_once(size):
+def test_infer_counts_every_image_once(size):
     plain = Preprocess(mean=(0, 0, 0), std=(1 / 255,) * 3)
     logits, labels = metrics.infer(lambda x: x[:, :2, 0, 0], batches(10, size), plain)
     assert labels.tolist() == list(range(10))

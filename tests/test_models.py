@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from classifier import checkpoint as checkpoints
-from classifier.answer import answerer
 from classifier.checkpoint import SHIPPED, Checkpoint
 from classifier.cli import UserError
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.preprocess import Preprocess
-from page import models
-from page.models import Models
-from page.words import Speaker
+from classifier.inference.predictor import build_predictor
+from webui import models
+from webui.models import Models
+from webui.words import Speaker
 from zoo import MODELS
 
 CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
@@ -36,7 +36,7 @@ def quick(monkeypatch, tmp_path):
         return nn.Sequential(layers | {"fc": nn.Linear(4, num_classes)})
 
     monkeypatch.setitem(MODELS, "tiny", build)
-    monkeypatch.setattr(models, "choose", lambda *_: CPU)
+    monkeypatch.setattr(models, "select_compute", lambda *_: CPU)
     monkeypatch.chdir(tmp_path)
 
 
@@ -58,7 +58,7 @@ def reads(monkeypatch):
     return count
 
 
-def save(path, age=0, scores=None, kind="pictures", classes=("cat", "dog"), seed=0, size=8):
+def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0, size=8):
     """Weights written `age` seconds ago."""
     torch.manual_seed(seed)
     network = MODELS["tiny"](num_classes=len(classes))
@@ -92,10 +92,10 @@ def test_choices_are_the_newest_first_with_their_scores(folder):
     save(folder / "new.last.pth", 10)
     save(folder / "._new.pth", 5)  # as macOS leaves on other disks
     assert titles(Models(folder)) == [
-        "drawn: 97.5% of 120 test pictures (drawings)",
+        "drawn: 97.5% of 120 test images (drawings)",
         "new: not tested",
-        "middle: 92.4% of 1,500 validation pictures",
-        "old: 97.8% of 2,000 test pictures",
+        "middle: 92.4% of 1,500 validation images",
+        "old: 97.8% of 2,000 test images",
     ]
 
 
@@ -141,7 +141,7 @@ def test_what_files_say_is_remembered_without_their_weights(folder, reads):
     assert all(not choice.checkpoint.state_dict for choice in found.choices())
     checkpoints.amend(folder / "b.pth", scores={"test": TEST})  # as evaluate.py does, which leaves the date
     reads.clear()
-    assert titles(found) == ["b: 90.0% of 1,000 test pictures", "a: 90.0% of 1,000 test pictures"]
+    assert titles(found) == ["b: 90.0% of 1,000 test images", "a: 90.0% of 1,000 test images"]
     assert reads == {"b": 1}
 
 
@@ -173,14 +173,14 @@ def scored(accuracy, count=1000, part="test"):
     [
         ({"a": {"scores": scored(0.9)}, "b": {"scores": scored(0.95)}, "c": {"scores": scored(0.8)}}, "b"),
         ({"a": {"scores": scored(0.99, part="val")}, "b": {"scores": scored(0.9)}}, "a"),
-        ({"a": {"scores": scored(1.0, 20)}, "b": {"scores": scored(0.97)}}, "b"),  # 20 pictures promise little
+        ({"a": {"scores": scored(1.0, 20)}, "b": {"scores": scored(0.97)}}, "b"),  # 20 images promise little
         ({"a": {}, "b": {"scores": scored(0.6)}}, "b"),
         ({"a": {}, "b": {}}, "a"),
         ({"a": {"kind": "drawings", "scores": scored(1.0)}, "b": {"scores": scored(0.6)}}, "b"),
         ({"own": {"scores": scored(0.8, part="val")}, SHIPPED[:-4]: {"scores": scored(0.98)}}, "own"),
         ({"drawn": {"kind": "drawings", "scores": scored(0.99)}, SHIPPED[:-4]: {"scores": scored(0.98)}}, SHIPPED[:-4]),
         ({"flowers": {"scores": scored(0.8), "classes": ("rose", "tulip")}, "cats": {"scores": scored(0.98)}},
-         "flowers"),  # scores on other pictures say nothing of these
+         "flowers"),  # scores on other images say nothing of these
     ],
 )  # fmt: skip
 def test_the_best(files, best, folder):
@@ -216,7 +216,7 @@ def test_a_network_answers_as_its_file_says_and_holds_its_weights_once(folder):
     expected = checkpoints.load(path)
     loaded = Models(folder).get("run")
     x = pixels()
-    torch.testing.assert_close(loaded.look(x).logits, answerer(expected, CPU)(x).logits)
+    torch.testing.assert_close(loaded.look(x).logits, build_predictor(expected, CPU)(x).logits)
     assert loaded.checkpoint.classes == ["cat", "dog"] and not loaded.checkpoint.state_dict
 
 

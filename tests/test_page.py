@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import run_script
-from tests.running_page import CLASSES, address, app_process, picture
+from tests.running_page import CLASSES, address, app_process, image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -28,8 +28,8 @@ PERCENT = re.compile(r"^[<>]?\d+%$")
 SIZES = {"desktop": (1280, 900), "phone": (375, 812), "wide": (1600, 1000)}
 DARK = "?__theme=dark"
 READY = {
-    "One picture": "#answer h2",
-    "Several pictures": ".answers tbody tr",
+    "One image": "#answer h2",
+    "Several images": ".answers tbody tr",
     "Compare": ".compared article",
     "About": "#about dl",
     "Review": "#review h2",
@@ -72,7 +72,7 @@ def open_page(browser, server):
     assert not faults
 
 
-def upload(page: Page, *paths: Path, where: str = "#picture") -> None:
+def upload(page: Page, *paths: Path, where: str = "#image") -> None:
     page.locator(f"{where} input[type=file]").first.set_input_files(paths)
 
 
@@ -88,7 +88,7 @@ def expect_answer(page: Page) -> None:
 
 @pytest.fixture
 def photo(tmp_path) -> Path:
-    picture((400, 300)).save(tmp_path / "photo.jpg")
+    image((400, 300)).save(tmp_path / "photo.jpg")
     return tmp_path / "photo.jpg"
 
 
@@ -96,12 +96,12 @@ def photo(tmp_path) -> Path:
 def holiday(tmp_path, photo) -> Path:
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
         archive.write(photo, "inner/1.jpg")
-        archive.writestr("inner/2.jpg", "no picture")
+        archive.writestr("inner/2.jpg", "no image")
     return tmp_path / "holiday.zip"
 
 
 @pytest.mark.parametrize(("size", "query"), [("desktop", ""), ("desktop", DARK), ("phone", ""), ("phone", DARK)])
-def test_a_picture_is_answered_by_itself(size, query, open_page, photo, tmp_path):
+def test_a_image_is_answered_by_itself(size, query, open_page, photo, tmp_path):
     page = open_page(size, query)
     upload(page, photo)
     expect_answer(page)
@@ -113,8 +113,8 @@ def test_a_picture_is_answered_by_itself(size, query, open_page, photo, tmp_path
 
 
 def laid_over(page: Page) -> tuple[str, float]:
-    """The address and the strength of the heat map that lies over the picture."""
-    style = "getComputedStyle(document.querySelector('#picture .image-frame'), '::after')"
+    """The address and the strength of the heat map that lies over the image."""
+    style = "getComputedStyle(document.querySelector('#image .image-frame'), '::after')"
     return page.evaluate(f"{style}.backgroundImage"), float(page.evaluate(f"{style}.opacity"))
 
 
@@ -130,25 +130,25 @@ def test_the_heat_map_is_that_of_the_chosen_class_and_can_be_faded(open_page, ph
     assert laid_over(page)[1] == pytest.approx(0.2)
 
 
-def test_the_heat_map_lies_exactly_over_the_picture(open_page, photo):
+def test_the_heat_map_lies_exactly_over_the_image(open_page, photo):
     page = open_page()
     upload(page, photo)
     expect_answer(page)
-    frame, shown = (page.locator(f"#picture .image-frame{inner}").bounding_box() for inner in ("", " img"))
+    frame, shown = (page.locator(f"#image .image-frame{inner}").bounding_box() for inner in ("", " img"))
     for key in ("x", "y", "width", "height"):
         assert frame[key] == pytest.approx(shown[key], abs=1), key
 
 
 def test_a_format_that_browsers_do_not_show_is_shown(open_page, tmp_path):
-    picture((400, 300)).save(tmp_path / "scan.tiff")
+    image((400, 300)).save(tmp_path / "scan.tiff")
     page = open_page()
     upload(page, tmp_path / "scan.tiff")
     expect_answer(page)
-    shown = page.evaluate("getComputedStyle(document.querySelector('#picture .image-frame img')).content")
+    shown = page.evaluate("getComputedStyle(document.querySelector('#image .image-frame img')).content")
     assert shown.startswith('url("data:image/jpeg;base64,')
 
 
-def test_another_picture_and_none(open_page, photo):
+def test_another_image_and_none(open_page, photo):
     page = open_page()
     upload(page, photo)
     expect_answer(page)
@@ -157,10 +157,10 @@ def test_another_picture_and_none(open_page, photo):
 
 
 def test_an_unreadable_file_gives_a_sentence(open_page, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     page = open_page()
     upload(page, tmp_path / "text.jpg")
-    expect(page.get_by_role("alert")).to_contain_text("This file is not a picture that can be read", timeout=10_000)
+    expect(page.get_by_role("alert")).to_contain_text("This file is not an image that can be read", timeout=10_000)
 
 
 def test_an_example_is_answered(open_page):
@@ -178,11 +178,11 @@ def test_an_example_is_answered(open_page):
 def test_a_camera_and_a_clipboard_that_are_refused_are_told(locale, camera, clipboard, open_page, photo):
     page = open_page(locale=locale)
     for button, shown, sentence in (("Capture from camera", "image-container", camera), ("Paste from", "", clipboard)):
-        page.locator(f"#picture button[aria-label^='{button}']").click()
+        page.locator(f"#image button[aria-label^='{button}']").click()
         if shown:
-            page.locator(f"#picture .{shown} > div button:visible").first.click()
+            page.locator(f"#image .{shown} > div button:visible").first.click()
         expect(page.get_by_role("alert")).to_contain_text(sentence)
-    page.locator("#picture button[aria-label='Upload file']").click()
+    page.locator("#image button[aria-label='Upload file']").click()
     expect(page.locator("#told")).to_have_text("")
     upload(page, photo)
     expect_answer(page)
@@ -190,11 +190,11 @@ def test_a_camera_and_a_clipboard_that_are_refused_are_told(locale, camera, clip
 
 @pytest.mark.parametrize(
     ("locale", "large", "other"),
-    [("en-GB", "This file is larger than 20 MB.", "not a picture"), ("zh-CN", "这个文件超过 20 MB。", "这不是图片")],
+    [("en-GB", "This file is larger than 20 MB.", "not an image"), ("zh-CN", "这个文件超过 20 MB。", "这不是图片")],
 )
 def test_a_file_that_the_browser_does_not_send_is_told(locale, large, other, open_page, tmp_path):
     (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     page = open_page(locale=locale)
     upload(page, tmp_path / "large.jpg")
     expect(page.get_by_role("alert")).to_have_text(large, timeout=15_000)
@@ -205,8 +205,8 @@ def test_a_file_that_the_browser_does_not_send_is_told(locale, large, other, ope
 @pytest.mark.parametrize(
     ("query", "sentence"), [("", "The page is busy. Try again in a moment."), ("?lang=zh", "页面正忙，请稍后再试。")]
 )
-def test_busy_is_said_in_place_of_the_answer_to_an_earlier_picture(query, sentence, open_page, photo, tmp_path):
-    picture((300, 300)).save(tmp_path / "other.png")
+def test_busy_is_said_in_place_of_the_answer_to_an_earlier_image(query, sentence, open_page, photo, tmp_path):
+    image((300, 300)).save(tmp_path / "other.png")
     page = open_page(query=query)
     upload(page, photo)
     expect_answer(page)
@@ -216,14 +216,14 @@ def test_busy_is_said_in_place_of_the_answer_to_an_earlier_picture(query, senten
     expect(page.locator("#answer input")).to_have_count(0)
     expect(page.locator("#right")).to_be_hidden()
     page.unroute("**/queue/join*")
-    page.locator("#picture button[aria-label='Upload file']").click()
+    page.locator("#image button[aria-label='Upload file']").click()
     upload(page, photo)
     expect_answer(page)
     expect(page.locator("#right")).to_be_visible()
 
 
 def test_until_the_next_answer_the_earlier_one_is_faint(open_page, photo, tmp_path):
-    picture((300, 300)).save(tmp_path / "other.png")
+    image((300, 300)).save(tmp_path / "other.png")
     page = open_page()
     upload(page, photo)
     expect_answer(page)
@@ -240,15 +240,15 @@ def test_until_the_next_answer_the_earlier_one_is_faint(open_page, photo, tmp_pa
     assert laid_over(page)[0].startswith("url(")
 
 
-def test_several_pictures_and_a_zip_with_bad_ones_among_them(open_page, photo, holiday, tmp_path):
-    (tmp_path / "=bad.jpg").write_text("no picture")
+def test_several_images_and_a_zip_with_bad_ones_among_them(open_page, photo, holiday, tmp_path):
+    (tmp_path / "=bad.jpg").write_text("no image")
     page = open_page()
-    tab(page, "Several pictures")
+    tab(page, "Several images")
     upload(page, photo, tmp_path / "=bad.jpg", holiday, where="#files")
     rows = page.locator(".answers tbody tr")
     expect(rows).to_have_count(4, timeout=15_000)
-    expect(page.locator("#several .summary")).to_contain_text("2 pictures answered, 2 files could not be read.")
-    expect(page.locator(".answers .bad").first).to_contain_text("This file is not a picture")
+    expect(page.locator("#several .summary")).to_contain_text("2 images answered, 2 files could not be read.")
+    expect(page.locator(".answers .bad").first).to_contain_text("This file is not an image")
     expect(rows.nth(2)).to_contain_text("holiday.zip/inner/1.jpg")
     for order in ("ascending", "descending"):
         page.get_by_role("button", name="File", exact=True).click()
@@ -267,7 +267,7 @@ def test_two_networks_side_by_side(open_page, photo):
     page = open_page()
     upload(page, photo)
     expect_answer(page)
-    tab(page, "Compare")  # the picture comes along
+    tab(page, "Compare")  # the image comes along
     articles = page.locator(".compared article")
     expect(articles).to_have_count(2, timeout=15_000)
     expect(articles.locator("h3")).to_have_text(["three", "other"])
@@ -317,12 +317,12 @@ def test_chinese_by_the_browser_and_by_the_switch(open_page, tmp_path):
     assert page.evaluate("document.documentElement.lang") == "zh"
     page.get_by_text("English").click()
     expect(page.get_by_role("alert")).to_have_text("This file is empty (0 bytes).")
-    expect(page.get_by_role("tab").nth(1)).to_have_text("Several pictures")
+    expect(page.get_by_role("tab").nth(1)).to_have_text("Several images")
     assert "lang=en" in page.url
-    tab(page, "Several pictures")
+    tab(page, "Several images")
     words = "getComputedStyle(document.querySelector('#files [data-testid=upload-text]'), '::after').content"
     expect(page.locator("#files")).to_be_visible()
-    assert "Drop pictures here" in page.evaluate(words)  # the browser's language is another
+    assert "Drop images here" in page.evaluate(words)  # the browser's language is another
 
 
 def test_the_page_says_which_weights_answer(open_page):
@@ -363,7 +363,7 @@ def test_every_tab_fits_and_has_no_serious_fault(size, query, open_page, photo, 
     expect_answer(page)
     for name in TABS:
         tab(page, name)
-        if name == "Several pictures":
+        if name == "Several images":
             upload(page, photo, holiday, where="#files")
             expect(page.locator(".answers tbody tr")).to_have_count(3, timeout=15_000)
         expect(page.locator(READY[name]).first).to_be_visible(timeout=15_000)
@@ -383,7 +383,7 @@ def test_screenshots_of_every_tab(browser, tmp_path):
     """Of networks that learned the drawings, which are anybody's; to review, some of them lie in the wrong folder."""
     for options in (("--name", "careful"), ("--name", "quick", "--recipe", "quick")):
         assert run_script("train.py", *options, cwd=tmp_path).returncode == 0
-    pictures = sorted((tmp_path / "dataset" / "sample" / "test").rglob("*.png"))
+    images = sorted((tmp_path / "dataset" / "sample" / "test").rglob("*.png"))
     shutil.copytree(tmp_path / "dataset" / "sample" / "test", tmp_path / "mistaken")
     for number, path in enumerate(sorted((tmp_path / "mistaken" / "dog").iterdir())[:9]):
         path.rename(tmp_path / "mistaken" / "cat" / f"dog-{number}.png")
@@ -403,7 +403,7 @@ def test_screenshots_of_every_tab(browser, tmp_path):
             for number, name in enumerate(TABS):
                 page.get_by_role("tab").nth(number).click()
                 if number == 1:
-                    upload(page, *pictures[:: len(pictures) // 6][:6], where="#files")
+                    upload(page, *images[:: len(images) // 6][:6], where="#files")
                 expect(page.locator(READY[name]).first).to_be_visible(timeout=20_000)
                 page.wait_for_timeout(700)
                 shot = tmp_path / "shot.png"

@@ -1,4 +1,4 @@
-"""Which pictures a network is judged on: its own test pictures, others, or exactly those that its run set aside."""
+"""Which images a network is judged on: its own test images, others, or exactly those that its run set aside."""
 
 import dataclasses
 from pathlib import Path
@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from classifier import folders, parts
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.preprocess import Preprocess
+from classifier.data import image_folder
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import parts
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """photos/train with two classes of 20 and 12 pictures, of which no two are alike."""
+    """photos/train with two classes of 20 and 12 images, of which no two are alike."""
     monkeypatch.chdir(tmp_path)
     for name, count, red in (("cat", 20, 10), ("dog", 12, 200)):
         Path("photos/train", name).mkdir(parents=True)
@@ -24,12 +25,12 @@ def root(tmp_path, monkeypatch):
 
 
 def read(root, **options):
-    return folders.with_digests(folders.read_folder(root / "train", **options))
+    return image_folder.with_digests(image_folder.read_folder(root / "train", **options))
 
 
 def trained(root, val=0.25, name="run", **settings):
-    """What train.py notes of a run on these pictures, as they are now."""
-    training, validation = folders.split_validation(read(root), val, settings.get("fold", 1))
+    """What train.py notes of a run on these images, as they are now."""
+    training, validation = image_folder.split_validation(read(root), val, settings.get("fold", 1))
     data = {"root": str(root), "train": len(training), "val": len(validation), "fingerprint": training.fingerprint()}
     path = Path("module") / f"{name}.pth"
     settings = {"val": val} | settings
@@ -38,40 +39,40 @@ def trained(root, val=0.25, name="run", **settings):
 
 def refuses(match, *arguments):
     with pytest.raises(UserError, match=match):
-        parts.pictures(*arguments)
+        parts.images(*arguments)
 
 
 def test_the_part_set_aside_is_that_of_the_run(root):
     run = trained(root)
-    training, validation = folders.split_validation(read(root), 0.25)
-    found = parts.pictures([run], "val", None)
+    training, validation = image_folder.split_validation(read(root), 0.25)
+    found = parts.images([run], "val", None)
     assert found.paths == validation.paths and found.counts() == {"cat": 5, "dog": 3}
     assert not set(found.digests) & set(training.digests)
     assert not parts.learned_from(run, found, "val")
-    everything = parts.pictures([run], "test", root / "train")
+    everything = parts.images([run], "test", root / "train")
     assert len(everything) == 32 and parts.learned_from(run, everything, "test")
 
 
-def test_two_runs_judge_every_picture_once(root):
-    aside = [parts.pictures([trained(root, 0.5, fold=fold)], "val", None) for fold in (1, 2)]
+def test_two_runs_judge_every_image_once(root):
+    aside = [parts.images([trained(root, 0.5, fold=fold)], "val", None) for fold in (1, 2)]
     assert sorted(aside[0].paths + aside[1].paths) == sorted(read(root).paths)
 
 
-def test_it_is_found_where_the_pictures_have_gone(root):
+def test_it_is_found_where_the_images_have_gone(root):
     run = trained(root)
-    names = {Path(path).name for path in parts.pictures([run], "val", None).paths}
+    names = {Path(path).name for path in parts.images([run], "val", None).paths}
     root.rename("elsewhere")
     refuses(r"belongs to photos.train, which does not exist.*--data DIR", [run], "val", None)
     for place in ("elsewhere", "elsewhere/train"):
-        assert {Path(path).name for path in parts.pictures([run], "val", Path(place)).paths} == names
+        assert {Path(path).name for path in parts.images([run], "val", Path(place)).paths} == names
 
 
-def test_no_longer_the_pictures_of_the_run(root):
+def test_no_longer_the_images_of_the_run(root):
     run = trained(root)
     Image.new("RGB", (8, 8), (10, 99, 0)).save(root / "train" / "cat" / "new.png")
-    refuses(r"24 \+ 8 pictures then, 33 now", [run], "val", None)
+    refuses(r"24 \+ 8 images then, 33 now", [run], "val", None)
     (root / "train" / "cat" / "new.png").unlink()
-    assert parts.pictures([run], "val", None)
+    assert parts.images([run], "val", None)
     (root / "train" / "cat" / "0.png").rename(root / "train" / "dog" / "other.png")  # the same files, other labels
     refuses("other labels", [run], "val", None)
 
@@ -79,19 +80,19 @@ def test_no_longer_the_pictures_of_the_run(root):
 def test_weights_that_do_not_say(root):
     run = trained(root)
     for settings, data in (({}, run.data), (run.settings, {"root": "photos"}), ({"val": "some"}, run.data)):
-        refuses("does not say which pictures", [dataclasses.replace(run, settings=settings, data=data)], "val", None)
+        refuses("does not say which images", [dataclasses.replace(run, settings=settings, data=data)], "val", None)
     refuses("does not say what it was trained with", [dataclasses.replace(run, data={})], "val", None)
 
 
 def test_several_runs_have_to_agree(root):
     first, same, other = trained(root), trained(root, name="same"), trained(root, val=0.5, name="other")
-    assert len(parts.pictures([first, same], "val", None)) == 8
+    assert len(parts.images([first, same], "val", None)) == 8
     refuses("one by one", [first, other], "val", None)
 
 
 def test_labels_corrected_after_the_run_are_those_of_today(root):
     run = trained(root)
-    aside = parts.pictures([run], "val", None).paths
+    aside = parts.images([run], "val", None).paths
     then = read(root)
     changed, left_out = (then.paths.index(path) for path in aside[:2])
     labels = [1 - label if i == changed else label for i, label in enumerate(then.labels)]
@@ -104,8 +105,8 @@ def test_labels_corrected_after_the_run_are_those_of_today(root):
 def test_a_copy_with_another_label_is_not_among_them(tmp_path):
     # half of each class is set aside, the smallest digests: of the first 1 and 2, of the second 3 and 5
     digests = [bytes([number]) for number in (1, 2, 3, 4, 3, 5, 6, 7)]
-    folder = folders.Folder(tmp_path / "train", ["cat", "dog"], list("abcdefgh"), [0] * 4 + [1] * 4, digests)
-    training, validation = folders.split_validation(folder, 0.5)
+    folder = image_folder.ImageFolder(tmp_path / "train", ["cat", "dog"], list("abcdefgh"), [0] * 4 + [1] * 4, digests)
+    training, validation = image_folder.split_validation(folder, 0.5)
     assert validation.paths == ["a", "b", "e", "f"] and training.paths == ["c", "d", "g", "h"]
     run = Checkpoint(
         "resnet18",

@@ -11,7 +11,7 @@ import torch
 from matplotlib import font_manager
 from PIL import Image
 
-from classifier import plots, score_plots
+from classifier.evaluation import plots, score_plots
 from classifier.text import shorten
 from tests.conftest import run_code
 
@@ -23,7 +23,7 @@ HISTORY = [
 
 
 def png(figure):
-    """The figure as a picture; any warning on the way is an error."""
+    """The figure as an image; any warning on the way is an error."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -44,7 +44,7 @@ def test_confusion_matrix(classes):
     image = png(figure)
     assert max(image.size) < 60 * 15
     found = texts(figure)
-    assert any(f"{8 * classes:,} of {8 * classes + 2:,} pictures right" in text for text in found)
+    assert any(f"{8 * classes:,} of {8 * classes + 2:,} images right" in text for text in found)
     if classes <= 40:
         assert any(text.split("\n")[0] == "2" for text in found)
 
@@ -53,7 +53,7 @@ def test_confusion_matrix_shows_right_answers_blue_and_wrong_ones_red():
     figure = score_plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
     colors = figure.axes[0].images[0].get_array()
     assert colors[0, 0, 2] > colors[0, 0, 0] and colors[0, 1, 0] > colors[0, 1, 2]
-    assert (colors[1] == 1).all()  # white: no pictures
+    assert (colors[1] == 1).all()  # white: no images
 
 
 def test_names_are_text_not_formulas():

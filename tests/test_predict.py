@@ -1,4 +1,4 @@
-"""predict.py as people run it: each row is its picture's own, interrupted runs go on, nothing of the user's is lost."""
+"""predict.py as people run it: each row is its image's own, interrupted runs go on, nothing of the user's is lost."""
 
 import codecs
 import csv
@@ -16,15 +16,17 @@ from PIL import Image
 
 import predict
 from classifier import checkpoint as checkpoints
-from classifier import plots, precision, predictions, products, reading, unlabelled
-from classifier.answer import answerer
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
+from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.preprocess import Preprocess
-from classifier.unlabelled import Unlabelled
+from classifier.evaluation import plots
+from classifier.inference.predictor import build_predictor
+from classifier.prediction import loader, outputs, sources
+from classifier.prediction import table as table_module
+from classifier.prediction.sources import Unlabelled
 from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
-from tests.raw_pictures import make_zip
+from tests.raw_images import make_zip
 from zoo import MODELS
 
 PIXELS = Preprocess(size=16, mean=(0, 0, 0), std=(1, 1, 1))
@@ -32,7 +34,7 @@ CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "
 
 
 class Colors(torch.nn.Module):
-    """Knows colours by heart: a blue picture is a cat, a red one a dog."""
+    """Knows colours by heart: a blue image is a cat, a red one a dog."""
 
     def __init__(self, num_classes=2):
         super().__init__()
@@ -47,8 +49,8 @@ def weights(classes=("cat", "dog"), sure=3.0):
     return Checkpoint("colors", list(classes), PIXELS, state)
 
 
-def picture(red, kind="PNG"):
-    """A picture of one colour, so that each has a probability of its own."""
+def image(red, kind="PNG"):
+    """An image of one colour, so that each has a probability of its own."""
     stream = io.BytesIO()
     Image.new("RGB", (24, 20), (red, 30, 255 - red)).save(stream, kind)
     return stream.getvalue()
@@ -59,7 +61,7 @@ def fill(folder, reds):
     for name, red in reds.items():
         path = Path(folder, f"{name}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(red))
+        path.write_bytes(image(red))
 
 
 @pytest.fixture
@@ -67,14 +69,13 @@ def project(tmp_path, monkeypatch):
     """A project folder, as the current one, with module/colors.pth and photos/0.png (a sure cat) to 9.png (a dog)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, "colors", Colors)
-    monkeypatch.setattr(precision, "SECONDS", 0)  # of trials
     checkpoints.save(weights(), Path("module/colors.pth"))
     fill("photos", {str(i): 28 * i for i in range(10)})
     return tmp_path
 
 
 def table(path="predictions.csv"):
-    with Path(path).open(encoding="utf-8-sig", errors=predictions.NAMES, newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", errors=table_module.NAMES, newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
@@ -93,13 +94,13 @@ def refuses(match, *args, new=True):
 
 
 def opened(monkeypatch):
-    """The names of the pictures that are opened for an answer from now on."""
-    names, batches = [], reading.batches
+    """The names of the images that are opened for an answer from now on."""
+    names, batches = [], loader.batches
 
-    def noted(pictures, *args):
-        return batches((names.append(one.name) or one for one in pictures), *args)
+    def noted(images, *args):
+        return batches((names.append(one.name) or one for one in images), *args)
 
-    monkeypatch.setattr(reading, "batches", noted)
+    monkeypatch.setattr(loader, "batches", noted)
     return names
 
 
@@ -111,17 +112,17 @@ def own(path):
     return os.path.join("photos", path)  # noqa: PTH118 (as on this system)
 
 
-# ------------------------------------------------------------------------------------------- each row its picture's
+# ------------------------------------------------------------------------------------------- each row its image's
 
 
-def test_each_row_is_its_pictures_own(project):
+def test_each_row_is_its_images_own(project):
     reds = {f"{i:02}": (37 * i) % 256 for i in range(30)}
     fill("mixed", reds)
-    bad = {"03": b"", "04": b"text", "05": picture(9)[:40], "17": b"GIF89a", "29": b"\xff\xd8"}
+    bad = {"03": b"", "04": b"text", "05": image(9)[:40], "17": b"GIF89a", "29": b"\xff\xd8"}
     for name, content in bad.items():
         Path("mixed", f"{name}.png").write_bytes(content)
     rows = run("mixed")
-    answer = answerer(weights(), CPU)
+    answer = build_predictor(weights(), CPU)
     assert [Path(name).stem for name in rows] == list(reds)  # by name, each once
     for name, row in rows.items():
         if Path(name).stem in bad:
@@ -137,7 +138,7 @@ def test_a_folder_with_nothing_but_unreadable_files(project):
     for i in range(5):
         Path("photos", f"{i}.png").write_bytes(b"text")
     rows = run(*(own(f"{i}.png") for i in range(5)))
-    assert all("not a picture" in row["note"] for row in rows.values()) and len(rows) == 5
+    assert all("not an image" in row["note"] for row in rows.values()) and len(rows) == 5
     assert not Path("predictions.png").exists()
 
 
@@ -151,24 +152,24 @@ def test_weights_that_know_drawings_only_say_so(project, capsys):
     assert f"learned    from drawings only; --weights module/{checkpoints.SHIPPED}" in capsys.readouterr().out
 
 
-def test_unlike_the_training_pictures(project, monkeypatch, capsys):
+def test_unlike_the_training_images(project, monkeypatch, capsys):
     def unlike_at_first(checkpoint, compute):
-        answer = answerer(checkpoint, compute)
+        answer = build_predictor(checkpoint, compute)
 
         def answer_(pixels):
             answers = answer(pixels)
-            answers.unlike[0] = True
+            answers.is_ood[0] = True
             return answers
 
         return answer_
 
-    monkeypatch.setattr(predict, "answerer", unlike_at_first)
+    monkeypatch.setattr(predict, "build_predictor", unlike_at_first)
     rows = list(run("photos").values())
     assert [row["class"] == "neither" for row in rows] == [True, False, False, False, True] + [False] * 3 + [
         True,
         False,
     ]
-    assert rows[0]["note"] == "unlike the training pictures; nearest is cat" and float(rows[0]["P(cat)"]) > 0.9
+    assert rows[0]["note"] == "unlike the training images; nearest is cat" and float(rows[0]["P(cat)"]) > 0.9
     assert "neither" in capsys.readouterr().out
     assert predict.neither(["Neither", "dog"]) == "unlike"
 
@@ -210,17 +211,17 @@ def test_what_is_named_itself_is_answered_whatever_it_is_called(project):
     Path("photos/0.png").rename("picture")
     Path("notes.txt").write_text("text")
     rows = run("picture", "notes.txt")
-    assert rows["picture"]["class"] == "cat" and "is not a picture" in rows["notes.txt"]["note"]
+    assert rows["picture"]["class"] == "cat" and "is not an image" in rows["notes.txt"]["note"]
 
 
-def test_a_picture_named_twice_has_one_row(project):
+def test_a_image_named_twice_has_one_row(project):
     assert len(run("photos", own("3.png"), "./photos/3.png", "photos//3.png")) == 10
     assert Path("predictions.csv").read_text(encoding="utf-8").count("3.png") == 1
 
 
 def test_zips(project, capsys):
-    content = {f"inner/{i}.png": picture(28 * i) for i in range(6)}
-    make_zip(Path("holiday.zip"), content | {"inner/猫.png": picture(0), "readme.txt": b"", "__MACOSX/._1.png": b""})
+    content = {f"inner/{i}.png": image(28 * i) for i in range(6)}
+    make_zip(Path("holiday.zip"), content | {"inner/猫.png": image(0), "readme.txt": b"", "__MACOSX/._1.png": b""})
     rows = run("holiday.zip")
     assert list(rows) == [*(f"holiday.zip/{name}" for name in content), "holiday.zip/inner/猫.png"]
     alone = run("photos", "--restart")
@@ -232,7 +233,7 @@ def test_zips(project, capsys):
 
 
 def test_a_damaged_member_is_a_row(project):
-    make_zip(Path("a.zip"), {f"{i}.bmp": picture(40 * i, "BMP") for i in range(4)})
+    make_zip(Path("a.zip"), {f"{i}.bmp": image(40 * i, "BMP") for i in range(4)})
     content = bytearray(Path("a.zip").read_bytes())
     content[content.index(b"1.bmp") + 12] ^= 255
     Path("a.zip").write_bytes(content)
@@ -258,18 +259,18 @@ def test_lines_in_pieces_and_without_end():
         raw.readinto = lambda buffer: io.BytesIO.readinto(raw, memoryview(buffer)[:3])
         return io.BufferedReader(raw)
 
-    assert list(unlabelled.read_lines(pieces("猫.png\n\nb\r\nlast".encode()))) == ["猫.png", "b", "last"]
-    assert list(unlabelled.read_lines(pieces(b"a\0two\nlines.png\0b\0"))) == ["a", "two\nlines.png", "b"]
+    assert list(sources.read_lines(pieces("猫.png\n\nb\r\nlast".encode()))) == ["猫.png", "b", "last"]
+    assert list(sources.read_lines(pieces(b"a\0two\nlines.png\0b\0"))) == ["a", "two\nlines.png", "b"]
     # as PowerShell writes it, and whose bytes are not to be taken for names of one character each, "/" among them
-    assert list(unlabelled.read_lines(pieces("C:/猫.png\r\n\r\nb\r\n".encode("utf-16")))) == ["C:/猫.png", "b"]
+    assert list(sources.read_lines(pieces("C:/猫.png\r\n\r\nb\r\n".encode("utf-16")))) == ["C:/猫.png", "b"]
     with pytest.raises(UserError, match="no list of paths"):
-        list(unlabelled.read_lines(io.BufferedReader(io.BytesIO(b"x" * 200_000))))
+        list(sources.read_lines(io.BufferedReader(io.BytesIO(b"x" * 200_000))))
 
 
 def test_a_list_of_any_length_is_read_as_it_comes():
     for end in (b"\n", b"\0"):
         stream = io.BufferedReader(io.BytesIO(end.join(b"photos/%d.jpg" % i for i in range(200_000))))
-        names = unlabelled.read_lines(stream)
+        names = sources.read_lines(stream)
         assert next(names) == "photos/0.jpg" and stream.tell() < 200_000
         assert sum(1 for _ in names) == 199_999
 
@@ -287,7 +288,7 @@ def test_awkward_names_come_back_as_they_were(project, monkeypatch):
     if sys.platform != "darwin":
         names.append(os.fsdecode(b"\xff\xfe.png"))
     for name in names:
-        Path("photos", name).write_bytes(picture(255))
+        Path("photos", name).write_bytes(image(255))
     rows = run("photos")
     assert {f"photos/{name}" for name in names} <= set(rows)
     again = opened(monkeypatch)
@@ -309,10 +310,10 @@ def test_later_folders_are_not_looked_at_before_their_turn(project, monkeypatch)
     assert len(list(stream)) == 11 and looked == ["photos", "z", "z/a", "z/b"]
 
 
-def test_pictures_are_opened_one_batch_ahead_and_no_further(project):
+def test_images_are_opened_one_batch_ahead_and_no_further(project):
     taken = []
-    names = (taken.append(i) or unlabelled.Picture(own("1.png"), own("1.png")) for i in range(1000))
-    batches = reading.batches(names, PIXELS.read, 4, 2)
+    names = (taken.append(i) or sources.UnlabelledImage(own("1.png"), own("1.png")) for i in range(1000))
+    batches = loader.batches(names, PIXELS.read, 4, 2)
     assert len(next(batches)) == 4 and len(taken) == 8
     assert len(next(batches)) == 4 and len(taken) == 12
     batches.close()
@@ -353,7 +354,7 @@ def test_a_finished_run_says_so_and_answers_what_is_new(project, monkeypatch, ca
     assert Path("predictions.csv").read_bytes().startswith(before)
 
 
-def test_answers_about_other_pictures_stay_and_are_not_counted(project, capsys):
+def test_answers_about_other_images_stay_and_are_not_counted(project, capsys):
     run("photos")
     fill("more", {"x": 0, "y": 0})
     capsys.readouterr()
@@ -408,7 +409,7 @@ def test_a_table_that_another_program_has_changed(project):
 
 
 def test_ctrl_c_keeps_what_is_there(project, monkeypatch, capsys):
-    read = reading.read
+    read = loader.read
 
     def interrupted(one, preprocess):
         if one.name == own("9.png"):
@@ -416,7 +417,7 @@ def test_ctrl_c_keeps_what_is_there(project, monkeypatch, capsys):
         return read(one, preprocess)
 
     with monkeypatch.context() as for_now, pytest.raises(KeyboardInterrupt):
-        for_now.setattr(reading, "read", interrupted)
+        for_now.setattr(loader, "read", interrupted)
         run("photos")
     assert list(table()) == [own(f"{i}.png") for i in range(8)]
     assert "8 new answers are in predictions.csv" in capsys.readouterr().err
@@ -440,12 +441,12 @@ def test_killed_for_real(tmp_path):
     left = path.read_bytes()
     assert left.count(b"\n") < 101 and json.loads((tmp_path / "predictions.csv.json").read_text())["name"]
 
-    names = "".join(f"photos/{i:03}.png\n" for i in range(100))  # the same pictures, now listed
+    names = "".join(f"photos/{i:03}.png\n" for i in range(100))  # the same images, now listed
     done = run_script("predict.py", "-", *options[:-1], "16", input=names, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\r" not in done.stdout  # no bar and no warning where output is not a terminal
     assert path.read_bytes().startswith(left[: left.rindex(b"\n") + 1])
-    rows, answer = table(path), answerer(saved, CPU)
+    rows, answer = table(path), build_predictor(saved, CPU)
     assert list(rows) == names.splitlines()
     for name in list(rows)[::10]:
         expected = answer(PIXELS.read(tmp_path / name).unsqueeze(0)).probabilities[0].tolist()
@@ -470,7 +471,7 @@ def test_copies(project):
             [*(f"cat/{name}.png" for name in ("0", "0-2", "1", "1-2", "1-3", "2", "3", "4"))]
             + [f"dog/{name}.png" for name in ("5", "6", "7", "8", "9", "9-2", "9-3")]
         )
-        assert copies["cat/0.png"] == b"mine" and copies["cat/0-2.png"] == picture(0)
+        assert copies["cat/0.png"] == b"mine" and copies["cat/0-2.png"] == image(0)
         assert sorted(copies.values()) == sorted([b"mine", *(c for path, c in before.items() if path.stem != "bad")])
     assert {path: path.read_bytes() for path in Path("photos").rglob("*.png")} == before
     assert Path("sorted/cat/2.png").stat().st_mtime_ns == Path("photos/2.png").stat().st_mtime_ns
@@ -486,11 +487,11 @@ def test_copies_and_sheet_in_the_folder_itself_are_not_labelled(project, monkeyp
 
 
 def test_copies_out_of_a_zip(project):
-    make_zip(Path("a.zip"), {"x/1.png": picture(0), "y/1.png": picture(1), "y/CON.png": picture(255)})
+    make_zip(Path("a.zip"), {"x/1.png": image(0), "y/1.png": image(1), "y/CON.png": image(255)})
     for _ in range(2):
         run("a.zip", "--sort-into", "sorted")
         copies = {path.relative_to("sorted").as_posix(): path.read_bytes() for path in Path("sorted").rglob("*.png")}
-        assert copies == {"cat/1.png": picture(0), "cat/1-2.png": picture(1), "dog/_CON.png": picture(255)}
+        assert copies == {"cat/1.png": image(0), "cat/1-2.png": image(1), "dog/_CON.png": image(255)}
 
 
 def test_class_names_that_are_no_folders(project):
@@ -500,14 +501,14 @@ def test_class_names_that_are_no_folders(project):
     assert sorted(path.name for path in Path().iterdir() if path.suffix == ".png") == ["predictions.png"]
 
 
-def test_contact_sheet_shows_pictures_from_everywhere(project, monkeypatch):
+def test_contact_sheet_shows_images_from_everywhere(project, monkeypatch):
     shown, draw = [], plots.contact_sheet
     monkeypatch.setattr(
         plots,
         "contact_sheet",
         lambda pixels, titles, **options: shown.append(titles) or draw(pixels, titles, **options),
     )
-    monkeypatch.setattr(products, "SHEET", 8)
+    monkeypatch.setattr(outputs, "SHEET", 8)
     fill("many", {f"{i:03}": i for i in range(100)} | {f"{i:03}": 255 - i for i in range(60, 100)})
     run("many")
     (titles,) = shown
@@ -518,7 +519,7 @@ def test_contact_sheet_shows_pictures_from_everywhere(project, monkeypatch):
 
 
 def test_kaggle(project, capsys):
-    make_zip(Path("test.zip"), {f"test/{i}.png": picture(28 * i) for i in (2, 10, 9, 1)} | {"test/7.png": b"text"})
+    make_zip(Path("test.zip"), {f"test/{i}.png": image(28 * i) for i in (2, 10, 9, 1)} | {"test/7.png": b"text"})
     checkpoints.save(weights(classes=("Dog", "cat"), sure=50.0), Path("module/colors.pth"))
     rows = run("test.zip", "--kaggle")
     lines = Path("predictions.kaggle.csv").read_bytes().decode().split("\n")
@@ -534,7 +535,7 @@ def test_kaggle_refuses_what_makes_no_submission(project):
     fill("names", {"img 2 of 3": 0})
     refuses("one number", "names", "--kaggle")
     fill("twice", {"a/1": 0, "b/1": 255})
-    refuses("b/1.png: another picture has its number", "twice", "--kaggle")
+    refuses("b/1.png: another image has its number", "twice", "--kaggle")
     checkpoints.save(weights(classes=("cat", "cow")), Path("module/colors.pth"))
     refuses("two classes, one of them called dog", "photos", "--kaggle", "--restart")
 
@@ -545,14 +546,14 @@ def test_kaggle_refuses_what_makes_no_submission(project):
 def test_what_cannot_be_labelled(project):
     refuses("nowhere.jpg does not exist", "photos", "nowhere.jpg")
     Path("empty").mkdir()
-    refuses("no picture to label", "empty")
+    refuses("no image to label", "empty")
     Path("empty/notes.txt").touch()
-    refuses("no picture to label: 1 other files", "empty")
-    refuses(r"holds weights, not a picture", "module/colors.pth")
+    refuses("no image to label: 1 other files", "empty")
+    refuses(r"holds weights, not an image", "module/colors.pth")
     Path("text.zip").write_text("text")
     refuses("text.zip is damaged", "photos", "text.zip")
-    refuses("holds no pictures.*train.zip in it", make_zip(Path("a.zip"), {"train.zip": b"", "a.txt": b""}))
-    refuses("points outside the zip", make_zip(Path("b.zip"), {"../1.png": picture(0)}))
+    refuses("holds no images.*train.zip in it", make_zip(Path("a.zip"), {"train.zip": b"", "a.txt": b""}))
+    refuses("points outside the zip", make_zip(Path("b.zip"), {"../1.png": image(0)}))
     refuses("does not exist", "photos", "--weights", "module/none.pth")
     refuses(r"ends in \.csv", "photos", "--output", "predictions.png")
     refuses("is in photos", "photos/1.png", "--sort-into", "photos")
@@ -561,7 +562,7 @@ def test_what_cannot_be_labelled(project):
 
 def test_empty_standard_input(project, monkeypatch):
     pipe(monkeypatch, b"\n\n")
-    refuses("no picture to label", "-")
+    refuses("no image to label", "-")
 
 
 def test_a_list_that_died_with_a_process_is_not_taken_for_an_empty_one(project, monkeypatch):
@@ -582,7 +583,7 @@ def test_output_that_cannot_be_written(project):
 
 
 def test_a_full_disk_keeps_what_is_there(project, monkeypatch):
-    append, calls = predictions.Table.append, []
+    append, calls = table_module.Table.append, []
 
     def full(table, batch):
         calls.append(batch)
@@ -591,11 +592,11 @@ def test_a_full_disk_keeps_what_is_there(project, monkeypatch):
             raise UserError("full")
         append(table, batch)
 
-    monkeypatch.setattr(predictions.Table, "append", full)
+    monkeypatch.setattr(table_module.Table, "append", full)
     with pytest.raises(UserError, match="full"):
         run("photos")
     assert Path("predictions.csv").read_bytes().endswith(b"\r\nphotos/8.png,ca")
-    monkeypatch.setattr(predictions.Table, "append", append)
+    monkeypatch.setattr(table_module.Table, "append", append)
     assert [row["class"] for row in run("photos").values()] == ["cat"] * 5 + ["dog"] * 5
 
     class Full(io.RawIOBase):
@@ -605,7 +606,7 @@ def test_a_full_disk_keeps_what_is_there(project, monkeypatch):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    table = predictions.Table(Path("full.csv"), checkpoints.load(Path("module/colors.pth")))
+    table = table_module.Table(Path("full.csv"), checkpoints.load(Path("module/colors.pth")))
     table.file = io.TextIOWrapper(io.BufferedWriter(Full()))
     with pytest.raises(UserError, match=r"full\.csv cannot be written \(No space left on device\)"), table:
         table.append([["a"]])

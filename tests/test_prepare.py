@@ -13,10 +13,10 @@ import pytest
 
 import prepare
 from classifier.cli import UserError
-from classifier.intake import staging
-from classifier.intake.names import safe_name
+from classifier.preparation import staging
+from classifier.preparation.names import safe_name
 from classifier.text import text_width
-from tests.raw_pictures import cats_and_dogs, make_folder, make_zip, picture, tree
+from tests.raw_images import cats_and_dogs, image, make_folder, make_zip, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,7 +46,7 @@ def counts(output):
 
 
 def test_a_zip_becomes_train_and_test(run, tmp_path):
-    members = cats_and_dogs(20) | {"cat/bad.jpg": picture(5)[:400], "cat/empty.png": b"", "notes.txt": b"hello"}
+    members = cats_and_dogs(20) | {"cat/bad.jpg": image(5)[:400], "cat/empty.png": b"", "notes.txt": b"hello"}
     source = make_zip(tmp_path / "pets.zip", members)
     before = source.read_bytes()
     lines = run(source)
@@ -61,7 +61,7 @@ def test_a_zip_becomes_train_and_test(run, tmp_path):
         ["total", "40", "2", "0", "36", "4"],
     ]
     assert "- unreadable (rejected.csv): 2" in lines
-    assert "- files that are not pictures: 1" in lines
+    assert "- files that are not images: 1" in lines
     assert lines[-1] == "Next: python train.py"
     bad, empty = rows(output / "rejected.csv")
     assert bad["picture"] == "cat/bad.jpg" and bad["class"] == "cat" and "damaged" in bad["reason"]
@@ -89,7 +89,7 @@ def test_impossible_test_parts(test, run, tmp_path):
 
 
 def test_split_depends_on_content_alone(run, tmp_path):
-    """Another order, another kind of source, other file names: the same pictures are for testing."""
+    """Another order, another kind of source, other file names: the same images are for testing."""
     members = list(cats_and_dogs(30).items())
     run(make_zip(tmp_path / "a.zip", dict(members)), "--output", "a", "--test", "0.3")
     random.Random(1).shuffle(members)
@@ -130,7 +130,7 @@ def test_what_others_wrote_is_left_alone(place, run, tmp_path):
 
 
 def test_readme_sample_and_empty_folders_may_be_there(run, tmp_path):
-    others = {"README.md": b"pictures", "sample/train/cat/1.png": b"drawn", "mine.jpg": b"x"}
+    others = {"README.md": b"images", "sample/train/cat/1.png": b"drawn", "mine.jpg": b"x"}
     make_folder(tmp_path / "dataset", others)
     (tmp_path / "dataset" / "train").mkdir()
     run(make_zip(tmp_path / "pets.zip", cats_and_dogs()))
@@ -155,13 +155,13 @@ def test_errors_leave_nothing_behind(run, tmp_path, monkeypatch):
     content = bytearray(make_zip(tmp_path / "damaged.zip", cats_and_dogs()).read_bytes())
     content[700:710] = bytes(10)
     (tmp_path / "damaged.zip").write_bytes(content)
-    evil = make_zip(tmp_path / "evil.zip", cats_and_dogs() | {"../evil.jpg": picture(0)})
+    evil = make_zip(tmp_path / "evil.zip", cats_and_dogs() | {"../evil.jpg": image(0)})
     all_bad = make_zip(tmp_path / "bad.zip", cats_and_dogs() | {"cow/1.jpg": b"moo"})
     good = make_zip(tmp_path / "good.zip", cats_and_dogs())
     for source, message in [
         (evil, "outside"),
         (tmp_path / "damaged.zip", "damaged at"),
-        (all_bad, r"class 'cow' .*1 rejected; cow/1\.jpg is not a picture"),
+        (all_bad, r"class 'cow' .*1 rejected; cow/1\.jpg is not an image"),
     ]:
         with pytest.raises(UserError, match=message):
             run(source)
@@ -195,7 +195,7 @@ def test_one_of_three_ways(run, tmp_path):
 
 def test_same_names_in_one_class(run, tmp_path):
     names = ["cat/a/1.jpg", "cat/b/1.jpg", "cat/c/1.JPG", "cat/2.jpg", "dog/1.jpg", "dog/CON.jpg", "dog/a.jpg"]
-    members = {name: picture(i) for i, name in enumerate(names)}
+    members = {name: image(i) for i, name in enumerate(names)}
     run(make_zip(tmp_path / "pets.zip", members), "--test", "1", "--output", "x")
     run(make_zip(tmp_path / "pets.zip", dict(reversed(members.items()))), "--test", "1", "--output", "y")
     x = tree(tmp_path / "x")
@@ -208,7 +208,7 @@ def test_same_names_in_one_class(run, tmp_path):
 
 def test_chinese_names_and_table(run, tmp_path):
     members = {
-        f"我的 图片/{label}/照片 {i}.jpg": picture(100 * k + i)
+        f"我的 图片/{label}/照片 {i}.jpg": image(100 * k + i)
         for k, label in enumerate(["猫", "大狗", "x"])
         for i in range(5)
     }
@@ -220,7 +220,7 @@ def test_chinese_names_and_table(run, tmp_path):
 
 
 def test_list_with_unsafe_class_names(run, tmp_path):
-    make_folder(tmp_path / "raw", {f"{i}.jpg": picture(i) for i in range(9)})
+    make_folder(tmp_path / "raw", {f"{i}.jpg": image(i) for i in range(9)})
     labels = ["../up", "a/b", "nul"]
     text = "".join(f"{i}.jpg\t{labels[i % 3]}\n" for i in range(9))
     (tmp_path / "raw" / "list.txt").write_text(text)
@@ -231,7 +231,7 @@ def test_list_with_unsafe_class_names(run, tmp_path):
 
 def test_classes_that_would_share_a_folder(run, tmp_path):
     with pytest.raises(UserError, match="classes 'Cat' and 'cat' would share"):
-        run(make_zip(tmp_path / "a.zip", {"Cat/1.jpg": picture(1), "cat/2.jpg": picture(2)}))
+        run(make_zip(tmp_path / "a.zip", {"Cat/1.jpg": image(1), "cat/2.jpg": image(2)}))
 
 
 def test_safe_names():
@@ -250,7 +250,7 @@ def test_safe_names():
 @pytest.mark.skipif(os.name == "nt", reason="another way to hold a lock")
 def test_only_one_at_a_time(run, tmp_path):
     source = make_zip(tmp_path / "pets.zip", cats_and_dogs())
-    with staging.only_one(tmp_path / "dataset"), pytest.raises(UserError, match=r"another prepare\.py is at work"):
+    with staging.file_lock(tmp_path / "dataset"), pytest.raises(UserError, match=r"another prepare\.py is at work"):
         run(source)
     run(source)
 
@@ -265,7 +265,7 @@ def test_as_a_process(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: dataset already holds")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared pictures are not on this machine")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared images are not on this machine")
 def test_real_photographs(run):
     lines = run(SHARED / "hymenoptera.zip")
     assert lines[3].split() == ["total", "396", "0", "0", "243", "153"]

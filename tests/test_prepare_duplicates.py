@@ -9,14 +9,14 @@ from PIL import Image
 
 import prepare
 from classifier.cli import UserError
-from classifier.intake import duplicates
-from classifier.intake.duplicates import Picture
-from tests.raw_pictures import cats_and_dogs, make_zip, picture, plain, tree
+from classifier.preparation import duplicates
+from classifier.preparation.duplicates import HashedImage
+from tests.raw_images import cats_and_dogs, image, make_zip, plain, tree
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Prepare these members; (side/class/name of each picture written, the rows of duplicates.csv by picture)."""
+    """Prepare these members; (side/class/name of each image written, the rows of duplicates.csv by image)."""
     monkeypatch.delattr(os, "sync", raising=False)
 
     def run(members, test=0.2):
@@ -34,7 +34,7 @@ def side(written, name):
 
 
 def test_copies_in_a_class_are_left_out(run):
-    members = cats_and_dogs(10) | {"cat/copy.jpg": picture(3), "cat/0 copy.jpg": picture(3)}
+    members = cats_and_dogs(10) | {"cat/copy.jpg": image(3), "cat/0 copy.jpg": image(3)}
     written, rows = run(members)
     assert len(written) == 20 and side(written, "cat/0 copy.jpg") and not side(written, "cat/copy.jpg")
     assert rows["cat/3.jpg"]["file"] == "" and rows["cat/3.jpg"]["note"] == "same file as cat/0 copy.jpg"
@@ -45,9 +45,9 @@ def test_copies_in_a_class_are_left_out(run):
 def test_lookalikes_stay_on_one_side(test, run):
     members = cats_and_dogs(20)
     for i in range(0, 20, 2):  # recompressed, resized, both
-        members[f"cat/{i} b.jpg"] = picture(i, quality=30)
-        members[f"dog/{i} b.jpg"] = picture(1000 + i, size=200)
-        members[f"dog/{i} c.jpg"] = picture(1000 + i, size=120, quality=50)
+        members[f"cat/{i} b.jpg"] = image(i, quality=30)
+        members[f"dog/{i} b.jpg"] = image(1000 + i, size=200)
+        members[f"dog/{i} c.jpg"] = image(1000 + i, size=120, quality=50)
     written, rows = run(members, test)
     assert len(written) == len(members) and len(rows) == 50
     sides = {}
@@ -62,20 +62,20 @@ def test_lookalikes_stay_on_one_side(test, run):
     assert {next(iter(both)) for both in sides.values()} == {"train", "test"}
 
 
-def test_a_picture_in_two_classes_is_for_training(run):
-    shared = {f"{label}/shared {i}.jpg": picture(500 + i) for label in ("cat", "dog") for i in range(6)}
-    alike = {f"dog/alike {i}.jpg": picture(i, quality=40) for i in range(3)}
+def test_a_image_in_two_classes_is_for_training(run):
+    shared = {f"{label}/shared {i}.jpg": image(500 + i) for label in ("cat", "dog") for i in range(6)}
+    alike = {f"dog/alike {i}.jpg": image(i, quality=40) for i in range(3)}
     written, rows = run(cats_and_dogs(10) | shared | alike, 0.4)
     assert {side(written, name) for name in [*shared, *alike]} == {"train"}
     assert all("in two classes" in rows[name]["note"] for name in [*shared, *alike, "cat/0.jpg"])
     assert side(written, "cat/0.jpg") == "train"
 
 
-def test_given_split_leaves_out_training_pictures_seen_in_test(run):
+def test_given_split_leaves_out_training_images_seen_in_test(run):
     members = {f"train/{name}": content for name, content in cats_and_dogs(10).items()}
     members |= {f"test/{name}": content for name, content in cats_and_dogs(5, first=100).items()}
-    members |= {"train/cat/copy.jpg": picture(100), "train/cat/alike.jpg": picture(101, quality=40)}
-    members |= {"train/dog/a cat.jpg": picture(102), "test/cat/twice.jpg": picture(103)}
+    members |= {"train/cat/copy.jpg": image(100), "train/cat/alike.jpg": image(101, quality=40)}
+    members |= {"train/dog/a cat.jpg": image(102), "test/cat/twice.jpg": image(103)}
     written, rows = run(members)
     assert len(written) == 30 and all(written >= {f"test/cat/{i}.jpg"} for i in range(4))
     assert not side(written, "copy.jpg") and not side(written, "alike.jpg") and not side(written, "a cat.jpg")
@@ -85,7 +85,7 @@ def test_given_split_leaves_out_training_pictures_seen_in_test(run):
     assert rows["test/cat/twice.jpg"]["note"] == "same file as test/cat/3.jpg"
 
 
-def test_plain_pictures_are_not_all_the_same(run):
+def test_plain_images_are_not_all_the_same(run):
     colours = ["white", "black", "red", "#010101", "grey"]
     members = {
         f"{label}/{colour}.png": plain(colour)
@@ -104,7 +104,7 @@ def test_plain_copies_are_still_copies(run):
 
 
 def test_a_class_of_lookalikes_cannot_be_split(run):
-    members = cats_and_dogs(5) | {f"cow/{i}.jpg": picture(77, quality=50 + i) for i in range(6)}
+    members = cats_and_dogs(5) | {f"cow/{i}.jpg": image(77, quality=50 + i) for i in range(6)}
     with pytest.raises(UserError, match=r"class 'cow'.*look the same"):
         run(members)
 
@@ -112,8 +112,8 @@ def test_a_class_of_lookalikes_cannot_be_split(run):
 @pytest.mark.parametrize("colour", ["x gradient", "y gradient", "white"])
 def test_nothing_to_see_has_no_look(colour):
     ramp = np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1))
-    pictures = {"x gradient": Image.fromarray(ramp), "y gradient": Image.fromarray(ramp.T)}
-    assert duplicates.look(pictures.get(colour, Image.new("L", (9, 9), 255)).convert("RGB")) is None
+    images = {"x gradient": Image.fromarray(ramp), "y gradient": Image.fromarray(ramp.T)}
+    assert duplicates.look(images.get(colour, Image.new("L", (9, 9), 255)).convert("RGB")) is None
 
 
 def test_groups_match_a_slow_search():
@@ -138,7 +138,7 @@ def test_groups_match_a_slow_search():
 
 def test_rulings_do_not_depend_on_the_order():
     looks = [duplicates.look(Image.new("RGB", (8, 8))) for _ in range(3)]
-    pictures = [Picture(name, "x", None, "same", look) for name, look in zip("cab", looks, strict=True)]
-    kept = {p.name for p, r in zip(pictures, duplicates.rule(pictures), strict=True) if not r.left_out}
-    again = {p.name for p, r in zip(pictures[::-1], duplicates.rule(pictures[::-1]), strict=True) if not r.left_out}
+    images = [HashedImage(name, "x", None, "same", look) for name, look in zip("cab", looks, strict=True)]
+    kept = {p.name for p, r in zip(images, duplicates.rule(images), strict=True) if not r.left_out}
+    again = {p.name for p, r in zip(images[::-1], duplicates.rule(images[::-1]), strict=True) if not r.left_out}
     assert kept == again == {"a"}

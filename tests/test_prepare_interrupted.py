@@ -11,8 +11,8 @@ import pytest
 
 import prepare
 from classifier.cli import UserError
-from classifier.intake import staging
-from tests.raw_pictures import cats_and_dogs, make_folder, make_zip, tree
+from classifier.preparation import staging
+from tests.raw_images import cats_and_dogs, make_folder, make_zip, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +63,7 @@ def alive(pid):
 
 def finish(source, output):
     """The next run: the lock is free, the rests go or are completed, then the work is done or known to be done."""
-    with staging.only_one(output):
+    with staging.file_lock(output):
         staging.recover(output, prepare.RESULTS)
         prepare.prepare(source, output, 0.1)
 
@@ -146,7 +146,7 @@ def test_a_killed_worker_ends_in_a_message(source, tmp_path):
             os.kill(pid, signal.SIGKILL)
             break
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and errors.startswith("error: a process that decodes pictures was ended")
+    assert process.returncode == 2 and errors.startswith("error: a process that decodes images was ended")
     assert not output.exists()
 
 

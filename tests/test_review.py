@@ -1,4 +1,4 @@
-"""The Review tab: which pictures it shows, that nothing is decided unseen, and its keys in a real browser."""
+"""The Review tab: which images it shows, that nothing is decided unseen, and its keys in a real browser."""
 
 import csv
 import json
@@ -19,17 +19,17 @@ from playwright.sync_api import expect, sync_playwright
 import evaluate
 from app import head
 from classifier import checkpoint as checkpoints
-from classifier import corrections, folders
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.pictures import PictureError
-from classifier.preprocess import Preprocess
-from page import review as tab
-from page.answers import Answer
-from page.doubts import Review, newest_lists, read_list
-from page.site import Site
-from page.words import Speaker
-from tests.conftest import make_pictures
+from classifier.data import corrections, image_folder
+from classifier.data.images import ImageError
+from classifier.data.transforms import Preprocess
+from tests.conftest import make_images
+from webui import review as tab
+from webui.answers import Answer
+from webui.doubts import Review, newest_lists, read_list
+from webui.site import Site
+from webui.words import Speaker
 from zoo import MODELS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -65,7 +65,7 @@ def list_doubts(project: Path, doubts: dict[str, float], when: str = "20260101-1
 
 @pytest.fixture
 def project(tmp_path):
-    make_pictures(tmp_path / "dataset" / "test", dict.fromkeys(CLASSES, 4))
+    make_images(tmp_path / "dataset" / "test", dict.fromkeys(CLASSES, 4))
     list_doubts(tmp_path, {"cat/0.png": 0.91, "cat/1.png": 0.99, f"{ANT}/2.png": 0.95})
     return tmp_path
 
@@ -79,24 +79,24 @@ def asked(view, action, choice="") -> dict:
     """What the browser sends for a button of this view."""
     if action == "undo":
         return {"action": action, "file": view.last.file, "digest": view.last.digest, "line": str(view.last.line)}
-    return {"action": action, "file": view.picture.doubt.file, "digest": view.picture.digest, "choice": choice}
+    return {"action": action, "file": view.image.doubt.file, "digest": view.image.digest, "choice": choice}
 
 
 def shown(view) -> Image.Image:
-    kind, content = view.picture.image.split(",")
+    kind, content = view.image.image.split(",")
     assert kind == "data:image/jpeg;base64"
     return Image.open(BytesIO(b64decode(content)))
 
 
 def files(view) -> tuple:
-    return view.picture and view.picture.doubt.file, view.done, view.total
+    return view.image and view.image.doubt.file, view.done, view.total
 
 
 def test_the_largest_doubt_comes_first_and_all_come_to_an_end(review, project):
     view = review.view()
     assert shown(view).size == (400, 400)  # of 40 x 40
-    assert files(view) == ("test/cat/1.png", 0, 3) and (view.picture.answer, view.picture.sure) == ("dog", 0.97)
-    assert view.picture.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
+    assert files(view) == ("test/cat/1.png", 0, 3) and (view.image.answer, view.image.sure) == ("dog", 0.97)
+    assert view.image.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
     view, told = review.act(asked(view, "relabel", "dog"), SAY, "Ann")
     assert files(view) == (f"test/{ANT}/2.png", 1, 3) and not told
     view, _ = review.act(asked(view, "leave out"), SAY)
@@ -104,7 +104,7 @@ def test_the_largest_doubt_comes_first_and_all_come_to_an_end(review, project):
     view, _ = review.act(asked(view, "keep"), SAY)
     assert files(view) == (None, 3, 3)
     assert "All 3 decided." in tab.card(view, SAY)
-    folder = folders.read_folder(project / "dataset" / "test")
+    folder = image_folder.read_folder(project / "dataset" / "test")
     assert folder.counts() == {ANT: 3, "cat": 3, "dog": 5}
     assert folder.corrected == "corrections.csv: 1 relabelled, 1 left out"
 
@@ -136,27 +136,27 @@ def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(review):
     assert "decided elsewhere" in told
 
 
-def test_a_picture_that_changed_since_it_was_shown_is_shown_again(review, project):
+def test_a_image_that_changed_since_it_was_shown_is_shown_again(review, project):
     view = review.view()
-    shutil.copy(project / "dataset" / "test" / "dog" / "0.png", view.picture.doubt.path)
+    shutil.copy(project / "dataset" / "test" / "dog" / "0.png", view.image.doubt.path)
     again, told = review.act(asked(view, "keep"), SAY)
     assert "has changed since it was shown" in told and files(again) == files(view)
-    assert again.picture.digest != view.picture.digest
+    assert again.image.digest != view.image.digest
     view, told = review.act(asked(again, "keep"), SAY)
     assert not told and view.done == 1
-    shutil.copy(project / "dataset" / "test" / "dog" / "1.png", again.picture.doubt.path)
-    assert review.view().done == 0  # what is decided was another picture
+    shutil.copy(project / "dataset" / "test" / "dog" / "1.png", again.image.doubt.path)
+    assert review.view().done == 0  # what is decided was another image
 
 
-def test_pictures_that_are_gone_or_damaged_are_told_not_shown(review, project):
+def test_images_that_are_gone_or_damaged_are_told_not_shown(review, project):
     (project / "dataset" / "test" / "cat" / "1.png").unlink()
-    (project / "dataset" / "test" / ANT / "2.png").write_bytes(b"no picture")
+    (project / "dataset" / "test" / ANT / "2.png").write_bytes(b"no image")
     view = review.view()
     assert files(view) == ("test/cat/0.png", 0, 1) and view.gone == 2
     view, _ = review.act(asked(view, "keep"), SAY)
     assert files(view) == (None, 1, 1) and "All 1 decided." in tab.card(view, SAY)
     shutil.rmtree(project / "dataset" / "test")
-    assert "None of the listed pictures is there any more." in tab.card(review.view(), SAY)
+    assert "None of the listed images is there any more." in tab.card(review.view(), SAY)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_pictures_that_are_gone_or_damaged_are_told_not_shown(review, project):
 )
 def test_what_no_button_asks_for_is_not_done(wrong, review, project):
     view = review.view()
-    review.act({"file": view.picture.doubt.file, "digest": view.picture.digest} | wrong, SAY)
+    review.act({"file": view.image.doubt.file, "digest": view.image.digest} | wrong, SAY)
     assert not (project / "dataset" / "corrections.csv").exists()
 
 
@@ -191,10 +191,10 @@ def test_a_table_that_cannot_be_written_is_told(review, project, monkeypatch):
 
 def test_without_the_network_the_list_has_its_answer(project):
     def gone(path):
-        raise PictureError("is damaged")
+        raise ImageError("is damaged")
 
     view = Review(project / "w.pth", gone, project / "logs").view()
-    assert (view.picture.answer, view.picture.sure, view.picture.overlay) == ("dog", 0.99, "")
+    assert (view.image.answer, view.image.sure, view.image.overlay) == ("dog", 0.99, "")
 
 
 def test_of_many_classes_the_most_probable_have_keys(tmp_path):
@@ -205,8 +205,8 @@ def test_of_many_classes_the_most_probable_have_keys(tmp_path):
     list_doubts(tmp_path, {"class 03/0.png": 0.95})
     probabilities = {name: (place + 1) / 105 for place, name in enumerate(names)}
     view = Review(tmp_path / "w.pth", lambda path: (probabilities, None), tmp_path / "logs").view()
-    assert view.picture.choices[:2] == [("class 13", "1"), ("class 12", "2")]
-    assert len(view.picture.choices) == 13 and view.picture.choices[9] == ("class 04", "")
+    assert view.image.choices[:2] == [("class 13", "1"), ("class 12", "2")]
+    assert len(view.image.choices) == 13 and view.image.choices[9] == ("class 04", "")
     assert tab.card(view, SAY).count('data-action="relabel"') == 13
 
 
@@ -220,7 +220,7 @@ def test_the_newest_list_of_these_weights_is_taken(project):
     assert newest_lists(project / "w.pth", project / "logs") == [(newest / "suspects.csv", root)]
     older = list_doubts(project, {"cat/1.png": 0.99}, "20260201-100000")
     report = json.loads((older / "report.json").read_text(encoding="utf-8")) | {"part": "val"}
-    (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other pictures: it counts as well
+    (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other images: it counts as well
     assert len(newest_lists(project / "w.pth", project / "logs")) == 2
     assert Review(project / "w.pth", look, project / "logs").view().total == 2
     assert [doubt.file for doubt in read_list(newest / "suspects.csv", root)] == ["test/cat/2.png"]
@@ -234,7 +234,7 @@ def test_without_a_list_it_says_which_command_makes_one(project):
     assert "There is no label to doubt." in tab.card(view, SAY)
 
 
-def test_the_picture_is_part_of_the_page_small_and_everything_foreign_is_escaped(review, project):
+def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(review, project):
     path = project / "dataset" / "test" / ANT / ("&lt;.jpg" if os.name == "nt" else '"><img src=x>.jpg')
     Image.new("RGB", (2400, 1200), "teal").save(path, exif=turned())
     list_doubts(project, {f"{ANT}/{path.name}": 0.99}, "20260301-100000")
@@ -253,7 +253,7 @@ def turned() -> Image.Exif:
 
 def test_the_list_of_a_real_evaluation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_pictures(Path("dataset") / "test", {"across": 6, "down": 6})
+    make_images(Path("dataset") / "test", {"across": 6, "down": 6})
     torch.manual_seed(0)
     network = MODELS["resnet18"](num_classes=2)
     data = {"root": "dataset", "kind": "photographs", "train": 9, "val": 1}
@@ -262,8 +262,8 @@ def test_the_list_of_a_real_evaluation(tmp_path, monkeypatch):
     checkpoints.save(weights, Path("module/w.pth"))
     evaluate.main(["module/w.pth", "--precision", "fp32", "--workers", "0"])
     view = Review(Path("module/w.pth"), look).view()
-    assert view.total > 0 and view.picture.doubt.file.startswith("test/") and view.picture.doubt.sure > 0.9
-    assert view.picture.doubt.label != view.picture.doubt.answer
+    assert view.total > 0 and view.image.doubt.file.startswith("test/") and view.image.doubt.sure > 0.9
+    assert view.image.doubt.label != view.image.doubt.answer
 
 
 @pytest.fixture

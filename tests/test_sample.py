@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import drawing, sample
 from classifier.cli import UserError
+from classifier.data import drawings, sample_set
 
 STRENGTHS = (
     1.0,
@@ -22,14 +22,14 @@ STRENGTHS = (
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn") / "sample"
-    sample.draw_sample_set(root)
+    sample_set.draw_sample_set(root)
     return root
 
 
 @pytest.fixture
 def few(monkeypatch):
     """Sets of ten drawings, for the tests that draw their own."""
-    monkeypatch.setattr(sample, "COUNTS", {"train": 3, "test": 2})
+    monkeypatch.setattr(sample_set, "COUNTS", {"train": 3, "test": 2})
 
 
 def state(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -50,29 +50,29 @@ def test_counts_and_names(root):
 def test_opens_and_all_differ(root):
     seen = set()
     for path in root.rglob("*.png"):
-        picture = Image.open(path)
-        assert picture.mode == "RGB" and picture.size == (drawing.SIZE, drawing.SIZE)
-        seen.add(picture.tobytes())
+        image = Image.open(path)
+        assert image.mode == "RGB" and image.size == (drawings.SIZE, drawings.SIZE)
+        seen.add(image.tobytes())
     assert len(seen) == 720
 
 
 @pytest.mark.parametrize(("split", "kind", "number"), [("train", "cat", 0), ("train", "dog", 299), ("test", "cat", 59)])
 def test_same_pixels_every_time(root, split, kind, number):
-    first, second = (drawing.draw(split, kind, number).tobytes() for _ in range(2))
+    first, second = (drawings.draw(split, kind, number).tobytes() for _ in range(2))
     assert first == second == Image.open(root / split / kind / f"{kind}.{number}.png").tobytes()
 
 
 def test_sets_are_the_same_files(few, tmp_path):
     for name in ("one", "two"):
-        sample.draw_sample_set(tmp_path / "new" / name)
+        sample_set.draw_sample_set(tmp_path / "new" / name)
     one, two = ({name: data for name, (data, _) in state(tmp_path / "new" / n).items()} for n in ("one", "two"))
     assert one == two and len(one) == 10
 
 
 def test_complete_set_is_left_alone(root, monkeypatch):
     before = state(root)
-    monkeypatch.setattr(sample, "draw", None)  # a call would fail
-    sample.draw_sample_set(root)
+    monkeypatch.setattr(sample_set, "draw", None)  # a call would fail
+    sample_set.draw_sample_set(root)
     assert state(root) == before
 
 
@@ -81,21 +81,21 @@ def test_complete_set_is_left_alone(root, monkeypatch):
 )
 def test_incomplete_set_is_completed(few, tmp_path, lost):
     root = tmp_path / "sample"
-    sample.draw_sample_set(root)
+    sample_set.draw_sample_set(root)
     (root / "README.md").write_text("mine")
     whole = state(root)
     for name in lost:
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     left = state(root)
-    sample.draw_sample_set(root)
+    sample_set.draw_sample_set(root)
     assert {name: data for name, (data, _) in state(root).items()} == {name: data for name, (data, _) in whole.items()}
     assert left.items() <= state(root).items()  # what was there is not drawn again
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
 def test_interruption_leaves_nothing(few, tmp_path, monkeypatch):
-    draw, drawn = sample.draw, []
+    draw, drawn = sample_set.draw, []
 
     def interrupted(*which):
         drawn.append(which)
@@ -103,21 +103,21 @@ def test_interruption_leaves_nothing(few, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw(*which)
 
-    monkeypatch.setattr(sample, "draw", interrupted)
+    monkeypatch.setattr(sample_set, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sample.draw_sample_set(tmp_path / "sample")
+        sample_set.draw_sample_set(tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []
-    sample.draw_sample_set(tmp_path / "sample")
+    sample_set.draw_sample_set(tmp_path / "sample")
     assert len(state(tmp_path / "sample")) == 10
 
 
-def test_other_pictures_are_not_mixed_in(few, tmp_path):
+def test_other_images_are_not_mixed_in(few, tmp_path):
     photo = tmp_path / "dataset" / "train" / "cat" / "tom.jpg"
     photo.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(photo)
     before = state(tmp_path)
     with pytest.raises(UserError, match=r"tom\.jpg"):
-        sample.draw_sample_set(tmp_path / "dataset")
+        sample_set.draw_sample_set(tmp_path / "dataset")
     assert state(tmp_path) == before
 
 
@@ -127,7 +127,7 @@ def test_other_pictures_are_not_mixed_in(few, tmp_path):
 def thumbnails(folder: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
     """All drawings of a split as (N, side * side * 3) in 0..1, and their labels (N,)."""
     pixels, labels = [], []
-    for label, kind in enumerate(sample.CLASSES):
+    for label, kind in enumerate(sample_set.CLASSES):
         for path in sorted((folder / kind).iterdir()):
             pixels.append(np.asarray(Image.open(path).resize((side, side), Image.Resampling.BOX)).ravel() / 255)
             labels.append(label)

@@ -1,4 +1,4 @@
-"""Shards: that they hold what the folders held, that each picture comes once, and what is said when they are broken."""
+"""Shards: that they hold what the folders held, that each image comes once, and what is said when they are broken."""
 
 import contextlib
 import hashlib
@@ -18,18 +18,18 @@ import torch
 import webdataset
 
 import prepare
-from classifier import data, folders, shard_batches, shards, streams
 from classifier.cli import UserError
-from classifier.pictures import PictureError
-from classifier.preprocess import Preprocess
-from classifier.shard_batches import Batches, loader
-from tests.conftest import make_pictures, run_code, run_script, serving
+from classifier.data import image_folder, loaders, shard_batches, shards, streams
+from classifier.data.images import ImageError
+from classifier.data.shard_batches import Batches, loader
+from classifier.data.transforms import Preprocess
+from tests.conftest import make_images, run_code, run_script, serving
 
 SEEN = Preprocess(16)
 CPU = torch.device("cpu")
 
 
-def prepared(source, output, test=0.1, shard_size=6):
+def optimize_for_inference(source, output, test=0.1, shard_size=6):
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
         output.mkdir()
@@ -39,11 +39,11 @@ def prepared(source, output, test=0.1, shard_size=6):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder of folders, the same with shards): 13 shards of about 6 pictures, 77 in all."""
+    """(folder of folders, the same with shards): 13 shards of about 6 images, 77 in all."""
     top = tmp_path_factory.mktemp("shards")
-    make_pictures(top / "plain" / "train", {"猫": 40, "dog two": 37}, size=20)
-    make_pictures(top / "plain" / "test", {"猫": 3, "dog two": 2}, size=20, seed=1)
-    return top / "plain", prepared(top / "plain", top / "sharded")
+    make_images(top / "plain" / "train", {"猫": 40, "dog two": 37}, size=20)
+    make_images(top / "plain" / "test", {"猫": 3, "dog two": 2}, size=20, seed=1)
+    return top / "plain", optimize_for_inference(top / "plain", top / "sharded")
 
 
 @pytest.fixture
@@ -53,20 +53,20 @@ def copy(made, tmp_path):
 
 
 def all_of(batches, workers=0):
-    """Each picture as (its pixels' digest, label), in the order they came."""
+    """Each image as (its pixels' digest, label), in the order they came."""
     return [
         (hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest(), int(label))
-        for pixels, labels in data.on_device(loader(batches, workers), CPU)
+        for pixels, labels in loaders.on_device(loader(batches, workers), CPU)
         for one, label in zip(pixels, labels, strict=True)
     ]
 
 
 def in_folders(root):
-    folder = folders.read_folder(root)
-    pictures = data.loader(data.Pictures(folder, SEEN), 8)
+    folder = image_folder.read_folder(root)
+    images = loaders.loader(loaders.ImageDataset(folder, SEEN), 8)
     return Counter(
         (hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest(), int(label))
-        for pixels, labels in data.on_device(pictures, CPU)
+        for pixels, labels in loaders.on_device(images, CPU)
         for one, label in zip(pixels, labels, strict=True)
     )
 
@@ -97,24 +97,24 @@ def test_webdataset_itself_reads_them(made):
     assert Counter(label for _, label in pairs) == {0: 37, 1: 40}
 
 
-def test_the_same_pictures_make_the_same_shards(made, tmp_path):
+def test_the_same_images_make_the_same_shards(made, tmp_path):
     for number, file in enumerate(sorted((made[0] / "train").glob("*/*.png"))):  # other names, another order
         (tmp_path / "other" / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, tmp_path / "other" / file.parent.name / f"{97 * number % 100}.png")
     shutil.copytree(tmp_path / "other", tmp_path / "split" / "train")
     shutil.copytree(made[0] / "test", tmp_path / "split" / "test")
-    prepared(tmp_path / "split", tmp_path / "out")
+    optimize_for_inference(tmp_path / "split", tmp_path / "out")
     first, second = (
         {at.name: at.read_bytes() for at in (root / "train").iterdir()} for root in (made[1], tmp_path / "out")
     )
     assert first == second
 
 
-def test_pictures_that_look_the_same_share_a_shard(tmp_path):
-    from tests.raw_pictures import cats_and_dogs, make_folder, picture
+def test_images_that_look_the_same_share_a_shard(tmp_path):
+    from tests.raw_images import cats_and_dogs, image, make_folder
 
-    pets = cats_and_dogs(30) | {f"cat/again {i}.jpg": picture(i, quality=60 + i, size=64) for i in range(8)}
-    prepared(make_folder(tmp_path / "pets", pets), tmp_path / "out", shard_size=2)
+    pets = cats_and_dogs(30) | {f"cat/again {i}.jpg": image(i, quality=60 + i, size=64) for i in range(8)}
+    optimize_for_inference(make_folder(tmp_path / "pets", pets), tmp_path / "out", shard_size=2)
     rows = (tmp_path / "out" / "duplicates.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
     places = [row.split(",")[4] for row in rows if "train/" in row]
     assert len(places) > 8
@@ -129,9 +129,9 @@ def test_pictures_that_look_the_same_share_a_shard(tmp_path):
             assert member in opened.getnames()
 
 
-def test_few_pictures_still_make_ten_shards(tmp_path):
-    make_pictures(tmp_path / "few", {"a": 16, "b": 16}, size=20)
-    prepared(tmp_path / "few", tmp_path / "out", 2, 1000)
+def test_few_images_still_make_ten_shards(tmp_path):
+    make_images(tmp_path / "few", {"a": 16, "b": 16}, size=20)
+    optimize_for_inference(tmp_path / "few", tmp_path / "out", 2, 1000)
     sizes = [len(shard) for shard in shards.read(str(tmp_path / "out")).shards]
     assert sum(sizes) == 28 and sorted(sizes) == [2, 2, *[3] * 8]
 
@@ -145,10 +145,10 @@ def test_what_breaks_off_leaves_nothing_and_the_next_run_is_whole(made, tmp_path
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(webdataset, "ShardWriter", Full)
-        prepared(made[0], tmp_path / "out")
+        optimize_for_inference(made[0], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     (tmp_path / "out").rmdir()
-    prepared(made[0], tmp_path / "out")
+    optimize_for_inference(made[0], tmp_path / "out")
     assert shards.read(str(tmp_path / "out")).fingerprint() == shards.read(str(made[1])).fingerprint()
 
 
@@ -167,7 +167,7 @@ def test_the_command_line(made, tmp_path):
 
 
 def test_webdataset_is_loaded_for_shards_only():
-    code = "import sys, prepare, classifier.shards, classifier.shard_batches; sys.exit('webdataset' in sys.modules)"
+    code = "import sys, prepare, classifier.data.shards, classifier.data.shard_batches; sys.exit('webdataset' in sys.modules)"
     assert run_code(code).returncode == 0
 
 
@@ -215,13 +215,13 @@ def test_what_does_not_fit_is_told_before_the_work(damage, named, message, copy)
         shards.read(f"{copy}/{named}")
 
 
-def test_a_class_without_pictures(copy):
+def test_a_class_without_images(copy):
     def empty(values):
         for shard in values["shards"]:
             shard["counts"][1] = 0
 
     edit(copy / shards.INDEX, empty)
-    with pytest.raises(UserError, match="no pictures of 猫"):
+    with pytest.raises(UserError, match="no images of 猫"):
         shards.read(str(copy))
 
 
@@ -251,7 +251,7 @@ def test_too_few_shards_to_set_one_aside(made):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("step", [0, 12])
-def test_processes_share_the_pictures(processes, step, made):
+def test_processes_share_the_images(processes, step, made):
     whole = shards.read(str(made[1]))
     parts = [
         all_of(Batches(whole, SEEN, 4, seed=1, step=step, rank=rank, count=processes)) for rank in range(processes)
@@ -266,14 +266,14 @@ def test_processes_share_the_pictures(processes, step, made):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has processors
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_share_the_pictures(workers, made):
+def test_workers_share_the_images(workers, made):
     whole = shards.read(str(made[1]))
     validation = Batches(whole, SEEN, 5, rank=1, count=2)
-    labels = [len(batch) for _, batch in data.on_device(loader(validation, workers), CPU)]
+    labels = [len(batch) for _, batch in loaders.on_device(loader(validation, workers), CPU)]
     assert sorted(labels) == [3, 5, 5, 5, 5, 5, 5, 5]
     assert Counter(all_of(validation, workers)) == Counter(all_of(validation))
     first = shard_batches.first_pixels(validation, 5)
-    assert torch.equal(first, next(data.on_device(loader(validation, workers), CPU))[0])
+    assert torch.equal(first, next(loaders.on_device(loader(validation, workers), CPU))[0])
     assert len(all_of(Batches(whole, SEEN, 8, limit=20), workers)) == 20
 
 
@@ -300,7 +300,7 @@ def test_going_on_in_the_middle_of_an_epoch(workers, processes, made, monkeypatc
         live = loader(batches, workers)  # its workers live on, and hear of epoch and start
 
         def run(live=live):
-            return [(pixels.sum().item(), labels.tolist()) for pixels, labels in data.on_device(live, CPU)]
+            return [(pixels.sum().item(), labels.tolist()) for pixels, labels in loaders.on_device(live, CPU)]
 
         whole_epoch = run()
         for steps in (1, 4, 7):
@@ -342,17 +342,17 @@ def rewrite(tar, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update({"000000000.png": b"nothing"}), r"00000\.tar, key 000000000 is not a picture"),
+        (lambda m: m.update({"000000000.png": b"nothing"}), r"00000\.tar, key 000000000 is not an image"),
         (lambda m: m.update({"000000000.cls": b"2"}), r"key 000000000: expected .* below 2, found cls, png with b'2'"),
-        (lambda m: m.pop("000000000.cls"), "key 000000000: expected one picture and in .cls a number"),
-        (lambda m: m.pop("000000000.png"), "key 000000000: expected one picture"),
-        (lambda m: [m.pop("000000000.png"), m.pop("000000000.cls")], r"00000\.tar holds 5 pictures .* says 6"),
+        (lambda m: m.pop("000000000.cls"), "key 000000000: expected one image and in .cls a number"),
+        (lambda m: m.pop("000000000.png"), "key 000000000: expected one image"),
+        (lambda m: [m.pop("000000000.png"), m.pop("000000000.cls")], r"00000\.tar holds 5 images .* says 6"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_opened_is_named(change, message, workers, copy):
+def test_a_image_that_cannot_be_opened_is_named(change, message, workers, copy):
     rewrite(copy / "00000.tar", change)
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageError, match=message):
         all_of(Batches(shards.read(str(copy)), SEEN, 8), workers)
 
 
@@ -361,10 +361,10 @@ def test_a_damaged_tar(copy):
     content = bytearray((copy / "00002.tar").read_bytes())
     content[1024:20000] = bytes(20000 - 1024)
     (copy / "00002.tar").write_bytes(content)
-    with pytest.raises(PictureError, match=r"00002\.tar (is damaged|holds)"):
+    with pytest.raises(ImageError, match=r"00002\.tar (is damaged|holds)"):
         all_of(Batches(whole, SEEN, 8))
     (copy / "00002.tar").write_bytes(os.urandom(len(content)))
-    with pytest.raises(PictureError, match=r"00002\.tar is damaged \((?!.*BufferedReader)"):
+    with pytest.raises(ImageError, match=r"00002\.tar is damaged \((?!.*BufferedReader)"):
         all_of(Batches(whole, SEEN, 8))
 
 
@@ -419,7 +419,7 @@ def test_a_broken_connection_is_continued(knows_range, tells_length, server, mad
     part = shards.read(server.url + "/{00000..00001}.tar")
     server.knows_range, server.tells_length, server.asked = knows_range, tells_length, []
     with tarfile.open(server.folder / "00000.tar") as tar:
-        after_two = tar.getmembers()[4].offset  # where a picture ends, so that a tar alone would be as good as whole
+        after_two = tar.getmembers()[4].offset  # where an image ends, so that a tar alone would be as good as whole
     server.breaks = [after_two, 15_000, 20_000]
     local = shards.read(f"{made[1]}/train/{{00000..00001}}.tar")
     assert all_of(Batches(part, SEEN, 8)) == all_of(Batches(local, SEEN, 8))
@@ -430,9 +430,7 @@ def test_a_broken_connection_is_continued(knows_range, tells_length, server, mad
 def test_a_connection_that_always_breaks(server):
     part = shards.read(server.url + "/{00000..00001}.tar")
     server.breaks = [10_240] * 99
-    with pytest.raises(
-        PictureError, match=r"00000\.tar broke off at 10,240 of 20,480 bytes, 5 times in a row \(.+\)\.$"
-    ):
+    with pytest.raises(ImageError, match=r"00000\.tar broke off at 10,240 of 20,480 bytes, 5 times in a row \(.+\)\.$"):
         all_of(Batches(part, SEEN, 8))
 
 
@@ -447,10 +445,10 @@ def test_what_the_server_has_not(server):
         shards.read(server.url)
     part = shards.read(server.url + "/{00000..00002}.tar")
     (server.folder / "00002.tar").write_bytes(b"short")
-    with pytest.raises(PictureError, match=r"/00002\.tar has 5 bytes, expected 20,480"):
+    with pytest.raises(ImageError, match=r"/00002\.tar has 5 bytes, expected 20,480"):
         all_of(Batches(part, SEEN, 8))
     (server.folder / "00002.tar").unlink()
-    with pytest.raises(PictureError, match=r"/00002\.tar answers 404"):
+    with pytest.raises(ImageError, match=r"/00002\.tar answers 404"):
         all_of(Batches(part, SEEN, 8))
     with pytest.raises(UserError, match=r"nowhere/shards\.json answers 404 .*\n.*prepare\.py SOURCE --shards"):
         shards.read(server.url + "/nowhere")

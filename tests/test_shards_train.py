@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import prepare
-from classifier import checkpoint, shards
+from classifier import checkpoint
 from classifier.cli import UserError
+from classifier.data import shards
 from tests.conftest import run_script
 from tests.test_train import call, stop_after, weights_of
 
@@ -20,7 +21,7 @@ QUICK = ("--size", 32, "--batch-size", 8, "--epochs", 2, "--device", "cpu", "--p
 
 @pytest.fixture(scope="module")
 def sharded(bars, tmp_path_factory):
-    """The pictures of `bars` in ten shards."""
+    """The images of `bars` in ten shards."""
     output = tmp_path_factory.mktemp("sharded")
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(os, "sync", raising=False)
@@ -47,7 +48,7 @@ def test_stopped_in_an_epoch_and_resumed_nothing_differs(sharded, tmp_path, monk
     training, validation = shards.split_validation(shards.read(str(sharded)), 0.1)
     assert saved.data["train"] == len(training) == 72 and saved.data["val"] == len(validation) == 8
     assert saved.data["fingerprint"] == training.fingerprint() and saved.classes == ["across", "down"]
-    scored = run_script("evaluate.py", "--device", "cpu", cwd=whole)  # the test pictures lie beside, as a folder
+    scored = run_script("evaluate.py", "--device", "cpu", cwd=whole)  # the test images lie beside, as a folder
     assert scored.returncode == 0 and "24, of across, down" in scored.stdout
 
 
@@ -72,7 +73,7 @@ def test_from_a_server(sharded, tmp_path, monkeypatch):
     ("data", "arguments", "message"),
     [
         ("/train/{00000..00010}.tar", (), r"knows no 00010\.tar"),
-        ("/train/00000.tar", (), r"too few shards \(1\)|no pictures of"),
+        ("/train/00000.tar", (), r"too few shards \(1\)|no images of"),
         ("", ("--balance", "sampling"), "stream"),
     ],
 )

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from classifier.cli import UserError
-from classifier.intake import sources
-from tests.raw_pictures import make_folder, make_zip, picture
+from classifier.preparation import sources
+from tests.raw_images import image, make_folder, make_zip
 
 JPEG = b"\xff\xd8 never decoded here"
 
@@ -33,7 +33,7 @@ def triples(source):
 LAYOUTS = {
     "kaggle flat": {"cat.0.jpg": ("cat", None), "dog.12.jpg": ("dog", None)},
     "kaggle in train/": {"train/cat.0.jpg": ("cat", None), "train/dog.0.jpg": ("dog", None)},
-    "kaggle unpacked, with the unlabelled test pictures": {
+    "kaggle unpacked, with the unlabelled test images": {
         "dogs-vs-cats/train/cat.0.jpg": ("cat", None),
         "dogs-vs-cats/train/dog.0.jpg": ("dog", None),
         "dogs-vs-cats/test1/1.jpg": None,
@@ -78,13 +78,13 @@ def test_val_note_says_where_it_went(tmp_path):
 
 
 def test_kaggles_outer_zip(tmp_path):
-    inner = make_zip(tmp_path / "train.zip", {f"train/{label}.{i}.jpg": picture(i) for i in range(2) for label in "ab"})
+    inner = make_zip(tmp_path / "train.zip", {f"train/{label}.{i}.jpg": image(i) for i in range(2) for label in "ab"})
     unlabelled = make_zip(tmp_path / "test1.zip", {"test1/1.jpg": JPEG})
     members = {"train.zip": inner.read_bytes(), "test1.zip": unlabelled.read_bytes(), "sampleSubmission.csv": b"id"}
     outer = make_zip(tmp_path / "dogs-vs-cats.zip", members)
     result = found(outer, tmp_path)
     assert {entry.label for entry in result.entries} == {"a", "b"} and len(result.entries) == 4
-    assert sources.read_bytes(result.entries[0]) in (picture(0), picture(1))
+    assert sources.read_bytes(result.entries[0]) in (image(0), image(1))
     assert result.ignored == 2 and "train.zip in dogs-vs-cats.zip" in result.notes[0]
 
 
@@ -140,7 +140,7 @@ def test_list_with_a_missing_file_and_without_any(tmp_path):
     source = tmp_path / "list.txt"
     source.write_text("a.jpg cat\nC:\\gone\\b.jpg dog\n" + "x" * 300 + ".jpg dog\n")
     missing = next(entry for entry in found(source, tmp_path).entries if "gone" in entry.name)
-    with pytest.raises(sources.PictureError, match="not there"):
+    with pytest.raises(sources.ImageError, match="not there"):
         sources.read_bytes(missing)
     source.write_text("nowhere/a.jpg cat\nnowhere/b.jpg dog\n")
     with pytest.raises(UserError, match="none of its 2 files is there"):
@@ -220,14 +220,14 @@ def test_bomb_inside_a_zip(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
 def test_truncated(kept, tmp_path):
-    whole = make_zip(tmp_path / "a.zip", {f"{x}/{i}.jpg": picture(i) for x in "xy" for i in range(3)}).read_bytes()
+    whole = make_zip(tmp_path / "a.zip", {f"{x}/{i}.jpg": image(i) for x in "xy" for i in range(3)}).read_bytes()
     (tmp_path / "b.zip").write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(UserError, match="damaged or incomplete"):
         found(tmp_path / "b.zip", tmp_path)
 
 
 def test_damaged_in_the_middle(tmp_path):
-    source = make_zip(tmp_path / "a.zip", {"x/1.jpg": picture(1), "y/1.jpg": picture(2)})
+    source = make_zip(tmp_path / "a.zip", {"x/1.jpg": image(1), "y/1.jpg": image(2)})
     content = bytearray(source.read_bytes())
     content[200:210] = bytes(10)
     source.write_bytes(content)
@@ -256,7 +256,7 @@ def test_nothing_there_or_nothing_in_it(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         found(tmp_path / "gone.zip", tmp_path)
     make_folder(tmp_path / "cats", {"1.jpg": JPEG, "2.jpg": JPEG})
-    with pytest.raises(UserError, match=r"2 pictures without.*a folder per class"):
+    with pytest.raises(UserError, match=r"2 images without.*a folder per class"):
         found(tmp_path / "cats", tmp_path)
     make_folder(tmp_path / "one", {"cat.1.jpg": JPEG, "cat.2.jpg": JPEG})
     with pytest.raises(UserError, match="of one class, 'cat'"):
@@ -276,19 +276,19 @@ def test_folder_that_links_to_itself(tmp_path):
     assert triples(found(source, tmp_path)) == {(f"{label}/1.jpg", label, None) for label in "xyz"}
 
 
-def test_a_picture_file_beyond_the_limit(tmp_path, monkeypatch):
+def test_a_image_file_beyond_the_limit(tmp_path, monkeypatch):
     source = make_folder(tmp_path / "set", {"x/1.jpg": bytes(2000), "y/1.jpg": JPEG})
     monkeypatch.setattr(sources.archives, "MAX_BYTES", 1000)
     large = next(entry for entry in found(source, tmp_path).entries if entry.label == "x")
-    with pytest.raises(sources.PictureError, match="has more than"):
+    with pytest.raises(sources.ImageError, match="has more than"):
         sources.read_bytes(large)
 
 
 def test_fingerprint_follows_the_content(tmp_path):
-    members = {"x/1.jpg": picture(1), "y/1.jpg": picture(2)}
+    members = {"x/1.jpg": image(1), "y/1.jpg": image(2)}
     first = sources.fingerprint(make_zip(tmp_path / "a.zip", members))
     assert sources.fingerprint(make_zip(tmp_path / "b.zip", dict(reversed(members.items())))) == first
-    assert sources.fingerprint(make_zip(tmp_path / "c.zip", members | {"x/1.jpg": picture(3)})) != first
+    assert sources.fingerprint(make_zip(tmp_path / "c.zip", members | {"x/1.jpg": image(3)})) != first
     folder = make_folder(tmp_path / "folder", members)
     before = sources.fingerprint(folder)
     assert sources.fingerprint(folder) == before

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, do what one does: every picture once, the same numbers, one voice."""
+"""Several processes, started by torchrun, do what one does: every image once, the same numbers, one voice."""
 
 import json
 import re
@@ -13,9 +13,9 @@ import evaluate
 import predict
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
-from classifier.preprocess import Preprocess
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures
-from tests.raw_pictures import make_zip
+from classifier.data.transforms import Preprocess
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images
+from tests.raw_images import make_zip
 from zoo import MODELS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyTorch for Windows comes without what torchrun needs")
@@ -53,9 +53,9 @@ def torchrun(processes, script, *arguments, restarts=0, **options):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder, as the current one, with module/run.pth and 23 pictures in dataset/test."""
+    """A project folder, as the current one, with module/run.pth and 23 images in dataset/test."""
     monkeypatch.chdir(tmp_path)
-    make_pictures(Path("dataset/test"), {"cat": 11, "dog": 12})
+    make_images(Path("dataset/test"), {"cat": 11, "dog": 12})
     torch.manual_seed(0)
     network = MODELS["resnet18"](num_classes=2)
     data = {"root": "dataset", "kind": "photographs"}
@@ -126,4 +126,4 @@ def test_a_mistake_is_told_once(project):
     Path("dataset/test/dog/0.png").write_bytes(b"text")  # in the second batch, which is the second process's
     done = torchrun(2, "evaluate.py", "--batch-size", 11, *CPU)
     assert done.returncode != 0 and not Path("logs/evaluate").exists()
-    assert done.stderr.count("dog/0.png is not a picture that can be read") == 1
+    assert done.stderr.count("dog/0.png is not an image that can be read") == 1

@@ -14,11 +14,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint, checks, metrics, optimization, schedule
-from classifier.augment import Augment
+from classifier import checkpoint
 from classifier.cli import UserError
-from classifier.settings import RECIPES, Settings
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_pictures, run_script
+from classifier.data.augment import Augment
+from classifier.evaluation import metrics
+from classifier.training import checks, optim, schedules
+from classifier.training.config import RECIPES, Settings
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_script
 
 # the last of them is replaced in some tests
 QUICK = ("--size", 32, "--batch-size", 16, "--workers", 0, "--name", "run", "--precision", "bf16")
@@ -35,7 +37,7 @@ def finished(bars, tmp_path_factory):
 
 def test_prints_what_a_person_needs(finished):
     _, done = finished
-    assert "36 pictures to train with, 4 to choose the best epoch with" in done.stdout
+    assert "36 images to train with, 4 to choose the best epoch with" in done.stdout
     assert "epoch 3/3   train loss" in done.stdout
     assert "float" in done.stdout  # which precision, and why
     for command in ("python evaluate.py module/run.pth", "python app.py module/run.pth", "tensorboard --logdir logs"):
@@ -51,7 +53,7 @@ def test_leaves_weights_that_describe_themselves(finished, bars):
     assert best.preprocess.size == 32
     assert best.data == {
         "root": str(bars),
-        "kind": "pictures",
+        "kind": "images",
         "train": 72,
         "val": 8,
         "fingerprint": best.data["fingerprint"],
@@ -287,7 +289,7 @@ def test_an_older_versions_run_is_not_gone_on_with(finished, tmp_path, monkeypat
         call(monkeypatch, folder, "--resume", tmp_path / "old.last.pth", "--epochs", 4)
 
 
-def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, bars, tmp_path, monkeypatch):
+def test_a_run_goes_on_only_with_the_same_images_and_in_its_place(finished, bars, tmp_path, monkeypatch):
     folder, _ = finished
     last = folder / "module" / "run.last.pth"
     again = ("--resume", last, "--epochs", 4, "--data")
@@ -297,18 +299,18 @@ def test_a_run_goes_on_only_with_the_same_pictures_and_in_its_place(finished, ba
     shutil.copytree(bars, tmp_path / "moved")
     (tmp_path / "moved" / "train" / "down").rename(tmp_path / "moved" / "train" / "above")
     shutil.rmtree(tmp_path / "moved" / "test")
-    with pytest.raises(UserError, match="learned from other pictures or classes"):
+    with pytest.raises(UserError, match="learned from other images or classes"):
         call(monkeypatch, folder, *again, tmp_path / "moved")
     (tmp_path / "moved" / "train" / "above").rename(tmp_path / "moved" / "train" / "down")
     next((tmp_path / "moved" / "train" / "down").iterdir()).unlink()
-    with pytest.raises(UserError, match="learned from other pictures or classes"):
+    with pytest.raises(UserError, match="learned from other images or classes"):
         call(monkeypatch, folder, *again, tmp_path / "moved")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "100"], "--batch-size is 100, but there are 72 pictures"),
+        (["--batch-size", "100"], "--batch-size is 100, but there are 72 images"),
         (["--epochs", "0"], "--epochs is 0; allowed is 1 to"),
         (["--val", "1.5"], "--val is 1.5; allowed"),
         (["--name", "a/b"], "a/b cannot be the name"),
@@ -328,23 +330,23 @@ def test_errors_before_the_first_batch(finished, bars, monkeypatch, arguments, m
         call(monkeypatch, folder, *data, *arguments)
 
 
-def test_classes_have_to_be_those_of_the_test_pictures(tmp_path, monkeypatch):
-    make_pictures(tmp_path / "pets" / "train", {"cat": 4, "dog": 4})
-    make_pictures(tmp_path / "pets" / "test", {"Cat": 1, "dog": 1})
+def test_classes_have_to_be_those_of_the_test_images(tmp_path, monkeypatch):
+    make_images(tmp_path / "pets" / "train", {"cat": 4, "dog": 4})
+    make_images(tmp_path / "pets" / "test", {"Cat": 1, "dog": 1})
     with pytest.raises(UserError, match=r"has the classes cat, dog, but .* has Cat, dog"):
         call(monkeypatch, tmp_path, "--data", "pets")
 
 
-def test_pictures_in_the_wrong_place_are_found(tmp_path, monkeypatch):
-    make_pictures(tmp_path / "dataset", {"cat": 2, "dog": 2})
-    with pytest.raises(UserError, match=r"pictures in cat, dog, but they belong in dataset.train/<class>/"):
+def test_images_in_the_wrong_place_are_found(tmp_path, monkeypatch):
+    make_images(tmp_path / "dataset", {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match=r"images in cat, dog, but they belong in dataset.train/<class>/"):
         call(monkeypatch, tmp_path)
 
 
 def test_kaggles_flat_folder_is_not_taken_for_none(tmp_path, monkeypatch):
     (tmp_path / "dataset" / "train").mkdir(parents=True)
     (tmp_path / "dataset" / "train" / "cat.0.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"pictures in train, but they belong in dataset.train/<class>/"):
+    with pytest.raises(UserError, match=r"images in train, but they belong in dataset.train/<class>/"):
         call(monkeypatch, tmp_path)
 
 
@@ -369,13 +371,13 @@ def test_a_wrong_command_line_is_explained_and_ends_with_status_2(tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
-def test_unreadable_picture_ends_with_its_name(tmp_path):
-    root = make_pictures(tmp_path / "pets" / "train", {"cat": 8, "dog": 8})
+def test_unreadable_image_ends_with_its_name(tmp_path):
+    root = make_images(tmp_path / "pets" / "train", {"cat": 8, "dog": 8})
     (root / "cat" / "3.png").write_bytes(b"nothing")
     done = run_script("train.py", "--data", "pets", "--batch-size", 4, "--size", 32, "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 2
     assert "3.png" in done.stderr
-    assert "is not a picture" in done.stderr
+    assert "is not an image" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -384,7 +386,7 @@ def test_the_classic_recipe_is_the_published_one():
     assert (classic.size, classic.resize, classic.normalize) == (224, "squash", "half")
     assert (classic.lr, classic.weight_decay, classic.batch_size, classic.epochs) == (1e-4, 0, 32, 10)
     assert (classic.augment, classic.ema, classic.label_smoothing, classic.precision) == ("off", 0, 0, "fp32")
-    assert [schedule.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
+    assert [schedules.learning_rate(step, 100, classic) for step in (0, 50, 99)] == [1e-4] * 3
 
 
 def test_crops_keep_as_much_as_is_said(monkeypatch, bars, tmp_path):
@@ -397,23 +399,23 @@ def test_crops_keep_as_much_as_is_said(monkeypatch, bars, tmp_path):
 
 def test_learning_rate_rises_and_falls():
     settings = replace(Settings(), lr=1.0, warmup=0.1)
-    rates = [schedule.learning_rate(step, 100, settings) for step in range(100)]
+    rates = [schedules.learning_rate(step, 100, settings) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.001
 
 
-def test_pictures_grow_evenly():
+def test_images_grow_evenly():
     settings = replace(Settings(), epochs=11, size=160, grow_from=0.4)
-    sizes = [schedule.size_of_epoch(epoch, settings) for epoch in range(11)]
+    sizes = [schedules.size_of_epoch(epoch, settings) for epoch in range(11)]
     assert (sizes[0], sizes[-1]) == (64, 160)
     assert sizes == sorted(sizes)
     assert {size % 16 for size in sizes} == {0}
     assert len(set(sizes)) == 7
-    assert [schedule.size_of_epoch(epoch, replace(settings, grow_from=1.0, size=50)) for epoch in (0, 10)] == [50, 50]
-    assert schedule.size_of_epoch(0, replace(settings, epochs=1)) == 160
-    assert schedule.size_of_epoch(0, replace(settings, size=32)) == 32  # smaller ones would vanish in the network
+    assert [schedules.size_of_epoch(epoch, replace(settings, grow_from=1.0, size=50)) for epoch in (0, 10)] == [50, 50]
+    assert schedules.size_of_epoch(0, replace(settings, epochs=1)) == 160
+    assert schedules.size_of_epoch(0, replace(settings, size=32)) == 32  # smaller ones would vanish in the network
 
 
 def test_average_follows_the_weights():
@@ -422,16 +424,16 @@ def test_average_follows_the_weights():
         network.weight.fill_(3.0)
         network.running_mean.fill_(5.0)
     network.num_batches_tracked += 7
-    optimization.update_ema(average, network, 0.9, step=10**6)
+    optim.update_ema(average, network, 0.9, step=10**6)
     assert average.weight.tolist() == pytest.approx([0.9 * 1 + 0.1 * 3] * 2)
     assert average.num_batches_tracked == 7
     assert average.running_mean.tolist() == pytest.approx([0.1 * 5] * 2)
-    optimization.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
+    optim.update_ema(average, network, 0.0, step=10**6)  # no average: the weights themselves
     assert average.weight.tolist() == [3.0, 3.0]
 
 
 def test_only_kernels_and_matrices_are_decayed():
-    decayed, not_decayed = optimization.parameter_groups(
+    decayed, not_decayed = optim.parameter_groups(
         torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), 0.1
     )
     assert [p.ndim for p in decayed["params"]] == [4]

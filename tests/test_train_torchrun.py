@@ -13,8 +13,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from classifier import checkpoint, checks, data, distributed
+from classifier import checkpoint, distributed
 from classifier.cli import UserError
+from classifier.data import loaders
+from classifier.training import checks
 from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
 from tests.test_torchrun import torchrun
 from tests.test_train import call, stop_after
@@ -80,11 +82,11 @@ def test_the_same_training_as_in_one_process(one, bars, tmp_path, processes, bat
     command = ("--data", bars, "--name", "run", *QUICK, *batch_norm)
     done = torchrun(processes, "train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"in each step {processes} x 1 (--accumulate) times {16 // processes} pictures" in done.stdout
+    assert f"in each step {processes} x 1 (--accumulate) times {16 // processes} images" in done.stdout
     assert done.stdout.count("epoch 2/2") == 1  # one voice
     if batch_norm:
         same_run(tmp_path, one)
-    else:  # each process normalises by its own pictures: a training like it, not the same
+    else:  # each process normalises by its own images: a training like it, not the same
         assert curve(tmp_path)[0][1] != curve(one)[0][1]
         assert state(tmp_path).resume["history"][0]["val"]["loss"] == pytest.approx(
             state(one).resume["history"][0]["val"]["loss"], rel=0.1
@@ -106,7 +108,7 @@ def test_without_batch_norm_shares_and_parts_change_nothing(one, bars, tmp_path)
     assert [run.returncode for run in done] == [0, 0, 0], done
     same_run(folders["parts"], folders["one"])
     same_run(folders["both"], folders["one"])
-    assert "in each step 2 x 2 (--accumulate) times 4 pictures" in done[2].stdout
+    assert "in each step 2 x 2 (--accumulate) times 4 images" in done[2].stdout
 
 
 def test_a_killed_process_costs_no_more_than_the_last_save(bars, tmp_path):
@@ -145,15 +147,15 @@ def test_a_signal_stops_all_after_the_same_step(bars, tmp_path):
     assert resume["step"] >= 4
 
 
-def test_each_picture_once_in_every_epoch(monkeypatch):
+def test_each_image_once_in_every_epoch(monkeypatch):
     """What the processes take of a step are parts of what one process takes."""
     chances = None
     for epoch, start in ((0, 0), (1, 0), (1, 16)):
         orders = []
         for rank in (None, 0, 1, 2, 3):
-            monkeypatch.setattr(distributed, "COUNT", 1 if rank is None else 4)
+            monkeypatch.setattr(distributed, "WORLD_SIZE", 1 if rank is None else 4)
             monkeypatch.setattr(distributed, "RANK", rank or 0)
-            order = data.EpochOrder(60, 3, chances, 8)
+            order = loaders.ResumableSampler(60, 3, chances, 8)
             order.epoch, order.start = epoch, start
             orders.append(list(order))
         whole, *shares = orders
@@ -164,10 +166,10 @@ def test_each_picture_once_in_every_epoch(monkeypatch):
         assert [place for step in steps for place in step] == whole
 
 
-def test_machines_with_other_pictures_are_told_apart(monkeypatch):
+def test_machines_with_other_images_are_told_apart(monkeypatch):
     checks.check_same("these")
-    monkeypatch.setattr(distributed, "gathered", lambda value: [value, "others"])
-    with pytest.raises(UserError, match="do not see the same pictures"):
+    monkeypatch.setattr(distributed, "all_gather_object", lambda value: [value, "others"])
+    with pytest.raises(UserError, match="do not see the same images"):
         checks.check_same("these")
 
 
@@ -225,7 +227,7 @@ def on_both(two_hosts, tmp_path, script, *arguments, restarts=0, **variables):
         command += [f"--node-rank={i}", f"--master-addr={address}", "--master-port=29577", "--nproc-per-node=1"]
         command += [f"--max-restarts={restarts}", script, *arguments]
         environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": ends[i]} | variables
-        folder = tmp_path / str(i)  # hosts share no disk but for the pictures
+        folder = tmp_path / str(i)  # hosts share no disk but for the images
         folder.mkdir()
         started.append(
             subprocess.Popen(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from page.words import CHINESE, CLASSES, Speaker, preferred
+from webui.words import CHINESE, CLASSES, Speaker, preferred
 
-PAGE = Path(__file__).resolve().parents[1] / "page"
+PAGE = Path(__file__).resolve().parents[1] / "webui"
 
 
 def sentences() -> set[str]:
@@ -41,7 +41,7 @@ def texts(node: ast.AST) -> set[str]:
 
 
 def test_every_sentence_is_there_in_chinese():
-    from page.about import FACTS
+    from webui.about import FACTS
 
     assert len(sentences()) > 80
     missing = sorted((sentences() | set(FACTS)) - set(CHINESE))

@@ -99,7 +99,7 @@ def test_one_training_step_has_torchvisions_gradients(name):
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_small_pictures_work_or_are_refused_with_the_smallest_size(name):
+def test_small_images_work_or_are_refused_with_the_smallest_size(name):
     torch.manual_seed(0)
     network = MODELS[name](num_classes=2).eval()
     smallest = getattr(network, "smallest", 1)

@@ -5,7 +5,7 @@
 The network of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
 2012, in the one-tower form of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
 (https://arxiv.org/abs/1404.5997). Its ideas, then new together: ReLU instead of tanh, so that gradients do not fade;
-dropout, so that the large linear layers do not learn the pictures by heart; and a GPU. Of its 61 million parameters 59
+dropout, so that the large linear layers do not learn the images by heart; and a GPU. Of its 61 million parameters 59
 are in the linear layers, of its multiply-adds nine tenths in the convolutions.
 
 Parameter names equal torchvision's.
@@ -25,7 +25,7 @@ class AlexNet(nn.Module):
     def __init__(self, num_classes: int = 1000, dropout: float = 0.5):
         super().__init__()
         self.register_forward_pre_hook(check_size)
-        # shapes for a 224 x 224 picture                               (N,   3, 224, 224)
+        # shapes for a 224 x 224 image                               (N,   3, 224, 224)
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  #  (N,  64,  55,  55)
             nn.ReLU(inplace=True),

@@ -85,7 +85,7 @@ class DenseNet(nn.Module):
             conv0=nn.Conv2d(3, FIRST, kernel_size=7, stride=2, padding=3, bias=False),
             norm0=nn.BatchNorm2d(FIRST),
             relu0=nn.ReLU(inplace=True),
-            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # (N, 64, 56, 56) for a 224 x 224 picture
+            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # (N, 64, 56, 56) for a 224 x 224 image
         )
         channels = FIRST
         for number, count in enumerate(blocks, 1):

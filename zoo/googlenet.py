@@ -101,7 +101,7 @@ class GoogLeNet(nn.Module):
         def halve(kernel_size: int = 3) -> nn.MaxPool2d:
             return nn.MaxPool2d(kernel_size, stride=2, ceil_mode=True)
 
-        # shapes for a 224 x 224 picture                                          (N,    3, 224, 224)
+        # shapes for a 224 x 224 image                                          (N,    3, 224, 224)
         self.conv1 = Convolution(3, 64, kernel_size=7, stride=2, padding=3)  #     (N,   64, 112, 112)
         self.maxpool1 = halve()  #                                                 (N,   64,  56,  56)
         self.conv2 = Convolution(64, 64, kernel_size=1)

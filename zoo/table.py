@@ -24,15 +24,15 @@ class Row:
     shape: tuple[int, ...] = ()  # of the output, without the batch dimension
     parameters: int = 0
     multiply_adds: int = 0
-    receptive_field: int = 1  # pixels of the picture, along one side, that one output value can see
+    receptive_field: int = 1  # pixels of the image, along one side, that one output value can see
 
 
 def layer_table(model: nn.Module, size: int) -> list[Row]:
-    """What each layer does to one (3, size, size) picture; the layers of a block are one row.
+    """What each layer does to one (3, size, size) image; the layers of a block are one row.
 
     Args:
         model: any network that torch.fx can trace and that takes (1, 3, size, size).
-        size: the picture's side in pixels.
+        size: the image's side in pixels.
 
     Returns:
         Rows in the order of execution. Parameters and multiply-adds add up to those of the network as it answers;
@@ -40,7 +40,7 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
     """
     graph = fx.symbolic_trace(model.eval())
     ShapeProp(graph).propagate(torch.zeros(1, 3, size, size))
-    fields: dict[fx.Node, tuple[int, int]] = {}  # node -> (receptive field, picture pixels from one value to the next)
+    fields: dict[fx.Node, tuple[int, int]] = {}  # node -> (receptive field, image pixels from one value to the next)
     rows: dict[str, Row] = {}
     for node in graph.graph.nodes:
         # where branches meet (+, cat), an output value sees as much as the widest of them
@@ -102,7 +102,7 @@ def _multiply_adds(layer: nn.Module, shape: tuple[int, ...]) -> int:
 def render(name: str, rows: list[Row], size: int) -> str:
     """The table as text, with a line wherever the map gets smaller and the totals at the end."""
     header = f"{'layer':<24}{'kind':<20}{'output':>16}{'parameters':>14}{'multiply-adds':>16}{'receptive field':>17}"
-    lines = [f"{name}, one {size} x {size} picture", "", header]
+    lines = [f"{name}, one {size} x {size} image", "", header]
     side = None
     for row in rows:
         if row.shape[1:] != side:
@@ -120,7 +120,7 @@ def main() -> None:
     """The command line of `python resnet.py` and `python -m zoo`."""
     parser = argparse.ArgumentParser(description="The layers of a network as a table.")
     parser.add_argument("model", nargs="?", default="resnet18", metavar="NAME", help=", ".join(MODELS))
-    parser.add_argument("--size", type=int, default=224, help="the picture's side in pixels (default: 224)")
+    parser.add_argument("--size", type=int, default=224, help="the image's side in pixels (default: 224)")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: 1000)")
     arguments = parser.parse_args()
     for option in ("size", "classes"):
@@ -131,6 +131,6 @@ def main() -> None:
     network = MODELS[arguments.model](num_classes=arguments.classes)
     smallest = getattr(network, "smallest", 1)
     if arguments.size < smallest:
-        parser.error(f"--size is {arguments.size}; {arguments.model} needs pictures of at least {smallest} pixels")
+        parser.error(f"--size is {arguments.size}; {arguments.model} needs images of at least {smallest} pixels")
     rows = layer_table(network, arguments.size)
     print(render(arguments.model, rows, arguments.size))

@@ -1,0 +1,129 @@
+"""Bytes to an upright RGB image, or a clear error. The only place that opens an image.
+
+Training, evaluation, prediction and the web page all come through `load_image`, so the same file gives the same
+pixels everywhere.
+"""
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from classifier.cli import UserError
+
+MAX_PIXELS = 50_000_000  # 150 MB as RGB; a phone's largest photograph has about this many
+
+# File name endings that are looked at at all; what is inside decides (a PNG named .jpg is read as a PNG).
+EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"}
+EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"}
+
+# Decoders that may run on a stranger's file. Pillow knows forty more, some of which start other programs (EPS).
+# Those that this Pillow was built without are not asked for.
+Image.init()
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
+FORMATS = [name for name in FORMATS if name in Image.OPEN]
+
+# EXIF tag 0x0112: how the camera was held -> what turns the image upright.
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Images that are too large are refused below, by their header; Pillow's own warning would only add noise.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # remarks on damaged EXIF
+
+
+class ImageError(UserError):
+    """Not an image, a damaged one, or one that is too large. `load_image` says what it is, not which file."""
+
+
+def has_image_extension(name: str | os.PathLike) -> bool:
+    """Whether a file of this name claims to be an image. `._cat.jpg` (macOS' resource forks) does not."""
+    name = Path(name).name
+    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
+    """Decode an image in full.
+
+    Args:
+        source: a file's path, or the bytes of one.
+        side: what is needed of the shorter side, in pixels. A JPEG at least four times as large is decoded at a half, a
+            quarter or an eighth of its size, which is many times faster and leaves at least twice of what is needed.
+            0: all of it.
+
+    Returns:
+        An RGB image, 8 bits a channel: turned upright as its EXIF says, 16-bit grey scaled to 8 bits,
+        transparency laid on white, the first frame of an animation.
+
+    Raises:
+        ImageError: for anything else, whatever the file contains.
+    """
+    try:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise ImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with stream:
+        try:
+            with Image.open(stream, formats=FORMATS) as image:
+                _refuse_too_large(*image.size)
+                if side and image.format == "JPEG":
+                    image.draft(None, (2 * side, 2 * side))
+                image.load()
+                return _rgb(_upright(image))
+        except ImageError:
+            raise
+        except Image.UnidentifiedImageError:
+            raise ImageError(_what_it_is_instead(stream)) from None
+        except Image.DecompressionBombError:
+            raise ImageError(f"has more than {MAX_PIXELS // 10**6} million pixels") from None
+        except (
+            Exception
+        ) as error:  # damaged files make decoders raise OSError, SyntaxError, struct.error, IndexError, ...
+            raise ImageError(f"is damaged: {str(error) or type(error).__name__}") from error
+
+
+def _refuse_too_large(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"is {width} x {height}, more than {MAX_PIXELS // 10**6} million pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # I;16, I;16B, I: sixteen bits of grey, which convert() would clip to white
+        grey = np.asarray(image).astype(np.int64) // 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("holds floating-point grey values, which have no agreed white: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _what_it_is_instead(stream: BinaryIO) -> str:
+    stream.seek(0)
+    head = stream.read(12)
+    if not head:
+        return "is empty (0 bytes)"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "is HEIC, which phones write and few programs read: export it as JPEG"
+    return "is not an image that can be read (JPEG, PNG, GIF, BMP, WebP, AVIF, TIFF or PPM)"

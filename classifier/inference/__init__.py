@@ -1,0 +1,1 @@
+"""A trained network that answers: predictions, class activation maps, out-of-distribution scores."""

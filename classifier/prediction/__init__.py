@@ -1,0 +1,1 @@
+"""What predict.py is made of."""

@@ -1,0 +1,116 @@
+"""What a zip holds, if it can be trusted. Nothing is ever unpacked by a member's own path."""
+
+import functools
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from classifier.cli import UserError
+from classifier.preparation.names import encoding_of
+
+MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+
+
+@functools.lru_cache(maxsize=2)
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The zip, opened once in each process; `open_zip.cache_clear()` closes.
+
+    Raises:
+        UserError: where it is no zip or has lost its end.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGES as error:
+        raise UserError(f"{path} is damaged or incomplete ({error}): get the file again") from None
+
+
+def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
+    """The files in a zip as (parts of the path, member number).
+
+    Raises:
+        UserError: where any member points outside the zip, even one that nobody would unpack.
+    """
+    infos = open_zip(path).infolist()
+    found = []
+    for number, (info, name) in enumerate(zip(infos, _decoded(infos), strict=True)):
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or (len(parts) > 1 and not parts[0]) or re.match("[A-Za-z]:", name) or "\0" in name:
+            raise UserError(
+                f"{path} holds {name!r}, which points outside the zip: nothing was unpacked. Do not trust this file"
+            )
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(
+                f"{path} holds {name!r}, a link to another file: nothing was unpacked. Unpack it yourself if you trust "
+                "it, and give the folder"
+            )
+        if parts[-1]:
+            found.append((tuple(part for part in parts if part not in ("", ".")), number))
+    return found
+
+
+def _decoded(infos: Iterable[zipfile.ZipInfo]) -> list[str]:
+    """The members' names. Without the UTF-8 flag they are in whatever the maker's system used: UTF-8, GBK or DOS.
+
+    One choice for the whole zip. `orig_filename`, since on Windows `filename` has "/" for every backslash, and some GBK
+    characters end in that byte.
+    """
+    names = [(info.orig_filename, bool(info.flag_bits & 0x800)) for info in infos]
+    encoding = encoding_of(b"/".join(name.encode("cp437") for name, is_utf8 in names if not is_utf8))
+    return [name if is_utf8 else name.encode("cp437").decode(encoding) for name, is_utf8 in names]
+
+
+def check_images(path: Path, images: Iterable[tuple[tuple[str, ...], int]]) -> None:
+    """Raise a UserError where an image is encrypted, packed in an unknown way, or would unpack to an absurd size."""
+    infos = open_zip(path).infolist()
+    for parts, number in images:
+        info, name = infos[number], "/".join(parts)
+        if info.flag_bits & 1:
+            raise UserError(f"{path} is protected by a password ({name!r}): unpack it yourself and give the folder")
+        if info.file_size > MAX_BYTES:
+            raise UserError(
+                f"{path} holds {name!r}, which would unpack to {info.file_size / 1e6:,.0f} MB; no image has "
+                f"more than {MAX_BYTES // 10**6} MB: nothing was unpacked. Do not trust this file"
+            )
+        if info.compress_type not in COMPRESSIONS:
+            raise UserError(
+                f"{path}: {name!r} is packed by method {info.compress_type}, which Python does not know: "
+                "unpack it with another program and give the folder"
+            )
+
+
+def read_member(path: Path, number: int) -> bytes:
+    """One member's bytes, never more than it declares, and with the declared check sum.
+
+    Raises:
+        UserError: where the zip is damaged there, so that nothing else in it can be trusted either.
+    """
+    archive = open_zip(path)
+    info = archive.infolist()[number]
+    try:
+        return archive.read(info)
+    except DAMAGES as error:
+        raise UserError(f"{path} is damaged at {info.filename!r} ({error}): get the file again") from None
+
+
+def copy_member(path: Path, number: int, target: Path) -> None:
+    """Unpack one large member to `target`.
+
+    Raises:
+        UserError: as `read_member`, and where the zip is protected by a password.
+    """
+    archive = open_zip(path)
+    info = archive.infolist()[number]
+    if info.flag_bits & 1:
+        raise UserError(f"{path} is protected by a password: unpack it yourself and give what was in it")
+    with target.open("wb") as file:
+        try:
+            with archive.open(info) as packed:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except DAMAGES as error:
+            raise UserError(f"{path} is damaged at {info.filename!r} ({error}): get the file again") from None

@@ -1,0 +1,68 @@
+"""Tiny images, zips and folders such as people bring them."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def image(seed: int, quality: int = 90, size: int = 48, kind: str = "JPEG") -> bytes:
+    """An image of its own for each seed; quality and size change the bytes, not what is seen."""
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(stream, kind, quality=quality)
+    return stream.getvalue()
+
+
+def plain(colour: str) -> bytes:
+    """An image of one colour."""
+    stream = io.BytesIO()
+    Image.new("RGB", (48, 48), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class RawName(zipfile.ZipInfo):
+    """A member whose name is stored as given bytes, without the UTF-8 flag."""
+
+    raw = b""
+
+    def _encodeFilenameFlags(self):  # noqa: N802 (zipfile's)
+        return self.raw, self.flag_bits & ~0x800
+
+
+def make_zip(path: Path, members: dict[str, bytes], encoding: str | None = None) -> Path:
+    """A zip; with an encoding, of names in it without the UTF-8 flag."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            if encoding:
+                info = RawName(f"{len(archive.filelist)}")
+                info.raw = name.encode(encoding)
+            archive.writestr(info, content)
+    return path
+
+
+def make_folder(path: Path, members: dict[str, bytes]) -> Path:
+    """The same as a folder."""
+    for name, content in members.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def cats_and_dogs(number: int = 10, first: int = 0, pattern: str = "{label}/{i}.jpg") -> dict[str, bytes]:
+    """`number` images of each class."""
+    return {
+        pattern.format(label=label, i=i): image(first + 1000 * k + i)
+        for k, label in enumerate(("cat", "dog"))
+        for i in range(number)
+    }
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
+    }

@@ -1,0 +1,57 @@
+// Small things that need no server.
+
+// What Gradio would say in English, or, of a camera or clipboard that the browser refuses, not at all.
+const TOLD = [
+  [/busy/i, "", ""], // said in place of the answer
+  [/maximum allowed size/i, "This file is larger than 20 MB.", "这个文件超过 20 MB。"],
+  [/file type/i, "This file is not an image, by its name.", "从文件名看，这不是图片。"],
+  [/connection|fetch/i, "The page does not answer. Is app.py still running?", "页面没有响应。app.py 还在运行吗？"],
+  [/clipboard|'read'/i, "The browser does not let this page read the clipboard. Choose the image instead.",
+    "浏览器不允许本页面读取剪贴板。请改为选择图片。"],
+  [/permission|mediaDevices|getUserMedia/i,
+    "The browser does not let this page use the camera. Allow it beside the address, or choose an image.",
+    "浏览器不允许本页面使用摄像头。请在地址栏旁允许，或选择图片。"],
+  [/device|video source/i, "There is no camera, or another program uses it. Choose an image instead.",
+    "没有摄像头，或别的程序正在使用它。请改为选择图片。"],
+];
+
+const told = () => document.querySelector("#told")
+  ?? document.body.appendChild(Object.assign(document.createElement("p"), { id: "told", role: "alert" }));
+const tell = (text) => {
+  const [, english, chinese] = TOLD.find(([pattern]) => pattern.test(text)) ?? [null, text, text];
+  told().textContent = document.documentElement.lang.startsWith("zh") ? chinese : english;
+};
+for (const event of ["pointerdown", "keydown", "drop"]) {
+  document.addEventListener(event, () => { told().textContent = ""; }, true);
+}
+new MutationObserver(() => {
+  for (const toast of document.querySelectorAll('[data-testid="toast-text"]:not([data-told])')) {
+    toast.dataset.told = "";
+    tell(toast.textContent);
+  }
+}).observe(document.documentElement, { childList: true, subtree: true });
+window.addEventListener("unhandledrejection", (event) => {
+  if (!TOLD.some(([pattern]) => pattern.test(event.reason?.message))) return;
+  event.preventDefault();
+  tell(event.reason.message);
+});
+
+// The slider fades the heat maps.
+document.addEventListener("input", (event) => {
+  if (event.target.matches(".strength input")) {
+    document.documentElement.style.setProperty("--heat", event.target.value / 100);
+  }
+});
+
+// A heading of the table sorts by its column; pressed again, the other way round.
+document.addEventListener("click", (event) => {
+  const heading = event.target.closest(".answers th");
+  if (!heading) return;
+  const order = heading.ariaSort === "ascending" ? "descending" : "ascending";
+  for (const other of heading.parentElement.cells) if (other.ariaSort) other.ariaSort = "none";
+  heading.ariaSort = order;
+  const body = heading.closest("table").tBodies[0];
+  const value = (row) => row.cells[Math.min(heading.cellIndex, row.cells.length - 1)].dataset.value;
+  const rows = [...body.rows].sort((a, b) => value(a).localeCompare(value(b), undefined, { numeric: true }));
+  body.append(...(order === "ascending" ? rows : rows.reverse()));
+});
