@@ -19,17 +19,14 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
 A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import glob
 import importlib.metadata
 import math
 import os
 import pickle
 import platform
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +38,7 @@ from torch import Tensor, nn
 from classifier import safe_load
 from classifier.cli import UserError
 from classifier.data.transforms import NORMALIZATIONS, Preprocess
+from classifier.files import atomic_write
 from classifier.inference import ood
 from zoo import MODELS
 
@@ -96,41 +94,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     content["preprocess"] = checkpoint.preprocess.to_dict()
     content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with atomic_write(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f"{path} could not be written: {error}. Free some space or choose another place."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder is none, for instance
-            temporary.unlink()
-
-
-def remove_rests(path: Path) -> None:
-    """Remove what saves of this file have left that were killed in the middle. Nobody may be writing it now."""
-    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):
-            rest.unlink()
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """`replace`, tried for some seconds: on Windows it fails while a reader or a virus scanner has the file."""
-    for _ in range(20):
-        try:
-            temporary.replace(path)
-            return
-        except PermissionError:
-            if os.name != "nt":
-                raise
-            time.sleep(0.25)
-    temporary.replace(path)
 
 
 def amend(path: Path, scores: dict | None = None, **fields) -> None:

@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import tyro
@@ -20,7 +20,25 @@ HEAD_START = 10  # seconds: to end takes up to 3 on a busy machine, and then tor
 
 
 class UserError(Exception):
-    """Something the person can mend. The message says what was found, what was expected and what to do."""
+    """Something the person can mend. The message says what was found, what was expected and what to do.
+
+    Args:
+        message: an English sentence. With `values` it is a template for `str.format`, and the key under which a
+            catalogue of another language holds its translation.
+        values: what fills the template.
+    """
+
+    def __init__(self, message: str, /, **values: object):
+        super().__init__(message)
+        self.message, self.values = message, values
+
+    def __str__(self) -> str:
+        return self.translated({})
+
+    def translated(self, catalogue: Mapping[str, str]) -> str:
+        """The sentence in the catalogue's language (English template -> template); in English where it has none."""
+        template = catalogue.get(self.message, self.message)
+        return template.format(**self.values) if self.values else template
 
 
 def parse(settings: type[Settings], description: str, args: Sequence[str] | None = None, **options) -> Settings:

@@ -1,110 +1,95 @@
-"""One at a time: rows that several processes add to a table, and a place that only one run may write to."""
+"""Files that several processes share: written whole or not at all, and locked against a second writer."""
 
 import contextlib
+import glob
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
+
+import filelock
 
 from classifier.cli import UserError
 
-PATIENCE = 10  # seconds to wait for another process, on Windows; elsewhere the system waits
-BYTE = 1 << 30  # that is locked on Windows, which keeps readers out as well: nobody reads this one
+LOCK_TIMEOUT_S = 15.0  # a killed run's data-loading workers hold its lock for some moments longer
+REPLACE_TIMEOUT_S = 5.0  # on Windows a file cannot be replaced while a reader or a virus scanner has it open
 
 
 @contextlib.contextmanager
-def alone(file: BinaryIO) -> Iterator[None]:
-    """Keep others out who also ask; the system drops the lock when its holder ends, however it ends."""
-    if os.name != "nt":
-        import fcntl
+def atomic_write(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
+    """Open a file for writing that takes the place of `path` when the block ends without an error.
 
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        yield  # closing the file drops the lock
-        return
-
-    import msvcrt
-
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            _lock_byte(file, msvcrt.LK_NBLCK)
-            break
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        _lock_byte(file, msvcrt.LK_UNLCK)
-
-
-@contextlib.contextmanager
-def file_lock(lock: Path, taken: str) -> Iterator[None]:
-    """For the time being, be the only process that has this lock. Nobody waits.
+    A reader sees the old file or the whole new one. What was written is on the disk (fsync) before it is renamed.
 
     Args:
-        lock: an empty file, made where needed and removed at the end. One that a killed process has left behind does no
-            harm: the system drops a lock when its holder ends, however it ends.
-        taken: what the error says where another process has it.
+        path: the file; its folder is made where it is missing.
+        mode: "wb" or "w".
+        options: for `open`, for instance encoding.
 
     Raises:
-        UserError: another process has it, or the folder cannot be written to.
+        OSError: the folder cannot be written to or the disk is full; the old file is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        deadline = time.monotonic() + REPLACE_TIMEOUT_S
+        while True:
+            try:
+                temporary.replace(path)
+                break
+            except PermissionError:
+                if os.name != "nt" or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of a table or another file that several processes write to, beside it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what `atomic_write` of this file has left behind in killed processes; nobody may be writing it now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold a lock file for the block, so that only one process at a time is in it.
+
+    Args:
+        path: the lock file. One that a killed process has left behind does no harm: the system drops the lock.
+        message: what the error says where another process holds it, and what to do.
+        timeout: seconds to wait for it.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written to.
     """
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout:
+        raise UserError(message) from None
+    except NotImplementedError:  # a file system without locks, as some networks' are: then nothing is refused
+        yield
+        return
     except OSError as error:
         raise UserError(
-            f"{lock.parent} cannot be written to ({error.strerror or error}). Make it writable, or start elsewhere."
+            f"{path.parent} cannot be written to ({error.strerror or error}). Make it writable, or start elsewhere."
         ) from None
-    if file is None:
-        raise UserError(taken)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file, others should while it is still locked
-            lock.unlink()
-        file.close()
-        if os.name == "nt":
-            with contextlib.suppress(OSError):
-                lock.unlink()
-
-
-def _locked(lock: Path) -> BinaryIO | None:
-    """The file, opened and locked; None where another process has the lock."""
-    while True:
-        file = lock.open("ab")
-        try:
-            _lock_now(file)
-        except OSError as error:
-            if isinstance(error, (BlockingIOError, PermissionError)):
-                file.close()
-                return None
-            return file  # a file system without locks, as some networks' are: nothing is known, so nothing is refused
-        # its last holder may have removed it between opening and locking: then a third one makes, and locks, another
-        with contextlib.suppress(OSError):
-            if os.name == "nt" or os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                return file
-        file.close()
-
-
-def _lock_now(file: BinaryIO) -> None:
-    """Raises BlockingIOError or PermissionError where another process has the lock."""
-    if os.name == "nt":
-        import msvcrt
-
-        _lock_byte(file, msvcrt.LK_NBLCK)
-    else:
-        import fcntl
-
-        # of the process alone: a lock by flock would outlive it in processes that open images, for some seconds
-        fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _lock_byte(file: BinaryIO, mode: int) -> None:
-    import msvcrt
-
-    file.seek(BYTE)
-    msvcrt.locking(file.fileno(), mode, 1)
+        lock.release()

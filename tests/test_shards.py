@@ -167,7 +167,7 @@ def test_the_command_line(made, tmp_path):
 
 
 def test_webdataset_is_loaded_for_shards_only():
-    code = "import sys, prepare, classifier.data.shards, classifier.data.shard_batches; sys.exit('webdataset' in sys.modules)"
+    code = "import sys, prepare, classifier.data.shards; sys.exit('webdataset' in sys.modules)"
     assert run_code(code).returncode == 0
 
 

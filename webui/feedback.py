@@ -4,13 +4,12 @@ import csv
 import hashlib
 import io
 import os
-import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from classifier.data.images import EXTENSIONS
-from classifier.files import alone
+from classifier.files import atomic_write, file_lock, lock_of
 from classifier.preparation.names import safe_name
 from classifier.text import no_formula
 
@@ -68,7 +67,10 @@ def note(
 
 
 def _append(path: Path, row: Sequence[str]) -> None:
-    with path.open("a+b", buffering=0) as file, alone(file):
+    with (
+        file_lock(lock_of(path), f"{path} is being written by another process. Try again."),
+        path.open("a+b", buffering=0) as file,
+    ):
         end = file.seek(0, os.SEEK_END)
         rows = [list(map(no_formula, row))] if end else [COLUMNS, list(map(no_formula, row))]
         text = io.StringIO()
@@ -89,10 +91,5 @@ def _keep(content: bytes, path: Path) -> None:
     """Write a file, whole or not at all; one that is there already is the same."""
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(content)

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.files import alone
+from classifier.files import file_lock, lock_of
 
 NAME = "corrections.csv"
 KEEP, RELABEL, LEAVE_OUT, UNDONE = "keep", "relabel", "leave out", "undone"
@@ -140,7 +140,10 @@ def record(table: Path, new: Correction, classes: Sequence[str], replaces: int =
         raise UserError(f"{new.file!r} has a line break in its name, which no table can hold. Rename the file.")
     values = vars(new) | {"class": new.right, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
-        with table.open("a+b", buffering=0) as file, alone(file):
+        with (
+            file_lock(lock_of(table), f"{table} is being written by another process. Try again."),
+            table.open("a+b", buffering=0) as file,
+        ):
             file.seek(0)
             content = file.read()
             standing = _standing(content, classes)[0].get((new.file, new.digest))

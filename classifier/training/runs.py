@@ -12,7 +12,7 @@ from classifier import checkpoint
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.evaluation import metrics
-from classifier.files import file_lock
+from classifier.files import file_lock, remove_leftovers
 from classifier.text import quoted
 from classifier.training import run_state
 from classifier.training.config import MAY_CHANGE_ON_RESUME, Settings
@@ -70,8 +70,8 @@ def reserved(run: dict, saved: Checkpoint | None, module: Path, before: dict[str
             raise UserError(
                 f"{last} was written by another train.py while this one was starting. Give the same command again."
             )
-        checkpoint.remove_rests(best)
-        checkpoint.remove_rests(last)
+        remove_leftovers(best)
+        remove_leftovers(last)
         yield
 
 
