@@ -33,7 +33,7 @@ def announce(settings: Settings, network: nn.Module, found: TrainingSet, compute
     )
     if parts > 1:
         print(
-            f"each step: {size // parts} images x {settings.accumulate} (--accumulate) x {distributed.WORLD_SIZE} processes, "
+            f"each step: {distributed.WORLD_SIZE} x {settings.accumulate} (--accumulate) x {size // parts} images, "
             f"--lr {settings.lr:g} is for all {size} together"
         )
     print(f"on {compute}")
