@@ -215,7 +215,7 @@ def test_a_broken_image_that_is_opened_late_is_named(folder, hurry):
     assert len(images.cache.missing(range(15))) <= 3  # those before it were kept
 
 
-@pytest.mark.parametrize(("free", "kept"), [(10**9, "ResidentImages"), (1000, "CachedImages")])
+@pytest.mark.parametrize(("free", "kept"), [(10**9, "GPUImageDataset"), (1000, "CachedImageDataset")])
 def test_what_fits_into_a_gpus_memory_is_opened_before_however_long_it_takes(folder, hurry, monkeypatch, free, kept):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     monkeypatch.setattr(loaders.GPUImageDataset, "__init__", lambda self, *others: None)  # there need be no GPU
@@ -223,7 +223,7 @@ def test_what_fits_into_a_gpus_memory_is_opened_before_however_long_it_takes(fol
     images = loaders.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", gpu, threads=2)
     assert type(images).__name__ == kept
     one = loaders.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", CPU, threads=2)
-    assert len(one.cache.missing(range(15))) == (0 if kept == "ResidentImages" else 15 - 3 - 3)
+    assert len(one.cache.missing(range(15))) == (0 if kept == "GPUImageDataset" else 15 - 3 - 3)
 
 
 def test_a_disk_that_fills_up_later_is_told_once(folder, opened, hurry, monkeypatch, capsys):
@@ -340,7 +340,7 @@ def test_in_the_devices_memory_it_is_the_same(folder):
 @pytest.mark.parametrize(("free", "kind"), [(10**9, "resident"), (15 * 24 * 24 * 3 * 4, "cached")])
 def test_on_a_gpu_what_fits_lies_in_its_memory(folder, monkeypatch, free, kind):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
-    monkeypatch.setattr(loaders, "ResidentImages", lambda *arguments: "resident")
-    monkeypatch.setattr(loaders, "CachedImages", lambda *arguments: "cached")
+    monkeypatch.setattr(loaders, "GPUImageDataset", lambda *arguments: "resident")
+    monkeypatch.setattr(loaders, "CachedImageDataset", lambda *arguments: "cached")
     gpu = torch.device("cuda")  # only its name is looked at here
     assert loaders.kept_ready(folder, folder, SEEN, folder.root.parent / ".cache", gpu, threads=2) == kind

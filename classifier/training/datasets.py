@@ -91,10 +91,10 @@ def batches(
     """
     size = settings.batch_size
     if isinstance(found.images, Shards):
-        order, loaders, pixels = shard_batches.for_run(
+        order, streams, pixels = shard_batches.for_run(
             found.training, found.validation, seen, preprocess, settings, SHOWN
         )
-        return Batches(order, loaders["train"], loaders["val"], list(range(len(pixels))), pixels)
+        return Batches(order, streams["train"], streams["val"], list(range(len(pixels))), pixels)
     share = found.validation.subset(distributed.shard(range(len(found.validation))))
     ready = tuple(
         loaders.kept_ready(part, found.images, prepare, Path(found.root, ".cache"), device, settings.workers)
