@@ -59,7 +59,7 @@ class Settings:
 
     weights: conf.Positional[Annotated[tuple[Path, ...], conf.arg(metavar="[WEIGHTS ...]")]] = ()
     """One or several .pth; without one, the newest in module/."""
-    loaders: Annotated[Path | None, conf.arg(metavar="DIR")] = None
+    data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; without one, the test images of the weights' own run."""
     part: parts.Part = "test"
     """val: instead of test images those training images that the run set aside, found in DIR/train."""

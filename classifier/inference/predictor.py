@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
     logits: Tensor  # (N, classes) float32, as the network gives them
     probabilities: Tensor  # (N, classes) float32, of the logits divided by the temperature
     is_ood: Tensor  # (N,) bool: neither of the classes, since unlike the images that it learned from
-    ood: Tensor  # (N,) float32: the larger, the more unlike; NaN where the weights do not tell
+    ood_score: Tensor  # (N,) float32: the larger, the more unlike; NaN where the weights do not tell
 
 
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
