@@ -14,7 +14,6 @@ Programs ask through /classify and /classify_many; the page says how, under "Abo
 """
 
 import errno
-import gc
 import os
 import signal
 import socket
@@ -25,9 +24,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio calls nobody
-if __name__ == "__main__":
-    gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
-
 import gradio as gr
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute

@@ -17,7 +17,6 @@ the answers of one; the first one scores and writes.
 """
 
 import dataclasses
-import gc
 import os
 import stat
 import time
@@ -27,9 +26,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
-
-if __name__ == "__main__":
-    gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
 
 import torch
 from torch import Tensor

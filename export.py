@@ -18,7 +18,6 @@ size, as training did. Before the file takes its place it answers some images, a
 """
 
 import contextlib
-import gc
 import hashlib
 import json
 import logging
@@ -30,9 +29,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
-
-if __name__ == "__main__":
-    gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
 
 import numpy as np
 import torch
@@ -48,8 +44,7 @@ from classifier.data.drawings import draw
 from classifier.data.images import ImageError, has_image_extension, load_image
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference.optimize import fold_batch_norm
-from classifier.inference.predictor import build_predictor
+from classifier.inference.predictor import build_predictor, fold_batch_norm
 
 EXAMPLES = 16  # images that the file has to answer
 TOLERANCE = 0.0005  # of a probability: between what the file and what the network says

@@ -22,7 +22,6 @@ process, row by row, and any number of processes goes on with it.
 
 import contextlib
 import dataclasses
-import gc
 import itertools
 import os
 import sys
@@ -31,9 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-if __name__ == "__main__":
-    gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
 
 import torch
 from torch import Tensor

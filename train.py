@@ -42,8 +42,8 @@ from classifier.data.augment import MARGIN, Augment, TrainingInput
 from classifier.data.transforms import NORMALIZATIONS
 from classifier.device import select_compute, select_device
 from classifier.evaluation import metrics
-from classifier.inference.ood import fit_novelty
-from classifier.inference.optimize import optimize_for_inference
+from classifier.inference.calibration import fit_ood, fit_temperature
+from classifier.inference.predictor import optimize_for_inference
 from classifier.text import quoted
 from classifier.training import checks, datasets, learning_rate_finder, messages, pretrained, run_state, runs
 from classifier.training.config import AUTO, Settings, read_settings
@@ -284,7 +284,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
                     "history": list(run["history"]),
                 }
                 weights = checkpoint.in_half(ema.state_dict())
-                temperature = metrics.fit_temperature(logits, labels)
+                temperature = fit_temperature(logits, labels)
                 saves.best = replace(described, state_dict=weights, scores=scores, temperature=temperature)
             records.epoch(epoch + 1, run["step"], entry)
             truth, predicted = (
@@ -307,7 +307,7 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
         saves.write_best()
         if best_path.exists():
             chosen = checkpoint.load(best_path)
-            known = fit_novelty(chosen, compute, training, validation)  # to tell what is unlike all of these images
+            known = fit_ood(chosen, compute, training, validation)  # to tell what is unlike all of these images
             checkpoint.amend(best_path, scores={"history": run["history"]}, ood_stats=known)
     run["done"] = True
     saves.now()

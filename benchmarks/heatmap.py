@@ -23,7 +23,7 @@ from classifier.data import image_folder, loaders
 from classifier.device import Compute
 from classifier.inference import ood
 from classifier.inference.cam import cam_predictor
-from classifier.inference.optimize import with_feature_maps
+from classifier.inference.predictor import with_feature_maps
 
 CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last, "", "")
 AREA = 0.2  # that is blurred

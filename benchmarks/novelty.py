@@ -28,9 +28,9 @@ from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.data.images import has_image_extension
 from classifier.device import Compute, select_compute
-from classifier.inference import ood
+from classifier.inference import calibration, ood
 from classifier.inference.ood import KEPT
-from classifier.inference.optimize import with_features
+from classifier.inference.predictor import with_features
 
 BATCH = 64
 SHARES = [*(x / 100 for x in range(10, 100, 5)), 1.0]  # of the side, to which images are shrunk
@@ -59,7 +59,7 @@ def main() -> None:
             sys.exit(f"{entry}: no images there; expected NAME=FOLDER")
         sets[name] = ImageFolder(Path(root), [name], paths, [0] * len(paths))
     pixels = {name: pixels_of(ood.spread(part, options.images), weights) for name, part in sets.items()}
-    weights.ood_stats = ood.fit_novelty(weights, compute, training, validation)
+    weights.ood_stats = calibration.fit_ood(weights, compute, training, validation)
     learned = ood.spread(training)
     last = features(pixels_of(learned, weights), weights, answer, compute)[1][-1]
     far = distance_to_means(last, torch.tensor(list(learned.labels)))

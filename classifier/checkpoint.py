@@ -9,7 +9,7 @@ A file holds one dictionary of tensors and plain values, which `torch.load(..., 
     state_dict  the weights of the plain network: kernels and matrices in float16, which halves the file
     scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
     temperature divides the logits, so that probabilities mean what they say; fitted on validation images
-    novelty     what tells images unlike the training images: see novelty.py
+    novelty     what tells images unlike the training images: see inference/ood.py; here just a dictionary
     data        folder, kind ("drawings" or "photographs"), images per part
     settings    the run's settings, as train.py had them
     versions    of python, torch, torchvision, pillow
@@ -39,7 +39,6 @@ from classifier import safe_load
 from classifier.cli import UserError
 from classifier.data.transforms import NORMALIZATIONS, Preprocess
 from classifier.files import atomic_write
-from classifier.inference import ood
 from zoo import MODELS
 
 FORMAT = 1
@@ -228,7 +227,6 @@ def _own(path: Path, content: Mapping) -> Checkpoint:
                 raise TypeError(f"{name} is not a dictionary")
         if not all(isinstance(value, (str, int, float, bool)) for value in checkpoint.settings.values()):
             raise TypeError("settings have to be text, numbers, yes or no")
-        ood.check(checkpoint.ood_stats)
         fits = shapes(checkpoint.state_dict) == shapes_of(checkpoint.model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a complete .pth of train.py ({error}). Train it again.") from error

@@ -4,7 +4,6 @@ A settings dataclass makes the command line (tyro): its fields are the flags, th
 field is its help. `--help`, a suggestion for a misspelt flag and the choices for a wrong value come with it.
 """
 
-import gc
 import os
 import sys
 import time
@@ -55,8 +54,6 @@ def run(main: Callable[[], None]) -> None:
 
     A mistake that all of several processes find is told by the first one of a machine.
     """
-    gc.freeze()  # what was imported stays until the end; a script may have imported without looking for garbage
-    gc.enable()
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -81,8 +78,6 @@ def run(main: Callable[[], None]) -> None:
         _let_first_speak()
         print(f"error: {error.strerror or error}" + f": {error.filename}" * bool(error.filename), file=sys.stderr)
         sys.exit(2)
-    finally:
-        gc.unfreeze()  # or libraries report at the end that they leak
 
 
 def _let_first_speak() -> None:

@@ -9,11 +9,8 @@ from typing import Literal
 import torch
 
 from classifier.cli import UserError
-from classifier.distributed import LOCAL_RANK, WORLD_SIZE
+from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE
 
-# Processes that torchrun has started on this machine. It lets each compute with one thread, unless OMP_NUM_THREADS says
-# otherwise, and so it stays: on the CPU as many processes are meant as there are cores, on GPUs little is left for it.
-LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 EACH = f"{WORLD_SIZE} processes, each on " if WORLD_SIZE > 1 else ""  # for people, before the name of a device
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

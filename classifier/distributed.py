@@ -23,6 +23,7 @@ from classifier.cli import UserError
 
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun has started on this machine
 IS_MAIN = RANK == 0
 DISABLE_TQDM = None if IS_MAIN else True  # for tqdm's `disable`: where there is no terminal, and in all others
 PATIENCE = timedelta(hours=2)  # for one that opens all images once while the others wait

@@ -30,6 +30,11 @@ def quoted(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return "1 image", "2,000 images"; `nouns` is the plural where it is not the noun and an s ("1 class")."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def print_table(rows: Iterable[Sequence[object]]) -> None:
     """Print rows with their first cell to the left and the others to the right, each column as wide as it needs."""
     lines = [[str(cell) for cell in row] for row in rows]

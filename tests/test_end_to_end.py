@@ -20,7 +20,7 @@ from classifier.data.images import ORIENTATION
 from classifier.device import select_compute
 from classifier.evaluation import metrics
 from classifier.inference.cam import cam_predictor
-from classifier.inference.optimize import optimize_for_inference
+from classifier.inference.predictor import optimize_for_inference
 from tests.conftest import run_script
 from tests.running_page import address, app_process, image
 from webui.answers import ask

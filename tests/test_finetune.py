@@ -355,7 +355,7 @@ def test_where_no_rate_helps_the_finder_suggests_none(losses, tmp_path, capsys):
 
 
 def test_the_temperature_undoes_a_known_scale():
-    from classifier.evaluation.metrics import fit_temperature
+    from classifier.inference.calibration import fit_temperature
 
     torch.manual_seed(0)
     logits = torch.randn(20_000, 3)

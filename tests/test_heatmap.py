@@ -24,8 +24,7 @@ from classifier.inference.cam import (
     linear_after_mean,
     overlay,
 )
-from classifier.inference.optimize import with_features
-from classifier.inference.predictor import build_predictor
+from classifier.inference.predictor import build_predictor, with_features
 from tests.test_zoo import filled
 from zoo import MODELS
 

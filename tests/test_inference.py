@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from classifier.device import Compute
-from classifier.inference.optimize import fold_batch_norm, optimize_for_inference, with_feature_maps
+from classifier.inference.predictor import fold_batch_norm, optimize_for_inference, with_feature_maps
 from zoo import MODELS
 
 

@@ -14,9 +14,8 @@ from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference import ood
-from classifier.inference.optimize import optimize_for_inference, with_features
-from classifier.inference.predictor import build_predictor
+from classifier.inference import calibration, ood
+from classifier.inference.predictor import build_predictor, optimize_for_inference, with_features
 from tests.conftest import make_images
 from tests.test_zoo import filled
 from zoo import MODELS
@@ -139,7 +138,7 @@ def saved(root: Path, counts: int, **facts) -> tuple[Checkpoint, image_folder.Im
 
 def test_from_images_through_the_pth_to_answers(tmp_path):
     weights, training, validation = saved(tmp_path, 30)
-    weights.ood_stats = ood.fit_novelty(weights, CPU, training, validation)
+    weights.ood_stats = calibration.fit_ood(weights, CPU, training, validation)
     checkpoints.save(weights, tmp_path / "weights.pth")
     loaded = checkpoints.load(tmp_path / "weights.pth")
     ood.check(loaded.ood_stats)
@@ -158,7 +157,7 @@ def test_from_images_through_the_pth_to_answers(tmp_path):
 
 def test_two_images_per_class(tmp_path):
     weights, training, validation = saved(tmp_path, 2)
-    weights.ood_stats = ood.fit_novelty(weights, CPU, training, validation)
+    weights.ood_stats = calibration.fit_ood(weights, CPU, training, validation)
     assert weights.ood_stats == {}
     assert not build_predictor(weights, CPU)(torch.zeros(3, 3, 32, 32, dtype=torch.uint8)).is_ood.any()
 

@@ -43,22 +43,6 @@ def loss(logits: Tensor, labels: Tensor) -> float:
     return F.cross_entropy(logits, labels).item()
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """What to divide logits by so that probabilities mean what they say: the divisor with the smallest loss.
-
-    Guo et al., "On Calibration of Modern Neural Networks", 2017. It lies between 0.05 and 20; the loss has one minimum.
-
-    Args:
-        logits: (N, classes) of images that the network did not learn from.
-        labels: (N,).
-    """
-    logits = logits.double()
-    from scipy.optimize import minimize_scalar  # not at the top: takes longer to import than the page has to start
-
-    found = minimize_scalar(lambda log: loss(logits / math.exp(log), labels), bounds=(math.log(0.05), math.log(20)))
-    return math.exp(found.x)
-
-
 class Calibration(NamedTuple):
     """Images sorted into bins by how sure the network is of its answer."""
 

@@ -24,8 +24,13 @@ from torch import Tensor, nn
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference.optimize import with_feature_maps
-from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits
+from classifier.inference.predictor import (
+    Prediction,
+    build_predictor,
+    check_ood_stats,
+    prediction_from_logits,
+    with_feature_maps,
+)
 
 BEST = 10  # classes whose gradients are computed, at most
 LONG_SIDE = 160  # pixels of an overlay; maps have 6 to 8 places along a side, so that more would show nothing more
@@ -48,6 +53,7 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
 
     The network is loaded and made ready here, once, and runs once for both. Several threads may ask.
     """
+    check_ood_stats(checkpoint)
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # one of somebody's own, which does not offer what is needed
         answer = build_predictor(checkpoint, compute)

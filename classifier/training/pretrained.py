@@ -16,7 +16,7 @@ from classifier.data import loaders
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.evaluation.metrics import infer
-from classifier.inference.optimize import optimize_for_inference
+from classifier.inference.predictor import optimize_for_inference
 from zoo import MODELS
 
 IMAGENET = "imagenet"
