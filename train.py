@@ -27,7 +27,6 @@ from pathlib import Path
 from classifier.data import ahead
 
 if __name__ == "__main__":
-    gc.disable()  # importing throws next to nothing away, and is done sooner if nobody looks
     ahead.begin(sys.argv[1:])  # very many images are listed meanwhile
 
 import torch
