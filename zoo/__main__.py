@@ -1,4 +1,4 @@
-"""`python -m zoo resnet50`: a network's layers as a table."""
+"""Print a network's layers as a table: `python -m zoo resnet50`."""
 
 from zoo.table import main
 

@@ -4,9 +4,9 @@
 
 The network of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
 2012, in the one-tower form of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
-(https://arxiv.org/abs/1404.5997). Its ideas, then new together: ReLU instead of tanh, so that gradients do not fade;
-dropout, so that the large linear layers do not learn the images by heart; and a GPU. Of its 61 million parameters 59
-are in the linear layers, of its multiply-adds nine tenths in the convolutions.
+(https://arxiv.org/abs/1404.5997). It combined ReLU instead of tanh, so that gradients do not vanish; dropout, so that
+the large linear layers do not memorise the images; and training on GPUs. Of its 61 million parameters, 59 million are
+in the linear layers; of its multiply-adds, nine tenths are in the convolutions.
 
 Parameter names equal torchvision's.
 """
@@ -14,13 +14,13 @@ Parameter names equal torchvision's.
 import torch
 from torch import Tensor, nn
 
-from zoo.sizes import check_size
+from zoo import check_size
 
 
 class AlexNet(nn.Module):
     """Five convolutions and three linear layers. (N, 3, H, W) -> (N, num_classes)."""
 
-    smallest = 63  # pixels: the last pooling needs a map of 3 x 3
+    smallest = 63  # pixels: the last pooling needs a 3 x 3 map
 
     def __init__(self, num_classes: int = 1000, dropout: float = 0.5):
         super().__init__()
@@ -53,11 +53,11 @@ class AlexNet(nn.Module):
         )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, 256, h, w): the last map, after its ReLU and pooling."""
+        """Return the last feature map, after its ReLU and pooling: (N, 3, H, W) -> (N, 256, h, w)."""
         return self.features(x)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """(N, 256, h, w) -> (N, num_classes)."""
+        """Return the logits: (N, 256, h, w) -> (N, num_classes)."""
         return self.classifier(torch.flatten(self.avgpool(features), 1))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -65,5 +65,5 @@ class AlexNet(nn.Module):
 
 
 def alexnet(num_classes: int = 1000) -> AlexNet:
-    """AlexNet: 61.1 million parameters with 1000 classes."""
+    """Build AlexNet: 61.1 million parameters with 1000 classes."""
     return AlexNet(num_classes)

@@ -3,12 +3,11 @@
     python -m zoo densenet121
 
 The networks of Huang, Liu, van der Maaten and Weinberger, "Densely Connected Convolutional Networks", 2016
-(https://arxiv.org/abs/1608.06993). Their idea: where a ResNet adds what a block has found to its input, a DenseNet
-lays it beside it. Every layer of a block sees the maps of all layers before it and adds a few (32) of its own, so
-nothing has to be learned twice and the gradient reaches each layer directly. ResNet-50's accuracy with a third of its
-parameters.
+(https://arxiv.org/abs/1608.06993). Where a ResNet adds a block's output to its input, a DenseNet concatenates them.
+Every layer of a block sees the feature maps of all layers before it and contributes 32 of its own, so that features
+are reused and the gradient reaches each layer directly: ResNet-50's accuracy with a third of its parameters.
 
-Batch norm and ReLU come before each convolution, since every reader of the same maps scales them in its own way.
+Batch norm and ReLU come before each convolution, since each layer scales the shared feature maps in its own way.
 
 Parameter names equal torchvision's.
 """
@@ -19,34 +18,34 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.sizes import check_size
+from zoo import check_size
 
-GROWTH = 32  # maps that each layer adds
-FIRST = 64  # maps of the stem
+GROWTH_RATE = 32  # channels that each layer adds
+STEM_CHANNELS = 64
 
 
 class DenseLayer(nn.Module):
-    """1 x 1 to 4 * GROWTH channels, then 3 x 3 to GROWTH. (N, in_channels, H, W) -> (N, GROWTH, H, W)"""
+    """1 x 1 to 4 * GROWTH_RATE channels, then 3 x 3 to GROWTH_RATE. (N, in_channels, H, W) -> (N, GROWTH_RATE, H, W)"""
 
     def __init__(self, in_channels: int):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv1 = nn.Conv2d(in_channels, 4 * GROWTH, kernel_size=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(4 * GROWTH)
+        self.conv1 = nn.Conv2d(in_channels, 4 * GROWTH_RATE, kernel_size=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * GROWTH_RATE)
         self.relu2 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(4 * GROWTH, GROWTH, kernel_size=3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(4 * GROWTH_RATE, GROWTH_RATE, kernel_size=3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.conv2(self.relu2(self.norm2(self.conv1(self.relu1(self.norm1(x))))))
 
 
 class DenseBlock(nn.Sequential):
-    """`layers` layers, each of which sees all maps so far. (N, C, H, W) -> (N, C + layers * GROWTH, H, W)"""
+    """Layers that each see the maps of all before them. (N, C, H, W) -> (N, C + layers * GROWTH_RATE, H, W)"""
 
     def __init__(self, layers: int, in_channels: int):
         names = (f"denselayer{i + 1}" for i in range(layers))
-        super().__init__(OrderedDict((name, DenseLayer(in_channels + i * GROWTH)) for i, name in enumerate(names)))
+        super().__init__(OrderedDict((name, DenseLayer(in_channels + i * GROWTH_RATE)) for i, name in enumerate(names)))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         for layer in self:
@@ -55,7 +54,7 @@ class DenseBlock(nn.Sequential):
 
 
 def transition(in_channels: int) -> nn.Sequential:
-    """Between blocks: half as many maps, of half the side."""
+    """Halve channels, height and width between two blocks."""
     return nn.Sequential(
         OrderedDict(
             norm=nn.BatchNorm2d(in_channels),
@@ -70,27 +69,27 @@ class DenseNet(nn.Module):
     """A stem and four dense blocks.
 
     Args:
-        blocks: how many layers in each of the four, for instance (6, 12, 24, 16).
-        num_classes: how many logits.
+        blocks: number of layers in each of the four, for instance (6, 12, 24, 16).
+        num_classes: number of logits.
 
     Shapes: (N, 3, H, W) -> (N, num_classes).
     """
 
-    smallest = 29  # pixels: the stem quarters the map, the transitions halve it three times, rounding down
+    smallest = 29  # pixels: the stem divides the side by four, three transitions halve it, rounding down
 
     def __init__(self, blocks: tuple[int, int, int, int], num_classes: int = 1000):
         super().__init__()
         self.register_forward_pre_hook(check_size)
         layers: OrderedDict[str, nn.Module] = OrderedDict(
-            conv0=nn.Conv2d(3, FIRST, kernel_size=7, stride=2, padding=3, bias=False),
-            norm0=nn.BatchNorm2d(FIRST),
+            conv0=nn.Conv2d(3, STEM_CHANNELS, kernel_size=7, stride=2, padding=3, bias=False),
+            norm0=nn.BatchNorm2d(STEM_CHANNELS),
             relu0=nn.ReLU(inplace=True),
             pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # (N, 64, 56, 56) for a 224 x 224 image
         )
-        channels = FIRST
+        channels = STEM_CHANNELS
         for number, count in enumerate(blocks, 1):
             layers[f"denseblock{number}"] = DenseBlock(count, channels)
-            channels += count * GROWTH
+            channels += count * GROWTH_RATE
             if number < len(blocks):
                 layers[f"transition{number}"] = transition(channels)  # 28, 14, 7 pixels wide
                 channels //= 2
@@ -105,11 +104,11 @@ class DenseNet(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, C, H/32, W/32): the last map, after its ReLU."""
+        """Return the last feature map, after its ReLU: (N, 3, H, W) -> (N, C, H/32, W/32)."""
         return self.relu(self.features(x))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, num_classes)."""
+        """Return the logits: (N, C, h, w) -> (N, num_classes)."""
         return self.classifier(torch.flatten(self.avgpool(features), 1))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102

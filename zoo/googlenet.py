@@ -2,18 +2,18 @@
 
     python -m zoo googlenet
 
-The network of Szegedy et al., "Going Deeper with Convolutions", 2014 (https://arxiv.org/abs/1409.4842). Its idea: how
-large a kernel should be is not decided but left to training. An Inception block looks at its input with 1 x 1, 3 x 3
-and larger kernels and with pooling, side by side, and lays the results on top of each other; 1 x 1 convolutions first
-reduce the channels, so that this stays cheap. 22 layers with a tenth of AlexNet's parameters.
+The network of Szegedy et al., "Going Deeper with Convolutions", 2014 (https://arxiv.org/abs/1409.4842). The size of a
+kernel is not chosen by hand but left to training: an Inception block applies 1 x 1, 3 x 3 and larger kernels and
+pooling side by side and concatenates the results; 1 x 1 convolutions reduce the channels first, which keeps it cheap.
+22 layers with a tenth of AlexNet's parameters.
 
-Two auxiliary classifiers half-way up bring gradient to the early layers while the network trains; they are not used
-afterwards.
+Two auxiliary classifiers at intermediate layers bring gradient to the early layers in training; afterwards they are
+not used.
 
-As torchvision built it, it departs from the paper: batch norm follows each convolution (the paper had none), what
-should be a 5 x 5 kernel is 3 x 3 (a mistake that was kept for its trained weights), the last pooling of the fourth
-stage is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window. Parameter
-names equal torchvision's.
+torchvision's version, which this follows, departs from the paper: batch norm follows each convolution, the 5 x 5
+kernels are 3 x 3 (a mistake that was kept for the sake of its trained weights), the last pooling of the fourth stage
+is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window. Parameter names
+equal torchvision's.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.sizes import check_size
+from zoo import check_size
 
 
 class Convolution(nn.Module):
@@ -41,10 +41,10 @@ class Inception(nn.Module):
     """Four branches side by side. (N, in_channels, H, W) -> (N, one + three + five + pool, H, W)
 
     Args:
-        in_channels: of the input.
+        in_channels: channels of the input.
         one: channels of the 1 x 1 branch.
-        three: (reduced to, channels) of the 3 x 3 branch.
-        five: the same of the branch that the paper gives 5 x 5 kernels.
+        three: channels after the reduction and of the output, in the 3 x 3 branch.
+        five: the same for the branch that has 5 x 5 kernels in the paper.
         pool: channels of the 1 x 1 convolution after pooling.
     """
 
@@ -62,7 +62,7 @@ class Inception(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """A classifier half-way up, used in training only. (N, in_channels, H, W) -> (N, num_classes)"""
+    """A classifier at an intermediate layer, used in training only. (N, in_channels, H, W) -> (N, num_classes)"""
 
     def __init__(self, in_channels: int, num_classes: int):
         super().__init__()
@@ -79,7 +79,7 @@ class Auxiliary(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """What `forward` gives in training: the logits, and those of the two auxiliary classifiers, each (N, classes)."""
+    """The output in training: the logits and those of the two auxiliary classifiers, (N, num_classes) each."""
 
     logits: Tensor
     aux_logits2: Tensor
@@ -92,7 +92,7 @@ class GoogLeNet(nn.Module):
     (N, 3, H, W) -> (N, num_classes), in training `Outputs`.
     """
 
-    smallest = 15  # pixels: one less, and the fourth pooling has nothing left to look at
+    smallest = 15  # pixels: below it the fourth pooling has no input left
 
     def __init__(self, num_classes: int = 1000):
         super().__init__()
@@ -128,10 +128,10 @@ class GoogLeNet(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, 1024, H/32, W/32): the last map, after its ReLUs."""
+        """Return the last feature map, after its ReLUs: (N, 3, H, W) -> (N, 1024, H/32, W/32)."""
         return self._upper(self.inception4d(self._middle(self._lower(x))))
 
-    def _lower(self, x: Tensor) -> Tensor:  # to where the first auxiliary classifier looks
+    def _lower(self, x: Tensor) -> Tensor:  # up to the first auxiliary classifier
         x = self.maxpool2(self.conv3(self.conv2(self.maxpool1(self.conv1(x)))))
         return self.inception4a(self.maxpool3(self.inception3b(self.inception3a(x))))
 
@@ -142,7 +142,7 @@ class GoogLeNet(nn.Module):
         return self.inception5b(self.inception5a(self.maxpool4(self.inception4e(x))))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """(N, 1024, h, w) -> (N, num_classes)."""
+        """Return the logits: (N, 1024, h, w) -> (N, num_classes)."""
         return self.fc(self.dropout(torch.flatten(self.avgpool(features), 1)))
 
     def forward(self, x: Tensor) -> Tensor | Outputs:  # noqa: D102
@@ -155,5 +155,5 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet(num_classes: int = 1000) -> GoogLeNet:
-    """GoogLeNet: 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers."""
+    """Build GoogLeNet: 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers."""
     return GoogLeNet(num_classes)

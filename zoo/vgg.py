@@ -3,12 +3,12 @@
     python -m zoo vgg16
 
 The networks of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014
-(https://arxiv.org/abs/1409.1556). Their idea: nothing but 3 x 3 convolutions. Two of them see 5 x 5 pixels and three
-7 x 7, with fewer weights than one large kernel (27 C^2 instead of 49 C^2) and a ReLU after each; so depth is all that
-is left to choose. Each halving of the map doubles the channels, up to 512.
+(https://arxiv.org/abs/1409.1556). They consist of 3 x 3 convolutions only. Two in a row see 5 x 5 pixels and three see
+7 x 7, with fewer weights than one large kernel (27 C^2 instead of 49 C^2) and a ReLU after each, so that depth is all
+that is left to choose. Each time the map is halved, the channels double, up to 512.
 
-The deep ones did not train from random weights; the authors began with the first layers of a trained VGG-11. Batch
-norm, a year later, made that unnecessary, and so the `_bn` networks are the ones to train from scratch.
+The deep ones did not train from random weights; the authors initialised them with the first layers of a trained
+VGG-11. Batch norm, a year later, made that unnecessary: train the `_bn` networks from scratch.
 
 Parameter names equal torchvision's.
 """
@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.sizes import check_size
+from zoo import check_size
 
 # channels of each convolution, in five stages; after each stage the map is halved
 STAGES = {
@@ -30,13 +30,13 @@ STAGES = {
 
 
 class VGG(nn.Module):
-    """Stages of 3 x 3 convolutions, each ending in a halving, then three linear layers.
+    """Five stages of 3 x 3 convolutions, each followed by a pooling, then three linear layers.
 
     Args:
         layers: 11, 13, 16 or 19, counting convolutions and linear layers.
-        batch_norm: whether one follows each convolution.
-        num_classes: how many logits.
-        dropout: in the linear layers.
+        batch_norm: whether batch norm follows each convolution.
+        num_classes: number of logits.
+        dropout: probability, in the linear layers.
 
     Shapes: (N, 3, H, W) -> (N, num_classes).
     """
@@ -47,14 +47,14 @@ class VGG(nn.Module):
         super().__init__()
         self.register_forward_pre_hook(check_size)
         modules: list[nn.Module] = []
-        before = 3
+        in_channels = 3
         for stage in STAGES[layers]:
             for channels in stage:
-                modules.append(nn.Conv2d(before, channels, kernel_size=3, padding=1))
+                modules.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1))
                 if batch_norm:
                     modules.append(nn.BatchNorm2d(channels))
                 modules.append(nn.ReLU(inplace=True))
-                before = channels
+                in_channels = channels
             modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
         self.features = nn.Sequential(*modules)  # (N, 3, 224, 224) -> (N, 512, 7, 7)
         self.avgpool = nn.AdaptiveAvgPool2d(7)  # any size of map -> 7 x 7, which the linear layers need
@@ -76,17 +76,17 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, 512, H/32, W/32): the last map, after its ReLU and pooling."""
+        """Return the last feature map, after its ReLU and pooling: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
         return self.features(x)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """(N, 512, h, w) -> (N, num_classes)."""
+        """Return the logits: (N, 512, h, w) -> (N, num_classes)."""
         return self.classifier(torch.flatten(self.avgpool(features), 1))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.forward_head(self.forward_features(x))
 
 
-# 133 to 144 million parameters with 1000 classes, of which 124 in the linear layers
+# 133 to 144 million parameters with 1000 classes, 124 million of them in the linear layers
 vgg11, vgg13, vgg16, vgg19 = (partial(VGG, layers, False) for layers in STAGES)
 vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (partial(VGG, layers, True) for layers in STAGES)
