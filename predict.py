@@ -42,11 +42,11 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import Compute, Precision, select_compute
 from classifier.evaluation import parts
+from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import loader, outputs, sources
 from classifier.prediction.sources import Unlabelled, UnlabelledImage, key
 from classifier.prediction.table import OR_ELSE, Table
-from classifier.preparation.names import class_folders
 
 
 @dataclass

@@ -28,9 +28,9 @@ from typing import Annotated, NoReturn
 from tyro import conf
 
 from classifier.cli import UserError, parse, run
+from classifier.files import class_folders, safe_name
 from classifier.preparation import duplicates, shards, sources, staging
 from classifier.preparation.examine import Seen, examine_all
-from classifier.preparation.names import class_folders, safe_name
 from classifier.preparation.split import assign_sides
 from classifier.text import print_table, quoted
 

@@ -1,11 +1,13 @@
-"""Files that several processes share: written whole or not at all, and locked against a second writer."""
+"""Files that several processes share, written whole or not at all and locked against a second writer; safe names."""
 
 import contextlib
 import glob
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,9 @@ import filelock
 from classifier.cli import UserError
 
 LOCK_TIMEOUT_S = 15.0  # a killed run's data-loading workers hold its lock for some moments longer
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # in file names on Windows
+DEVICES = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+MAX_NAME_BYTES = 200  # of the 255 that Linux allows
 REPLACE_TIMEOUT_S = 5.0  # on Windows a file cannot be replaced while a reader or a virus scanner has it open
 
 
@@ -93,3 +98,30 @@ def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iter
         yield
     finally:
         lock.release()
+
+
+def safe_name(name: str) -> str:
+    """Return the closest file name that every system allows: never empty, hidden, or a path."""
+    name = unicodedata.normalize("NFC", name).encode("utf-8", "replace").decode("utf-8")
+    name = FORBIDDEN.sub("_", name).strip().rstrip(". ")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        stem, dot, ending = name.rpartition(".") if "." in name[-10:] else (name, "", "")
+        name = stem.encode()[: MAX_NAME_BYTES - 20].decode("utf-8", "ignore") + dot + ending
+    return "_" + name if not name or name.startswith(".") or DEVICES.match(name) else name
+
+
+def class_folders(classes: Iterable[str]) -> dict[str, str]:
+    """Return the folder name of each class.
+
+    Raises:
+        UserError: two classes would share a folder on Windows and macOS.
+    """
+    owners: dict[str, str] = {}
+    for name in sorted(classes):
+        other = owners.setdefault(safe_name(name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"classes '{other}' and '{name}' would share the folder '{safe_name(name)}' on Windows and macOS: "
+                "rename one of them in the source"
+            )
+    return {name: safe_name(name) for name in owners.values()}

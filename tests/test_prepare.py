@@ -13,8 +13,8 @@ import pytest
 
 import prepare
 from classifier.cli import UserError
+from classifier.files import safe_name
 from classifier.preparation import staging
-from classifier.preparation.names import safe_name
 from classifier.text import text_width
 from tests.raw_images import cats_and_dogs, image, make_folder, make_zip, tree
 

@@ -9,8 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from classifier.data.images import EXTENSIONS
-from classifier.files import atomic_write, file_lock, lock_of
-from classifier.preparation.names import safe_name
+from classifier.files import atomic_write, file_lock, lock_of, safe_name
 from classifier.text import no_formula
 
 COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")

@@ -7,6 +7,7 @@ pixels everywhere.
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,6 +53,11 @@ def has_image_extension(name: str | os.PathLike) -> bool:
     """Whether a file of this name claims to be an image. `._cat.jpg` (macOS' resource forks) does not."""
     name = Path(name).name
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def is_image_path(parts: Sequence[str]) -> bool:
+    """Whether a relative path, split at its slashes, is an image's: not hidden, not what macOS puts beside images."""
+    return has_image_extension(parts[-1]) and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:

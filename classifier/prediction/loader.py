@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from classifier import distributed
 from classifier.cli import UserError
+from classifier.data import archives
 from classifier.prediction.sources import UnlabelledImage
-from classifier.preparation import archives
 
 Opened = TypeVar("Opened")
 ONE_AT_A_TIME = threading.Lock()  # zipfile says nothing about threads that open members of one archive

@@ -17,10 +17,10 @@ from classifier import distributed
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import plots
+from classifier.files import safe_name
 from classifier.prediction import loader
 from classifier.prediction.sources import find
 from classifier.prediction.table import whole
-from classifier.preparation.names import safe_name
 from classifier.text import print_table, shorten
 
 SHEET = 64  # images on the contact sheet, at most

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from classifier.cli import UserError
-from classifier.preparation import archives
-from classifier.preparation.labels import is_image
+from classifier.data import archives
+from classifier.data.images import is_image_path
 
 STDIN = "-"
 LONGEST = 1 << 16  # bytes of the first path in a list; more without an end are no list of paths
@@ -84,7 +84,7 @@ class Unlabelled:
             if os.path.isdir(path):
                 if not name.startswith(".") and name != "__MACOSX":
                     yield from self._folder(path, (*above, real))
-            elif is_image((name,)) and os.path.join(real, name) not in self.without:
+            elif is_image_path((name,)) and os.path.join(real, name) not in self.without:
                 yield UnlabelledImage(path, path)
             else:
                 self.others += 1
@@ -156,7 +156,7 @@ def read_zip(path: str) -> tuple[dict[str, int], int]:
         UserError: for a zip that is damaged, encrypted or hostile.
     """
     members = archives.members(path)
-    images = sorted(member for member in members if is_image(member[0]))
+    images = sorted(member for member in members if is_image_path(member[0]))
     archives.check_images(path, images)
     return {"/".join(parts): number for parts, number in images}, len(members) - len(images)
 

@@ -4,18 +4,12 @@ import re
 import unicodedata
 
 from classifier.cli import UserError
-from classifier.data.images import has_image_extension
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test", "test1": "test",  # test1: Kaggle's
 }  # fmt: skip
 NUMBERED = re.compile(r"(.+?)\.\d+\.\w+")  # Kaggle's cat.0.jpg
-
-
-def is_image(parts: tuple[str, ...]) -> bool:
-    """Whether a path is that of an image: not hidden, not what macOS and Windows put beside images."""
-    return has_image_extension(parts[-1]) and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def labels(paths: list[tuple[str, ...]]) -> list[tuple[str | None, str | None]]:

@@ -5,9 +5,9 @@ import csv
 from pathlib import Path
 
 from classifier.cli import UserError
+from classifier.data.archives import encoding_of
 from classifier.data.images import has_image_extension
 from classifier.preparation.labels import plain
-from classifier.preparation.names import encoding_of
 
 
 def read_list(path: Path) -> list[tuple[str, str, Path]]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.data.images import ImageError, has_image_extension
-from classifier.preparation import archives
-from classifier.preparation.labels import is_image, labels
+from classifier.data import archives
+from classifier.data.images import ImageError, has_image_extension, is_image_path
+from classifier.preparation.labels import labels
 from classifier.preparation.lists import read_list
 
 SPARE = 100_000_000  # bytes of the disk that stay free
@@ -151,7 +151,7 @@ def _reader(source: Path) -> Callable[[Path, Path], Source]:
 
 def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
     members = archives.members(path)
-    images = [member for member in members if is_image(member[0])]
+    images = [member for member in members if is_image_path(member[0])]
     archives.check_images(path, images)
     infos = archives.open_zip(path).infolist()
     entries = [
@@ -178,7 +178,7 @@ def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
 
 def _read_folder(folder: Path, scratch: Path) -> Source:
     files = [(file, file.relative_to(folder).parts) for file in _files(folder)]
-    images = [(file, parts) for file, parts in files if is_image(parts)]
+    images = [(file, parts) for file, parts in files if is_image_path(parts)]
     entries = [
         Entry("/".join(parts), label, split, file, None, file.stat().st_size)
         for (file, parts), (split, label) in zip(images, labels([parts for _, parts in images]), strict=True)

@@ -13,7 +13,7 @@ from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import Precision
-from classifier.preparation.names import safe_name
+from classifier.files import safe_name
 from classifier.training import pretrained, run_state
 from zoo import MODELS, unknown
 

@@ -1,5 +1,6 @@
-"""What a zip holds, if it can be trusted. Nothing is ever unpacked by a member's own path."""
+"""Read zips that may be damaged or hostile. Nothing is ever unpacked by a member's own path."""
 
+import contextlib
 import functools
 import re
 import shutil
@@ -10,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.preparation.names import encoding_of
 
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
@@ -63,6 +63,26 @@ def _decoded(infos: Iterable[zipfile.ZipInfo]) -> list[str]:
     names = [(info.orig_filename, bool(info.flag_bits & 0x800)) for info in infos]
     encoding = encoding_of(b"/".join(name.encode("cp437") for name, is_utf8 in names if not is_utf8))
     return [name if is_utf8 else name.encode("cp437").decode(encoding) for name, is_utf8 in names]
+
+
+def encoding_of(raw: bytes) -> str:
+    """Guess the encoding of file names or text: "utf-8", "gb18030" (Chinese Windows), or "cp437" (DOS).
+
+    The more text at once, the surer: a short GBK name can be valid UTF-8, hundreds cannot. The commonest case is
+    recognised: 猫 in GBK reads è as UTF-8, so letters of two bytes that always stand alone are taken for Chinese.
+    """
+    for encoding in ("utf-8", "gb18030", "cp437"):
+        try:
+            text = raw.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    words = re.findall(r"[A-Za-z]*[^\x00-\x7f]+[A-Za-z]*", text)
+    if encoding == "utf-8" and words and all(len(word) == 1 and word < "\u0800" for word in words):
+        with contextlib.suppress(UnicodeDecodeError):
+            raw.decode("gb2312")
+            return "gb18030"
+    return encoding
 
 
 def check_images(path: Path, images: Iterable[tuple[tuple[str, ...], int]]) -> None:
