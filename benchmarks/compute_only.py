@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--format", default="", help='"float32", "bfloat16 channels-last"; what train.py takes without')
     options = parser.parse_args()
 
     network = resnet18(num_classes=2)
-    compute = select_compute("auto", "auto")
+    compute = select_compute("auto", "auto", options.format)
     network = network.to(compute.device, memory_format=compute.memory_format).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     x = torch.randn(options.batch_size, 3, options.size, options.size, device=compute.device)

@@ -1,9 +1,9 @@
-"""One process or many: which part of the work is this one's, and what all of them found together.
+"""torch.distributed, thinly: what each process does, and what all of them know.
 
     torchrun --nproc-per-node=8 train.py ...
 
-torchrun starts the processes and tells each, in environment variables, how many there are and which one it is. Without
-it there is one process, and everything here returns at once.
+torchrun starts the processes and describes them in environment variables. Without it there is one process, and the
+functions here return at once.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from classifier.cli import UserError
 
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
-LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun has started on this machine
+LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine
 IS_MAIN = RANK == 0
-DISABLE_TQDM = None if IS_MAIN else True  # for tqdm's `disable`: where there is no terminal, and in all others
-PATIENCE = timedelta(hours=2)  # for one that opens all images once while the others wait
-GONE = ("closed by peer", "reset by peer", "Broken pipe", "NCCL", "Connection refused")  # another process has ended
+DISABLE_TQDM = None if IS_MAIN else True  # None: only where the output is no terminal
+TIMEOUT = timedelta(hours=2)  # the others wait while one process decodes all images once
+PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "NCCL", "Connection refused")
 
 T = TypeVar("T")
 
 
 class NullLogger:
-    """Takes every call and does nothing: what the other processes have in place of the one that writes."""
+    """A logger that does nothing: what all processes but the main one have."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
@@ -41,9 +41,9 @@ class NullLogger:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Meet the other processes, for the time being; only the first one's standard output is seen.
+    """Join the process group for the block, and silence the standard output of all but the main process.
 
-    On the CPU they talk through gloo, about what is on a GPU through NCCL.
+    Tensors on the CPU travel through gloo, those on GPUs through NCCL.
 
     Raises:
         UserError: another process has ended.
@@ -51,56 +51,56 @@ def process_group() -> Iterator[None]:
     if WORLD_SIZE == 1:
         yield
         return
-    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # restarts of a machine alone are counted alike
-        # what processes that have died left in the store, their addresses, is not for those that take their place
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    if LOCAL_WORLD_SIZE == WORLD_SIZE:  # restarts are counted per machine, so that several may count differently
+        # a restarted process must not find the addresses that dead processes have left in the store
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with (
-        Path(os.devnull).open("w", errors="replace") as nowhere,
-        contextlib.redirect_stdout(sys.stdout if IS_MAIN else nowhere),
+        Path(os.devnull).open("w", errors="replace") as null,
+        contextlib.redirect_stdout(sys.stdout if IS_MAIN else null),
     ):
         try:
-            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
             yield
         except RuntimeError as error:
-            if not gone(error):
+            if not peer_lost(error):
                 raise
             reason = str(error).splitlines()[0]
-            raise UserError(f"Another process has ended, or cannot be reached; see what it says. ({reason})") from None
+            raise UserError(f"Another process has ended or cannot be reached; see its message. ({reason})") from None
         sys.stdout.flush()
-    dist.destroy_process_group()  # after a failure not: it would wait for the others
+    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def gone(error: BaseException) -> bool:
-    """Whether this says that another process has ended."""
-    return WORLD_SIZE > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in GONE)
+def peer_lost(error: BaseException) -> bool:
+    """Whether an error says that another process has ended."""
+    return WORLD_SIZE > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_LOST)
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's share: every COUNT-th item."""
+    """Return this process's part, items[rank::world_size]."""
     return items[RANK::WORLD_SIZE]
 
 
-def all_gather_object(values: T) -> list[T]:
-    """What each process gives, in the order of their ranks, in every process; plain values and tensors on the CPU."""
+def all_gather_object(value: T) -> list[T]:
+    """Return the values of all processes in the order of their ranks; tensors have to be on the CPU."""
     if WORLD_SIZE == 1:
-        return [values]
-    everyone: list = [None] * WORLD_SIZE
-    dist.all_gather_object(everyone, values)
-    return everyone
+        return [value]
+    values: list = [None] * WORLD_SIZE
+    dist.all_gather_object(values, value)
+    return values
 
 
-def gather_strided(values: Tensor, all_reduce_sum: int) -> Tensor:
-    """Undo `own`: of each process the rows of its share, on the CPU -> all `total` rows in their order, everywhere."""
-    whole = values.new_empty((all_reduce_sum, *values.shape[1:]))
-    for rank, part in enumerate(all_gather_object(values)):
-        whole[rank::WORLD_SIZE] = part
-    return whole
+def gather_strided(rows: Tensor, total: int) -> Tensor:
+    """Undo `shard`: return all `total` rows in their order from each process's part, which is on the CPU."""
+    gathered = rows.new_empty((total, *rows.shape[1:]))
+    for rank, part in enumerate(all_gather_object(rows)):
+        gathered[rank::WORLD_SIZE] = part
+    return gathered
 
 
 def broadcast_object(value: T) -> T:
-    """The first process's value, in every process."""
+    """Return the main process's value."""
     if WORLD_SIZE == 1:
         return value
     box = [value]
@@ -108,24 +108,21 @@ def broadcast_object(value: T) -> T:
     return box[0]
 
 
-def run_on_main_and_broadcast(make: Callable[[], T]) -> T:
-    """What `make` gives in the first process, in every process. Where it fails there, all end; the first says why."""
-    if WORLD_SIZE == 1:
-        return make()
+def run_on_main_and_broadcast(function: Callable[[], T]) -> T:
+    """Return what `function` returns in the main process; where it exits there, all processes exit."""
     value, error = None, None
     try:
-        value = make() if IS_MAIN else None
-    except (UserError, SystemExit) as failure:
+        value = function() if IS_MAIN else None
+    except (UserError, SystemExit) as failure:  # SystemExit after --help, for instance
         error = failure
-    code = error.code if isinstance(error, SystemExit) else 2  # --help, too, ends all
-    value, failed, code = broadcast_object((value, error is not None, code))
+    value, failed, status = broadcast_object((value, error is not None, getattr(error, "code", 2)))
     if failed:
-        raise error or SystemExit(code)
+        raise error or SystemExit(status)
     return value
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """Sum a tensor over all processes, in place."""
     if WORLD_SIZE > 1:
         dist.all_reduce(values)
     return values
@@ -133,7 +130,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def local_main_process_first() -> Iterator[None]:
-    """What is done here is done by one process of each machine, then by the others, which find it done."""
+    """Run the block in one process of each machine, then in its others, which find the result there."""
     if WORLD_SIZE > 1 and LOCAL_RANK:
         dist.barrier()
     yield
@@ -141,63 +138,31 @@ def local_main_process_first() -> Iterator[None]:
         dist.barrier()
 
 
-# --- training
-
-
 def data_parallel(network: nn.Module) -> nn.Module:
-    """The network, whose gradients become the mean over all processes; where there is one, the network itself."""
+    """Return the network with gradients averaged over all processes; itself where there is one process."""
     return DistributedDataParallel(network) if WORLD_SIZE > 1 else network
 
 
 def no_sync(network: nn.Module) -> contextlib.AbstractContextManager:
-    """Within it, the gradients of what `averaging` gave are not averaged yet: more parts of the step are to come."""
+    """Return a context without gradient averaging, for all micro-batches of a step but the last."""
     return network.no_sync() if WORLD_SIZE > 1 else contextlib.nullcontext()
 
 
 def broadcast_buffers(network: nn.Module) -> None:
-    """The first process's batch norm statistics, in every process."""
+    """Give every process the main process's batch norm statistics."""
     if WORLD_SIZE > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def synchronize_batch_norm(network: nn.Module) -> nn.Module:
-    """The network with batch norm over the images of all processes, as if they were one batch; names stay."""
-    if next(network.parameters()).device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SynchronizedBatchNorm
-    return network
+    """Return the network with batch norm over the images of all processes, which PyTorch does on GPUs only.
 
-
-class _Mean(torch.autograd.Function):
-    """The mean over all processes, which gradients pass back through."""
-
-    @staticmethod
-    def forward(_context: object, values: Tensor) -> Tensor:
-        return all_reduce_sum(values.clone()) / WORLD_SIZE
-
-    @staticmethod
-    def backward(_context: object, gradient: Tensor) -> Tensor:
-        return all_reduce_sum(gradient.clone()) / WORLD_SIZE
-
-
-class SynchronizedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes, each of which has equally many images; PyTorch's own works on GPUs only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape"""
-        if not self.training:
-            return super().forward(x)
-        exact, axes, shape = x.float(), (0, 2, 3), (1, -1, 1, 1)
-        mean = _Mean.apply(exact.mean(axes))
-        centred = exact - mean.view(shape)
-        variance = _Mean.apply(centred.square().mean(axes))
-        count = WORLD_SIZE * x.numel() / x.shape[1]
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+    Raises:
+        UserError: several processes compute on the CPU.
+    """
+    if WORLD_SIZE == 1:
+        return network
+    if next(network.parameters()).device.type != "cuda":
+        raise UserError("--sync-bn needs GPUs. Leave it out: each process then normalizes by its own images.")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)

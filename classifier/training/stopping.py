@@ -89,7 +89,9 @@ def saving_on_failure(save: Callable[[], None], path: Path, stop_if_asked: Calla
     try:
         yield
     except (ImageError, OSError, MemoryError, RuntimeError) as error:
-        if distributed.gone(error):  # the steps made are as good as ever; the process that saves is perhaps this one
+        if distributed.peer_lost(
+            error
+        ):  # the steps made are as good as ever; the process that saves is perhaps this one
             with contextlib.suppress(UserError, OSError):
                 save()
             raise
