@@ -24,11 +24,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from classifier.data import ahead
-
-if __name__ == "__main__":
-    ahead.begin(sys.argv[1:])  # very many images are listed meanwhile
-
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -37,8 +32,7 @@ from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder, loaders
-from classifier.data.augment import MARGIN, Augment, TrainingInput
-from classifier.data.transforms import NORMALIZATIONS
+from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, TrainingInput
 from classifier.device import select_compute, select_device
 from classifier.evaluation import metrics
 from classifier.inference.calibration import fit_ood, fit_temperature
@@ -109,15 +103,14 @@ def train(settings: Settings, saved: Checkpoint | None, run: dict) -> None:
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
 
     # --- images
-    augment = Augment(area=settings.crop, cover=settings.cover) if settings.augment == "on" else None
-    enlarge, margin = (settings.enlarge, MARGIN) if augment else (1, 1)
+    augment = Augment(min_area=settings.crop, erasing=settings.cover) if settings.augment == "on" else None
+    enlarge, margin = (settings.enlarge, CROP_MARGIN) if augment else (1, 1)
     looks = origin.preprocess if settings.normalize == "weights" else NORMALIZATIONS[settings.normalize]
     preprocess = replace(looks, size=round(settings.size * enlarge), resize=settings.resize)  # for whole images
     seen = replace(preprocess, size=round(settings.size * margin))  # for those that crops are cut from
-    with distributed.local_main_process_first():
-        batches = datasets.batches(found, seen, preprocess, settings, compute.device)
+    batches = datasets.batches(found, seen, preprocess, settings, compute.device)
     prepare = TrainingInput(augment, settings.mix, len(training.classes), preprocess, compute.memory_format)
-    class_weights = image_folder.scarcity(training).to(compute.device) if settings.balance == "weights" else None
+    class_weights = image_folder.class_weights(training).to(compute.device) if settings.balance == "weights" else None
 
     epoch_steps = len(training) // size
     steps = settings.epochs * epoch_steps

@@ -25,7 +25,7 @@ import torch
 import train
 from benchmarks.__main__ import HERE, Bench, table
 from classifier import checkpoint
-from classifier.data.augment import Augment
+from classifier.data.transforms import Augment
 
 # name -> flags of train.py, values of Augment, share of the epochs that cost as much as the default recipe's
 VARIANTS = {
@@ -36,7 +36,7 @@ VARIANTS = {
     "crops of at least 35% instead of 65%": ({"crop": 0.35}, {}, 1.0),
     "no flips": ({}, {"flip": False}, 1.0),
     "no change of colours": ({}, {"color": 0.0}, 1.0),
-    "a part covered in a quarter of the images": ({"cover": 0.25}, {}, 1.0),
+    "a part covered in a quarter of the images": ({"erasing": 0.25}, {}, 1.0),
     "no average of weights": ({"ema": 0}, {}, 1.0),
     "no label smoothing": ({"label-smoothing": 0}, {}, 1.0),
     "no weight decay": ({"weight-decay": 0}, {}, 1.0),

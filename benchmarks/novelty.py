@@ -26,7 +26,6 @@ from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.data.images import has_image_extension
 from classifier.device import Compute, select_compute
 from classifier.inference import calibration, ood
 from classifier.inference.ood import KEPT
@@ -47,17 +46,15 @@ def main() -> None:
     options = parser.parse_args()
     weights = checkpoints.load(options.weights)
     compute = select_compute("auto", "auto")
-    images = image_folder.with_digests(image_folder.read_folder(options.known / "train"))
-    training, validation = image_folder.split_validation(images, weights.settings["val"])
+    training, validation = image_folder.train_and_val(options.known, weights.settings["val"])
     answer = with_features(weights.network(), compute)
 
     sets = {"validation": validation, "known": image_folder.read_folder(options.known / "test")}
     for entry in options.other:
         name, _, root = entry.partition("=")
-        paths = [str(path) for path in sorted(Path(root).rglob("*")) if has_image_extension(path)]
-        if not paths:
+        sets[name] = OneClass(Path(root))
+        if not len(sets[name]):
             sys.exit(f"{entry}: no images there; expected NAME=FOLDER")
-        sets[name] = ImageFolder(Path(root), [name], paths, [0] * len(paths))
     pixels = {name: pixels_of(ood.spread(part, options.images), weights) for name, part in sets.items()}
     weights.ood_stats = calibration.fit_ood(weights, compute, training, validation)
     learned = ood.spread(training)
@@ -107,6 +104,14 @@ def main() -> None:
     )
     (HERE / "novelty.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+class OneClass(ImageFolder):
+    """The images of a folder without classes."""
+
+    def find_classes(self, directory: Path) -> tuple[list[str], dict[str, int]]:
+        """Return one class, the folder itself."""
+        return ["."], {".": 0}
 
 
 def pixels_of(folder: ImageFolder, weights: Checkpoint) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier.data.augment import Augment, scaled
 from classifier.data.drawings import draw
 from classifier.data.sample_set import CLASSES
-from classifier.data.transforms import Preprocess
+from classifier.data.transforms import Augment, Preprocess, resize_batch
 from resnet import BasicBlock, ResNet
 
 SIZE = 48  # pixels of the images
@@ -86,7 +85,7 @@ def losses(block: type[BasicBlock], rate: float, seed: int, x: Tensor, labels: T
 
 OPTIONS = {
     "none of them": {},
-    "augmentation": {"augment": Augment(area=0.5, color=0.2, cover=0.0)},
+    "augmentation": {"augment": Augment(min_area=0.5, color=0.2)},
     "weight decay": {"weight_decay": 0.01},
     "dropout": {"dropout": 0.5},
     "falling learning rate": {"falling": True},
@@ -108,7 +107,7 @@ def train_small(
     """Train ten layers with SGD on a few drawings, some of which have the wrong label.
 
     Args:
-        train: (N, 3, S, S) uint8 with S = MARGIN * SIZE, (N,) labels; test: (M, 3, SIZE, SIZE) and (M,).
+        train: (N, 3, S, S) uint8 with S = CROP_MARGIN * SIZE, (N,) labels; test: (M, 3, SIZE, SIZE) and (M,).
         seed: decides first weights, order and augmentation.
         augment, weight_decay, dropout, falling: what is tried. Dropout comes before the linear layer; a falling
             learning rate follows half a cosine to 0.
@@ -126,7 +125,7 @@ def train_small(
     pixels, truth = train
     wrong = torch.arange(len(truth)) // 2 % WRONG == 0
     labels = torch.where(wrong, 1 - truth, truth)
-    seen, unseen = normalize(scaled(pixels, SIZE)), normalize(test[0])
+    seen, unseen = normalize(resize_batch(pixels, SIZE)), normalize(test[0])
     steps, step, accuracies = epochs * math.ceil(len(labels) / BATCH), 0, []
     for _ in range(epochs):
         network.train()

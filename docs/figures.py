@@ -24,8 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # as a script this file sees its own folder only
 
 from classifier import checkpoint
-from classifier.data.augment import MARGIN, scaled
 from classifier.data.drawings import draw
+from classifier.data.transforms import CROP_MARGIN, resize_batch
 from classifier.evaluation.plots import COLORS, FAINT, INK, styled
 from docs import experiments
 from docs.experiments import BLOCKS, OPTIONS, RATES, SEEDS, SIZE, STARTS, drawings, normalize
@@ -239,7 +239,7 @@ def see(folder: Path) -> dict[str, list]:
 
 def shortcuts(folder: Path, pixels: Tensor, labels: Tensor) -> dict[str, list]:
     """Plain against residual networks of 34 layers, on (N, 3, S, S) uint8 images."""
-    x = normalize(scaled(pixels, SIZE))
+    x = normalize(resize_batch(pixels, SIZE))
     gradients = {start: {} for start in STARTS}
     losses = {rate: {} for rate in RATES}
     for kind, block in BLOCKS.items():
@@ -276,7 +276,7 @@ def main() -> None:
     """Make and measure everything."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "docs" / "how-it-works"
     folder.mkdir(parents=True, exist_ok=True)
-    train, test = drawings("train", 384, round(SIZE * MARGIN)), drawings("test", 400, SIZE)
+    train, test = drawings("train", 384, round(SIZE * CROP_MARGIN)), drawings("test", 400, SIZE)
     few = [values[:192] for values in train]
     save(edge_figure(), folder / "edges.png")
     save(batch_norm_figure(few[0]), folder / "batch-norm.png")

@@ -7,9 +7,8 @@ from PIL import Image
 
 from classifier import distributed
 from classifier.data import image_folder, loaders
-from classifier.data.augment import Augment, scaled
 from classifier.data.images import ImageError
-from classifier.data.transforms import Preprocess
+from classifier.data.transforms import Augment, Preprocess, resize_batch
 from tests.conftest import make_images
 
 
@@ -31,15 +30,14 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
     assert list(order) != first
 
 
-@pytest.mark.parametrize("chances", [None, torch.ones(50)])
-def test_all_processes_together_get_what_one_alone_would(monkeypatch, chances):
-    alone = list(loaders.ResumableSampler(50, 1, chances))
+def test_all_processes_together_get_what_one_alone_would(monkeypatch):
+    alone = list(loaders.ResumableSampler(50, 1))
     for count in (1, 2, 4):
         parts = []
         monkeypatch.setattr(distributed, "WORLD_SIZE", count)
         for rank in range(count):
             monkeypatch.setattr(distributed, "RANK", rank)
-            order = loaders.ResumableSampler(50, 1, chances, batch_size=8)
+            order = loaders.ResumableSampler(50, 1, batch_size=8)
             order.start = 16
             parts.append(torch.tensor(list(order)).view(4, -1))  # 34 images are left: four steps and a rest
             assert len(order) == 32 // count
@@ -117,7 +115,7 @@ def test_augmentation_is_drawn_from_its_generator_alone():
 
 @pytest.mark.parametrize("smallest", [0.35, 0.65, 0.9])
 def test_crops_keep_the_promised_share_of_the_area(smallest):
-    out = Augment(area=smallest, color=0, cover=0)(gradient_images(), 32, torch.Generator().manual_seed(0))
+    out = Augment(min_area=smallest, color=0)(gradient_images(), 32, torch.Generator().manual_seed(0))
     width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
     height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
     area = width * height
@@ -129,13 +127,13 @@ def test_crops_keep_the_promised_share_of_the_area(smallest):
 
 def test_without_change_the_image_comes_out_as_it_went_in():
     pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
-    same = Augment(area=1, flip=False, color=0, cover=0)(pixels, 24, torch.Generator())
+    same = Augment(min_area=1, flip=False, color=0)(pixels, 24, torch.Generator())
     assert np.abs(same.numpy() - pixels.numpy()).max() < 0.05
 
 
 def only(**values) -> Augment:
     """An augmentation that does nothing but what is given."""
-    return Augment(**{"area": 1, "ratio": 1, "flip": False, "color": 0, "cover": 0} | values)
+    return Augment(**{"min_area": 1, "ratio": 1, "flip": False, "color": 0} | values)
 
 
 def test_colours_change_within_bounds():
@@ -155,7 +153,7 @@ def test_colours_change_within_bounds():
 
 def test_a_part_of_some_images_is_covered():
     black = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
-    covered = only(cover=0.25)(black, 32, torch.Generator().manual_seed(0))[:, 0] == 127.5
+    covered = only(erasing=0.25)(black, 32, torch.Generator().manual_seed(0))[:, 0] == 127.5
     share = covered.float().mean(dim=(1, 2))
     assert 0.18 < (share > 0).float().mean() < 0.32
     assert 0.01 < share[share > 0].min() < 0.05 and 0.28 < share.max() < 0.40
@@ -166,10 +164,10 @@ def test_a_part_of_some_images_is_covered():
 
 def test_scaling_does_not_alias():
     stripes = (torch.arange(64) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
-    small = scaled(stripes, 20)
+    small = resize_batch(stripes, 20)
     assert small.shape == (1, 3, 20, 20) and small.dtype == torch.uint8
     assert (small.float() - 127.5).abs().max() < 40  # neither black nor white is left of stripes of one pixel
-    assert scaled(stripes, 64) is stripes
+    assert resize_batch(stripes, 64) is stripes
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from classifier.data.augment import MARGIN
+from classifier.data.transforms import CROP_MARGIN
 from docs import experiments, figures
 from resnet import resnet18
 from tests.conftest import REPOSITORY
@@ -145,7 +145,7 @@ def test_a_plain_network_lacks_the_shortcuts_only():
 
 
 def test_a_small_training_repeats_and_each_option_changes_it():
-    train, test = (experiments.drawings("train", 16, round(experiments.SIZE * MARGIN)),
+    train, test = (experiments.drawings("train", 16, round(experiments.SIZE * CROP_MARGIN)),
                    experiments.drawings("test", 8, experiments.SIZE))  # fmt: skip
     runs = [experiments.train_small(train, test, 0, epochs=2, **options) for options in experiments.OPTIONS.values()]
     assert experiments.train_small(train, test, 0, epochs=2) == runs[0]

@@ -1,18 +1,29 @@
-"""Folders: the index, the images set aside, and what is wrong with a folder."""
+"""Folders: what is indexed, what is wrong with a folder, the validation split, corrections."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from classifier.cli import UserError
-from classifier.data import corrections, image_folder
-from classifier.data.images import load_image
+from classifier.data import corrections
+from classifier.data.image_folder import (
+    ImageFolder,
+    class_weights,
+    has_images,
+    imbalance_warning,
+    read_folder,
+    split_validation,
+    train_and_val,
+)
 
 
-def fill(folder, count, color, start=0):
+def fill(folder, count, color=0):
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(start, start + count):
+    for i in range(count):
         Image.new("RGB", (30, 20), (color, i % 256, i // 256)).save(folder / f"{i}.png")
 
 
@@ -23,57 +34,125 @@ def root(tmp_path):
     return tmp_path / "train"
 
 
-def read(root):
-    return image_folder.with_digests(image_folder.read_folder(root))
+def names(folder):
+    return set(folder.relative_paths())
 
 
-def test_reads_classes_in_order_and_skips_what_is_no_image(root):
+# ---- the index
+
+
+def test_index_equals_torchvisions(root):
+    fill(root / "猫" / "b" / "c", 2)
+    fill(root / "猫" / "b c", 2)
+    shutil.copy(root / "猫" / "0.png", root / "猫" / "UPPER.PNG")
+    ours, theirs = ImageFolder(root), datasets.ImageFolder(str(root))
+    assert ours.samples == theirs.samples and ours.class_to_idx == theirs.class_to_idx
+    assert ours.paths == [path for path, _ in theirs.samples] and ours.labels == theirs.targets
+    image, label = ours[11]
+    assert image.size == (30, 20) and image.mode == "RGB" and label == theirs[11][1]
+
+
+def test_hidden_and_system_files_and_folders_are_not_indexed(root):
     (root / "猫" / "Thumbs.db").write_bytes(b"x")
-    (root / ".ipynb_checkpoints").mkdir()
-    folder = image_folder.read_folder(root)
-    assert folder.classes == ["dog two", "猫"]
-    assert folder.counts() == {"dog two": 10, "猫": 20}
+    shutil.copy(root / "猫" / "0.png", root / "猫" / "._0.png")
+    for place in (root, root / "猫"):
+        for name in (".ipynb_checkpoints", ".cache", "@eaDir", "__MACOSX"):
+            fill(place / name, 1)
+    assert read_folder(root).classes == ["dog two", "猫"]
+    assert read_folder(root).counts() == {"dog two": 10, "猫": 20}
+    assert not has_images(root / "猫") and has_images(root)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission on Windows")
+def test_links_are_followed_but_never_in_circles(root, tmp_path):
+    fill(tmp_path / "more", 3)
+    (root / "猫" / "linked").symlink_to(tmp_path / "more")
+    for name in ("back", "again"):
+        (root / "猫" / name).symlink_to(root)
+    (root / "猫" / "other").symlink_to(root / "dog two")
+    (root / "dog two" / "other").symlink_to(root / "猫")
+    (root / "猫" / "gone.png").symlink_to(tmp_path / "nothing")
+    folder = read_folder(root)
+    assert len(folder) == len(set(folder.paths)) == 30 + 3 + 1 + 10 + 20 + 3 + 1
+    assert "猫/gone.png" in names(folder) and folder.fingerprint()  # opening it will say what is wrong
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda root: shutil.rmtree(root), "does not exist"),
-        (lambda root: (shutil.rmtree(root), root.write_text("a file")), "is no folder"),
+        (lambda root: (shutil.rmtree(root), root.write_text("a file")), "is not a folder"),
         (lambda root: (shutil.rmtree(root), root.mkdir()), "no images"),
-        (lambda root: shutil.rmtree(root / "猫"), "one class only"),
+        (lambda root: shutil.rmtree(root / "猫"), "only one class"),
         (lambda root: (root / "empty one").mkdir(), "without images: empty one"),
+        pytest.param(
+            lambda root: fill(root / os.fsdecode(b"\xff\xfe"), 1),
+            "not valid text",
+            marks=pytest.mark.skipif(os.name == "nt", reason="Windows has no such names"),
+        ),
     ],
 )
 def test_says_what_is_wrong_with_a_folder(root, make, message):
     make(root)
     with pytest.raises(UserError, match=message):
-        image_folder.read_folder(root)
+        read_folder(root)
 
 
-def test_validation_is_stratified_disjoint_and_fixed_by_content(root, tmp_path):
-    training, validation = image_folder.split_validation(read(root), 0.2)
+def test_given_classes_keep_their_labels_where_some_have_no_images(root):
+    classes = ["dog", "dog two", "elk", "猫"]
+    folder = read_folder(root, classes=classes)
+    assert folder.classes == classes and folder.counts() == {"dog": 0, "dog two": 10, "elk": 0, "猫": 20}
+    assert set(folder.labels) == {1, 3}
+    (root / "extra").mkdir()
+    assert read_folder(root, classes=classes).samples == folder.samples  # an empty folder does no harm
+    with pytest.raises(UserError, match="classes that the training images do not have: dog two"):
+        read_folder(root, classes=["猫", "x"])
+
+
+def test_balance(root):
+    folder = read_folder(root)
+    assert class_weights(folder).tolist() == [1.5, 0.75]
+    assert imbalance_warning(folder) == "the classes are imbalanced: 猫 has 2.0 times as many images as dog two"
+    assert imbalance_warning(folder.subset(range(20))) == ""
+
+
+def test_fingerprint_tells_paths_sizes_and_labels_but_not_the_place(root, tmp_path):
+    first = read_folder(root).fingerprint()
+    copied = tmp_path / "elsewhere" / "train"
+    shutil.copytree(root, copied)
+    assert read_folder(copied).fingerprint() == first
+    (copied / "猫" / "0.png").rename(copied / "猫" / "other.png")
+    second = read_folder(copied).fingerprint()
+    (copied / "猫" / "other.png").rename(copied / "猫" / "0.png")
+    with (copied / "猫" / "0.png").open("ab") as file:
+        file.write(b"\0")
+    third = read_folder(copied).fingerprint()
+    folder = read_folder(root)
+    parts = [split_validation(folder, 0.2)[0].fingerprint(), folder.with_classes(["dog two", "x", "猫"]).fingerprint()]
+    assert len({first, second, third, *parts}) == 5
+    assert folder.with_classes(["猫", "dog two"]).fingerprint() == first  # the order of the classes is the network's
+
+
+# ---- the validation part
+
+
+def test_the_split_is_stratified_disjoint_and_the_same_wherever_the_folder_is(root, tmp_path):
+    training, validation = split_validation(read_folder(root), 0.2)
     assert validation.counts() == {"dog two": 2, "猫": 4}
     assert training.counts() == {"dog two": 8, "猫": 16}
-    assert not set(training.paths) & set(validation.paths)
-
-    def contents(folder):
-        return {load_image(path).tobytes() for path in folder.paths}
-
-    moved = tmp_path / "elsewhere"
-    for i, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):  # other names, another order
-        target = moved / path.parent.name / f"renamed {i}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    assert contents(image_folder.split_validation(read(moved), 0.2)[1]) == contents(validation)
+    assert not names(training) & names(validation)
+    # written down, so that no later version splits the same folder otherwise without noticing
+    assert names(validation) == {"dog two/4.png", "dog two/7.png", "猫/1.png", "猫/10.png", "猫/16.png", "猫/6.png"}
+    moved = Path(shutil.move(root, tmp_path / "elsewhere"))
+    assert names(split_validation(read_folder(moved), 0.2)[1]) == names(validation)
 
 
-def test_copies_of_a_image_stay_together(root):
-    for path in list((root / "猫").glob("*.png")):
-        shutil.copy(path, path.with_stem(f"{path.stem} copy"))
-    training, validation = image_folder.split_validation(read(root), 0.33)
-    seen = [{load_image(path).tobytes() for path in part.paths} for part in (training, validation)]
-    assert not seen[0] & seen[1]
+def test_composed_and_decomposed_names_are_split_alike(tmp_path):
+    for place, name in (("nfc", "\u00e9"), ("nfd", "e\u0301")):
+        for kind in "ab":
+            fill(tmp_path / place / kind / name, 10)
+    parts = [split_validation(read_folder(tmp_path / place), 0.3)[1] for place in ("nfc", "nfd")]
+    assert names(parts[0]) == names(parts[1]) and parts[0].fingerprint() == parts[1].fingerprint()
 
 
 def test_images_that_prepare_found_alike_stay_together(root):
@@ -82,85 +161,89 @@ def test_images_that_prepare_found_alike_stay_together(root):
     rows = [f"{number},猫,,looks the same,train/猫/{path.name}," for number, pair in enumerate(pairs) for path in pair]
     report = root.parent / "duplicates.csv"
     report.write_text("\n".join(["group,class,image,match,file,note", *rows]), encoding="utf-8-sig")
-    _, validation = image_folder.split_validation(read(root), 0.3)
-    for first, second in pairs:
-        assert (str(first) in validation.paths) == (str(second) in validation.paths)
-    assert validation.counts()["猫"] == 6
-
-
-def test_hidden_files_and_folders_are_no_images(root):
-    hidden = root / "猫" / ".ipynb_checkpoints"
-    hidden.mkdir()
-    shutil.copy(root / "猫" / "0.png", hidden / "0-checkpoint.png")
-    assert len(image_folder.read_folder(root)) == 30
-    assert not image_folder.has_images(root / "猫")
-
-
-def test_fingerprint_tells_contents_and_classes_not_names_or_places(root, tmp_path):
-    first = image_folder.split_validation(read(root), 0.2)[0].fingerprint()
-    shutil.copytree(root, tmp_path / "copy")
-    (tmp_path / "copy" / "猫" / "0.png").rename(tmp_path / "copy" / "猫" / "other.png")
-    assert image_folder.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() == first
-    (tmp_path / "copy" / "猫").rename(tmp_path / "copy" / "cat")
-    assert image_folder.split_validation(read(tmp_path / "copy"), 0.2)[0].fingerprint() != first
+    for fold in (1, 2, 3):
+        _, validation = split_validation(read_folder(root), 0.3, fold)
+        for first, second in pairs:
+            assert (str(first) in validation.paths) == (str(second) in validation.paths)
+        assert validation.counts()["猫"] == 6
 
 
 @pytest.mark.parametrize(("share", "folds"), [(0.5, 2), (0.25, 4), (0.3, 4)])
-def test_all_folds_set_every_image_aside_once(root, share, folds):
-    folder = read(root)
-    parts = [image_folder.split_validation(folder, share, fold) for fold in range(1, folds + 1)]
-    aside = [path for _, validation in parts for path in validation.paths]
-    assert sorted(aside) == sorted(folder.paths)
+def test_every_image_is_held_out_in_one_fold(root, share, folds):
+    folder = read_folder(root)
+    parts = [split_validation(folder, share, fold) for fold in range(1, folds + 1)]
+    assert sorted(path for _, validation in parts for path in validation.paths) == sorted(folder.paths)
     for training, validation in parts:
         assert set(training.paths) == set(folder.paths) - set(validation.paths)
         assert all(validation.counts().values())
 
 
-def test_too_few_to_set_aside(tmp_path):
-    fill(tmp_path / "a", 1, 0)
-    fill(tmp_path / "b", 5, 9)
-    with pytest.raises(UserError, match="1 images, too few"):
-        image_folder.split_validation(read(tmp_path), 0.1)
+def test_at_least_one_image_is_held_out_and_one_left(tmp_path):
+    fill(tmp_path / "a", 1)
+    fill(tmp_path / "b", 5)
+    with pytest.raises(UserError, match="1 images are too few"):
+        split_validation(read_folder(tmp_path), 0.1)
+    fill(tmp_path / "a", 2)
+    assert split_validation(read_folder(tmp_path), 0.1)[1].counts() == {"a": 1, "b": 1}
+
+
+def test_a_val_folder_is_used_where_there_is_one(root):
+    before = train_and_val(root.parent, 0.2)
+    assert [len(part) for part in before] == [24, 6]
+    (root.parent / "val" / "猫").mkdir(parents=True)
+    assert [len(part) for part in train_and_val(root.parent, 0.2)] == [24, 6]  # without images it is none
+    fill(root.parent / "val" / "猫", 3)
+    training, validation = train_and_val(root.parent, 0.2)
+    assert len(training) == 30 and validation.classes == training.classes
+    assert validation.counts() == {"dog two": 0, "猫": 3}
+    with pytest.raises(UserError, match="--fold 2 is a part of the training images"):
+        train_and_val(root.parent, 0.2, fold=2)
+
+
+# ---- corrections
 
 
 def decide(root, path, decision, right="", replaces=0):
     table = corrections.table_of(root)
-    names = (corrections.name_in(table, str(path)), image_folder.digest(path).hex(), path.parent.name)
+    names = (corrections.name_in(table, str(path)), corrections.digest(path).hex(), path.parent.name)
     assert corrections.record(table, corrections.Correction(*names, decision, right), ["dog two", "猫"], replaces)
 
 
 def test_corrections_are_honoured_and_nothing_else_changes(root):
-    before = read(root)
+    before = read_folder(root)
     decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
     decide(root, root / "猫" / "4.png", corrections.LEAVE_OUT)
     decide(root, root / "猫" / "5.png", corrections.KEEP)
-    after = read(root)
+    after = read_folder(root)
     assert after.counts() == {"dog two": 11, "猫": 18}
     assert after.corrected == "corrections.csv: 1 relabelled, 1 left out"
     assert after.labels[after.paths.index(str(root / "猫" / "3.png"))] == 0
-    assert str(root / "猫" / "4.png") not in after.paths and (root / "猫" / "4.png").exists()
+    assert set(before.paths) - set(after.paths) == {str(root / "猫" / "4.png")} and (root / "猫" / "4.png").exists()
     assert after.fingerprint() != before.fingerprint()
-    assert set(after.digests) == set(before.digests) - {image_folder.digest(root / "猫" / "4.png")}
-    assert image_folder.with_digests(image_folder.read_folder(root, corrected=False)) == before
+    assert read_folder(root, corrected=False).samples == before.samples
+    assert split_validation(after, 0.2)[1].counts() == {"dog two": 2, "猫": 4}
     for line, name in ((2, "3.png"), (3, "4.png")):
         decide(root, root / "猫" / name, corrections.UNDONE, replaces=line)
-    assert read(root).fingerprint() == before.fingerprint() and read(root).corrected == ""
+    assert read_folder(root).fingerprint() == before.fingerprint() and read_folder(root).corrected == ""
 
 
-def test_train_and_test_share_the_table(root):
-    shutil.copytree(root, root.with_name("test"))
+def test_all_parts_share_the_table(root):
+    for part in ("val", "test"):
+        shutil.copytree(root, root.with_name(part))
     decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
-    other = root.with_name("test")
-    decide(other, other / "dog two" / "1.png", corrections.LEAVE_OUT)
-    assert image_folder.read_folder(root).corrected == "corrections.csv: 1 relabelled, 0 left out"
-    assert image_folder.read_folder(other).counts() == {"dog two": 9, "猫": 20}
+    for part, left in (("val", 8), ("test", 9)):
+        other = root.with_name(part)
+        for number in range(10 - left):
+            decide(other, other / "dog two" / f"{number}.png", corrections.LEAVE_OUT)
+        assert read_folder(other).counts() == {"dog two": left, "猫": 20}
+    assert read_folder(root).corrected == "corrections.csv: 1 relabelled, 0 left out"
 
 
 def test_a_folder_that_is_not_split_has_its_own_table(root):
     photos = root.rename(root.with_name("photos"))
     decide(photos, photos / "猫" / "3.png", corrections.LEAVE_OUT)
     assert (photos / "corrections.csv").exists()
-    assert image_folder.read_folder(photos).counts() == {"dog two": 10, "猫": 19}
+    assert read_folder(photos).counts() == {"dog two": 10, "猫": 19}
 
 
 def test_a_decision_is_about_the_content_that_was_seen(root):
@@ -168,31 +251,24 @@ def test_a_decision_is_about_the_content_that_was_seen(root):
         decide(root, root / "猫" / name, corrections.LEAVE_OUT)
     shutil.copy(root / "猫" / "9.png", root / "猫" / "3.png")
     (root / "猫" / "4.png").unlink()
-    folder = image_folder.read_folder(root)
+    folder = read_folder(root)
     assert folder.counts() == {"dog two": 10, "猫": 19}
     assert folder.corrected == (
         "corrections.csv: 0 relabelled, 0 left out, 2 rows without effect "
-        "(train/猫/3.png has changed since; train/猫/4.png is not there)"
+        "(train/猫/3.png has changed since; train/猫/4.png does not exist)"
     )
 
 
-def test_corrections_that_leave_a_class_empty_are_told(root):
+def test_corrections_that_leave_a_class_empty_are_reported(root):
     for path in sorted((root / "dog two").iterdir()):
         decide(root, path, corrections.LEAVE_OUT)
     with pytest.raises(UserError, match=r"corrections\.csv leaves .*train without images of dog two"):
-        image_folder.read_folder(root)
+        read_folder(root)
+    assert len(read_folder(root, classes=["dog two", "猫"])) == 20
 
 
-def test_only_files_that_have_a_row_are_read(root, monkeypatch):
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission on Windows")
+def test_only_files_that_have_a_row_are_read(root):
     decide(root, root / "猫" / "3.png", corrections.LEAVE_OUT)
-    asked, digest = [], image_folder.digest
-    monkeypatch.setattr(image_folder, "digest", lambda path: asked.append(path) or digest(path))
-    image_folder.read_folder(root)
-    assert asked == [str(root / "猫" / "3.png")]
-
-
-def test_relabelled_images_are_split_and_cached_as_any_other(root):
-    decide(root, root / "猫" / "3.png", corrections.RELABEL, "dog two")
-    training, validation = image_folder.split_validation(read(root), 0.2)
-    assert validation.counts() == {"dog two": 2, "猫": 4} and training.counts() == {"dog two": 9, "猫": 15}
-    assert training.corrected == "corrections.csv: 1 relabelled, 0 left out"
+    (root / "猫" / "gone.png").symlink_to(root / "nothing")  # cannot be read
+    assert len(read_folder(root)) == 30

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from classifier import checkpoint
 from classifier.cli import UserError
-from classifier.data.augment import Augment
+from classifier.data.transforms import Augment
 from classifier.evaluation import metrics
 from classifier.training import checks, optim, schedules
 from classifier.training.config import RECIPES, Settings
@@ -391,7 +391,7 @@ def test_the_classic_recipe_is_the_published_one():
 
 def test_crops_keep_as_much_as_is_said(monkeypatch, bars, tmp_path):
     areas = []
-    monkeypatch.setattr(train, "Augment", lambda **values: areas.append(values["area"]) or Augment(**values))
+    monkeypatch.setattr(train, "Augment", lambda **values: areas.append(values["min_area"]) or Augment(**values))
     for arguments in ((), ("--crop", 0.9), ("--recipe", "long")):
         call(monkeypatch, tmp_path, "--data", bars, *QUICK, "--epochs", 1, "--name", f"run{len(areas)}", *arguments)
     assert areas == [0.65, 0.9, 0.35]

@@ -128,7 +128,7 @@ class Review:
         right = choice if action == RELABEL else ""
         new = Correction(file, digest, doubt.label, UNDONE if undo else action, right, who)
         try:
-            if not undo and image_folder.digest(doubt.path).hex() != digest:
+            if not undo and corrections.digest(doubt.path).hex() != digest:
                 told = say("{file} has changed since it was shown. Nothing was recorded: look again.", file=file)
                 return self.view(first=file), told
             recorded = corrections.record(state.table, new, state.classes, int(line) if undo else 0)
@@ -196,7 +196,7 @@ def _is_there(doubt: Doubt, classes: Sequence[str]) -> bool:
 
 def _ready(doubt: Doubt, classes: Sequence[str], look: Look) -> DoubtfulImage:
     """Raises UserError where the image cannot be opened."""
-    digest = image_folder.digest(doubt.path).hex()
+    digest = corrections.digest(doubt.path).hex()
     image = load_image(doubt.path, SIDE // 2)  # leaves at least SIDE of the shorter side, if there are as many
     if max(image.size) > SIDE:
         image.thumbnail((SIDE, SIDE))
@@ -228,4 +228,4 @@ def _digest_of(path: str) -> str:
 
 @functools.lru_cache(4096)
 def _digest(path: str, time: int, size: int) -> str:
-    return image_folder.digest(path).hex()
+    return corrections.digest(path).hex()

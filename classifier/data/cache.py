@@ -1,232 +1,182 @@
-"""Images opened once and kept as bytes on the disk, so that no later epoch, and no later run, opens them again.
+"""Decoded images in one array file for each way of preparing them, so that later epochs and runs decode nothing.
 
-A cache belongs to one folder of images, prepared in one way. Beside `dataset/train` lie
+    DATA/.cache/<name>.pixels    (rows, size, size, 3) uint8; <name> tells the preprocessing and the decoders
+    DATA/.cache/<name>.rows      (rows, 2) uint64: hashes of the image's relative path, and of its size and mtime
 
-    dataset/.cache/<name>.pixels    a slot of size * size * 3 bytes for each image
-    dataset/.cache/<name>.index     for each slot, the digest of the image's file and a checksum of the slot
-
-and <name> says the preprocessing. An image that changed has another digest, so it is opened again; bytes that do not
-fit their checksum, as after a crash or a fault of the disk, are never used but replaced. `.cache` may be deleted.
-
-What is missing is opened before the first batch, so that a broken image is found before the work. Where that would
-take long, as with a million images, each is opened when it is first asked for instead, and kept then, as long as the
-disk has room.
-
-Slots are read, not mapped into memory: what the process holds does not grow with the number of images, and a file
-that shrinks under a running process is noticed instead of ending it.
+New rows are appended by ordinary writes. The second file marks them as finished: it is replaced only when they are on
+the disk, and what a killed process has appended is overwritten. The array is mapped into memory, read-only, if it is
+as long as the marker says; the rows that a truncated file lacks are appended again. `.cache` may be deleted.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
-import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
-import torch
-from torch import Tensor
+from PIL import features
 from tqdm import tqdm
 
-from classifier.data.columns import DIGEST, Digests
+from classifier.cli import UserError
+from classifier.data.image_folder import ImageFolder, stat_or_none
+from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
-from classifier.distributed import DISABLE_TQDM
+from classifier.distributed import DISABLE_TQDM, LOCAL_RANK
+from classifier.files import atomic_write, file_lock, lock_of
 
-VERSION = 1
-RECORD = np.dtype([("digest", np.uint8, DIGEST), ("checksum", "<u4")])  # of a slot
-AT_ONCE = 64_000_000  # bytes of images that are opened before they are written, of
-MANY = 128  # images at most
-PATIENCE = 30  # seconds that opening them may hold up a run, for training and for validation images each
-RESERVE = 500_000_000  # bytes of the disk that a cache leaves free
-# On Windows what lies before the first bytes that are written is filled up with zeros, which takes as long as writing.
-SPARSE = os.name != "nt"
-UNUSED = 14 * 24 * 3600  # seconds after which another cache in the folder is deleted
+VERSION = 2
+DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "avif", "libtiff")
+FREE_BYTES = 500_000_000  # that a cache leaves on the disk
+LOCK_TIMEOUT_S = 2 * 3600  # another run may be filling it
+SUFFIXES = (".pixels", ".rows", ".index", ".files")  # the last two of earlier versions
+MAX_UNUSED_S = 14 * 24 * 3600  # after which another cache in the folder is deleted
+
+Decode = Callable[[Sequence[int]], Iterable[np.ndarray]]  # indices -> their pixels, in batches (n, size, size, 3) uint8
+
+
+def image_keys(folder: ImageFolder) -> np.ndarray:
+    """Return (N, 2) uint64 that identify the images: hashes of the relative path, and of size and time of change."""
+
+    def number(*values: object) -> int:
+        content = repr(values).encode("utf-8", "surrogateescape")
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    stats = ((stat.st_size, stat.st_mtime_ns) if (stat := stat_or_none(path)) else () for path in folder.paths)
+    names = (number(folder.root.name, name) for name in folder.relative_paths())
+    return np.array([(name, number(*stat)) for name, stat in zip(names, stats, strict=True)], "<u8").reshape(-1, 2)
 
 
 def open_cache(
-    folder: Path,
-    paths: Sequence[str],
-    digests: Digests,
-    preprocess: Preprocess,
-    decode: Callable[[str], Tensor],
-    needed: Sequence[int],
-    threads: int,
-    patience: float,
-) -> "Cache | None":
-    """The cache in `folder` of the images at `paths`; None, with a printed reason, where there is no room for it.
+    folder: Path, keys: np.ndarray, preprocess: Preprocess, decode: Decode
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Map the cache into memory; the first process of a host appends the images that it lacks.
 
     Args:
-        folder: usually dataset/.cache.
-        paths: of the images.
-        digests: of their files.
-        preprocess: what `decode` prepares images with.
-        decode: a path -> (3, size, size) uint8.
-        needed: places in `paths` of the images that have to be there now.
-        threads: images opened side by side.
-        patience: seconds that opening them may take; of what would take longer, only a part is opened now.
+        folder: usually DATA/.cache.
+        keys: of the images, (N, 2), from `image_keys`.
+        preprocess: how `decode` prepares images.
+        decode: opens images.
+
+    Returns:
+        (pixels (rows, size, size, 3) uint8, the row of each image (N,)); None, with a printed reason, where there is no
+        room for it or it cannot be written.
+
+    Raises:
+        ImageError: an image cannot be opened.
     """
-    version = f"{VERSION} {PIL.__version__} {preprocess.resize} {preprocess.interpolation}"
-    name = f"{preprocess.size}-{hashlib.blake2b(version.encode(), digest_size=4).hexdigest()}"
-    cache = None
+    cache = _Cache(folder, preprocess)
     try:
         folder.mkdir(exist_ok=True)
-        _remove_unused(folder, name)
-        cache = Cache(folder / name, paths, digests, preprocess.size, decode, threads)
-        missing = cache.missing(needed)
-        size, free = len(missing) * cache.bytes, shutil.disk_usage(folder).free
-        if len(missing) and free - size < RESERVE:
-            raise OSError(0, f"it needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free, and some must stay so")
-        if later := len(missing) - cache.fill(missing, patience):
-            print(f"{later:,} images are opened when they are first needed, so the first epoch takes longer.")
-    except OSError as error:
-        if cache:
-            cache.close()
-        print(f"{folder} is not used ({error.strerror or error}): images are opened anew in every epoch, slower.")
+        cache.remove_unused()
+        rows = cache.find(keys)
+        if (rows < 0).any() and not LOCAL_RANK:
+            with cache.locked():
+                cache.fill(keys, decode)
+            rows = cache.find(keys)
+        return None if (rows < 0).any() else (cache.mapped(), rows)
+    except ImageError:
+        raise
+    except (OSError, UserError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"{folder} is not used ({reason}): images are opened again in every epoch, which is slower.")
         return None
-    return cache
 
 
-class Cache:
-    """See the top of the file. `places` are positions in `paths`."""
+class _Cache:
+    """The two files of one way of preparing images."""
 
-    def __init__(
-        self,
-        place: Path,
-        paths: Sequence[str],
-        digests: Digests,
-        size: int,
-        decode: Callable[[str], Tensor],
-        threads: int,
-    ):
-        self.paths, self.digests, self.size, self.decode = paths, digests, size, decode
-        self.bytes = 3 * size**2  # of an image
-        self.lock, self.pool, self.threads = threading.Lock(), ThreadPoolExecutor(max(1, threads)), threads
-        self.folder, self.full = place.parent, False  # full: it takes no more images
-        self.pixels, self.index = (_open(place.with_name(place.name + end)) for end in (".pixels", ".index"))
-        content = self.index.read()
-        records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
-        written = np.flatnonzero(records["digest"].any(1))  # slots; a part of the file may be empty
-        places = digests.find(Digests(records["digest"][written]))  # -1 of images that are gone
-        slots = np.full(len(digests), -1, np.int32)
-        slots[places[places >= 0]] = written[places >= 0]  # of the last copy of each image
-        # the others get slots of images that are gone, then new ones; copies of an image share one. What others keep
-        # meanwhile moves none of the rest, so all processes that ask for the same images choose alike
-        last = digests.last_copies()
-        chosen = np.flatnonzero((slots < 0) & (last == np.arange(len(last), dtype=np.int32)))
-        self.kept = np.zeros(len(records) + len(chosen), bool)  # by slot, as are the checksums
-        self.checksums = np.zeros(len(self.kept), np.uint32)
-        self.kept[slots[slots >= 0]] = True
-        self.checksums[: len(records)] = records["checksum"]
-        slots[chosen] = np.flatnonzero(~self.kept)[: len(chosen)]
-        self.slots = slots[last]  # by place
+    def __init__(self, folder: Path, preprocess: Preprocess):
+        versions = [PIL.__version__, *(features.version(name) for name in DECODERS)]
+        text = repr((VERSION, versions, preprocess.resize, preprocess.interpolation))
+        name = f"{preprocess.size}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+        self.pixels, self.marker = folder / f"{name}.pixels", folder / f"{name}.rows"
+        self.shape, self.row_bytes = (preprocess.size, preprocess.size, 3), 3 * preprocess.size**2
 
-    def missing(self, places: Sequence[int]) -> np.ndarray:
-        """Those of the places whose images are not kept yet, one of those that are copies of each other."""
-        places = np.asarray(places)
-        places = places[~self.kept[self.slots[places]]]
-        return np.sort(places[np.unique(self.slots[places], return_index=True)[1]])
-
-    def fill(self, places: np.ndarray, patience: float) -> int:
-        """Open these images and keep them, with a progress bar where there is a terminal.
-
-        Returns:
-            How many: all, or only the first where it shows that all would take more than `patience` seconds.
-        """
-        bar = tqdm(total=len(places), desc="opening each image once", unit="img", leave=False, disable=DISABLE_TQDM)
-        began, step = time.perf_counter(), max(1, self.threads, min(MANY, AT_ONCE // self.bytes))
-        with bar:
-            for start in range(0, len(places), step):
-                if start and SPARSE and (time.perf_counter() - began) / start * len(places) > patience:
-                    return start
-                some = places[start : start + step].tolist()
-                for place, pixels in zip(some, self._opened(some), strict=True):
-                    self._keep(place, _rows(pixels))
-                    bar.update()
-        return len(places)
-
-    def read(self, places: Sequence[int]) -> Tensor:
-        """(n, 3, size, size) uint8, channels-last. Raises what `decode` raises, for what is missing or was damaged."""
-        batch = np.empty((len(places), self.size, self.size, 3), np.uint8)
-        missing = [i for i, place in enumerate(places) if not self._read(place, batch[i])]
-        for i, pixels in zip(missing, self._opened([places[i] for i in missing]), strict=True):
-            batch[i] = _rows(pixels)
-            self._keep_if_possible(places[i], batch[i])
-        return torch.from_numpy(batch).permute(0, 3, 1, 2)
-
-    def _opened(self, places: Sequence[int]) -> Iterator[Tensor]:
-        return self.pool.map(self.decode, [self.paths[place] for place in places])
-
-    def _read(self, place: int, rows: np.ndarray) -> bool:
-        """Whether the image was there, whole."""
-        view, slot = memoryview(rows).cast("B"), int(self.slots[place])
-        with self.lock, contextlib.suppress(OSError):  # a fault of the disk
-            if not self.kept[slot]:  # unless another process has kept it meanwhile
-                self.index.seek(slot * RECORD.itemsize)
-                record = self.index.read(RECORD.itemsize)
-                if record[:DIGEST] != self.digests[place]:
-                    return False
-                self.checksums[slot], self.kept[slot] = int.from_bytes(record[DIGEST:], "little"), True
-            self.pixels.seek(slot * self.bytes)
-            return self.pixels.readinto(view) == self.bytes and zlib.crc32(view) == self.checksums[slot]
-        return False
-
-    def _keep_if_possible(self, place: int, rows: np.ndarray) -> None:
-        """What cannot be kept is opened again the next time; the first failure is told, and nothing tried after it."""
-        if self.full:
-            return
+    def known(self) -> np.ndarray:
+        """Return the keys of the finished rows, (rows, 2); not of rows that a truncated file lacks."""
         try:
-            self._keep(place, rows)
-        except OSError as error:
-            self.full = True
-            print(
-                f"\n{self.folder} takes no more images ({error.strerror or error}): those that are not in it are "
-                "opened anew in every epoch, slower.",
-                flush=True,
+            content, size = self.marker.read_bytes(), self.pixels.stat().st_size
+        except FileNotFoundError:
+            return np.empty((0, 2), "<u8")
+        count = min(len(content) // 16, size // self.row_bytes)
+        return np.frombuffer(content, "<u8", 2 * count).reshape(-1, 2)
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return the row of each image, (N,) int64; -1 where there is none."""
+        rows = {key.tobytes(): row for row, key in enumerate(self.known())}
+        return np.array([rows.get(key.tobytes(), -1) for key in keys], np.int64)
+
+    def mapped(self) -> np.ndarray:
+        """Return all finished rows, read-only."""
+        return np.memmap(self.pixels, np.uint8, "r", shape=(len(self.known()), *self.shape))
+
+    def fill(self, keys: np.ndarray, decode: Decode) -> None:
+        """Append the images that are missing. Raises OSError, ImageError."""
+        known, rows = self.known(), self.find(keys)
+        outdated = np.isin(known[:, 0], keys[:, 0]).sum() - len(np.unique(rows[rows >= 0]))  # their files have changed
+        again = outdated > len(known) // 2
+        if again:
+            known, rows = known[:0], np.full_like(rows, -1)
+        missing = np.flatnonzero(rows < 0)
+        needed, free = len(missing) * self.row_bytes, shutil.disk_usage(self.pixels.parent).free
+        if free - needed < FREE_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"it needs {needed / 1e6:,.0f} MB more, {free / 1e6:,.0f} MB are free, and {FREE_BYTES / 1e6:,.0f} MB "
+                "stay so",
             )
+        self.mark(known)  # nothing that is not there: rows appended below must not be taken for others
+        if again:  # in a new file: another process may have mapped this one
+            self.pixels.unlink(missing_ok=True)
+        written = 0
+        with (
+            self.pixels.open("ab", buffering=0) as file,
+            tqdm(total=len(missing), desc="decoding", unit="img", leave=False, disable=DISABLE_TQDM) as bar,
+        ):
+            file.truncate(len(known) * self.row_bytes)
+            try:
+                for batch in decode(missing.tolist()):
+                    if file.write(np.ascontiguousarray(batch)) != batch.nbytes:
+                        raise OSError(errno.ENOSPC, "the disk is full")
+                    written += len(batch)
+                    bar.update(len(batch))
+            except OSError:
+                written = 0  # give back the room
+                raise
+            finally:
+                file.truncate((len(known) + written) * self.row_bytes)
+                os.fsync(file.fileno())
+                self.mark(np.concatenate([known, keys[missing[:written]]]))
 
-    def _keep(self, place: int, rows: np.ndarray) -> None:
-        view, slot = memoryview(rows).cast("B"), int(self.slots[place])
-        checksum = zlib.crc32(view)
-        with self.lock:
-            self.pixels.seek(slot * self.bytes)
-            _write(self.pixels, view)
-            self.index.seek(slot * RECORD.itemsize)
-            _write(self.index, self.digests[place] + checksum.to_bytes(4, "little"))
-        self.checksums[slot], self.kept[slot] = checksum, True
+    def mark(self, keys: np.ndarray) -> None:
+        """Say which rows are finished."""
+        with atomic_write(self.marker) as file:
+            file.write(keys.tobytes())
 
-    def close(self) -> None:
-        """Close the files."""
-        self.pool.shutdown()
-        self.pixels.close()
-        self.index.close()
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock for the block; say so if another process has to finish first."""
+        path, taken = lock_of(self.pixels), f"{self.pixels} is being written by another process"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(path, taken, timeout=1))
+            except UserError as error:
+                if str(error) != taken:
+                    raise
+                print(f"{taken}; waiting for it", flush=True)
+                stack.enter_context(file_lock(path, taken, LOCK_TIMEOUT_S))
+            yield
 
-
-def _rows(pixels: Tensor) -> np.ndarray:
-    """(3, size, size) -> (size, size, 3)"""
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _open(path: Path) -> BinaryIO:
-    """For reading and writing, made where it is missing, without a buffer."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0)
-
-
-def _write(file: BinaryIO, content: bytes | memoryview) -> None:
-    if file.write(content) != len(content):  # a disk takes what still fits and only then says that it is full
-        raise OSError(0, "the disk is full")
-
-
-def _remove_unused(folder: Path, name: str) -> None:
-    """Delete caches of another preprocessing that no run has asked for in a long time."""
-    for file in (file for end in ("pixels", "index") for file in folder.glob(f"*-*.{end}")):
-        with contextlib.suppress(OSError):
-            if file.stem == name:
-                os.utime(file)
-            elif time.time() - file.stat().st_mtime > UNUSED:
-                file.unlink()
+    def remove_unused(self) -> None:
+        """Mark this cache as used now, and delete those that no run has used for long."""
+        for file in self.pixels.parent.iterdir():
+            with contextlib.suppress(OSError):
+                if file.stem == self.pixels.stem:
+                    os.utime(file)
+                elif file.suffix in SUFFIXES and time.time() - file.stat().st_mtime > MAX_UNUSED_S:
+                    file.unlink()

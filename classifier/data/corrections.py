@@ -15,10 +15,11 @@ an editor of tables may have done to the file, as far as it can still be read.
 """
 
 import csv
+import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from classifier.cli import UserError
 from classifier.files import file_lock, lock_of
 
 NAME = "corrections.csv"
+PARTS = ("train", "val", "test")
 KEEP, RELABEL, LEAVE_OUT, UNDONE = "keep", "relabel", "leave out", "undone"
 COLUMNS = ("file", "digest", "label", "decision", "class", "time", "who")
 NEEDED = {"file", "digest", "decision", "class", "time"}
@@ -54,7 +56,7 @@ Standing = dict[tuple[str, str], Correction]  # (file, digest) -> what is decide
 
 def table_of(root: Path) -> Path:
     """The table that belongs to the folder of classes `root`: beside dataset/train, but in photos."""
-    return (root.parent if root.name in ("train", "test") else root) / NAME
+    return (root.parent if root.name in PARTS else root) / NAME
 
 
 def name_in(table: Path, path: str) -> str:
@@ -77,41 +79,44 @@ def read(table: Path, classes: Sequence[str]) -> tuple[Standing, list[str]]:
     return _standing(content, classes)
 
 
-def of_folder(
-    root: Path, classes: Sequence[str], paths: Sequence[str], digest: Callable[[str], bytes]
-) -> tuple[dict[int, Correction], list[str]]:
-    """What stands for these images, by their places in `paths`, and a remark on each row without effect.
+def of_folder(root: Path, classes: Sequence[str], paths: Sequence[str]) -> tuple[dict[int, Correction], list[str]]:
+    """Return the decisions that apply to these images, by their index, and a remark on each row without effect.
 
     Args:
-        root: the folder of classes that the images lie in.
-        classes: names, any of which an image may have been given.
+        root: the folder of classes that the images are in.
+        classes: names that an image may have been given.
         paths: of the images.
-        digest: of a file's content; asked for those that have a row.
+
+    Raises:
+        UserError: the table, or an image that it names, cannot be read.
     """
     table = table_of(root)
     standing, remarks = read(table, classes)
-    contents: dict[str, dict[str, Correction]] = {}
+    by_file: dict[str, dict[str, Correction]] = {}
     for correction in standing.values():
-        contents.setdefault(correction.file, {})[correction.digest] = correction
-    places = _places(table, paths, contents) if contents else {}
-    others = {"train/", "test/"} - {f"{root.name}/"} if table.parent != root else ()
+        by_file.setdefault(correction.file, {})[correction.digest] = correction
+    start = len(os.path.join(table.parent, ""))  # noqa: PTH118 (with the separator)
+    names = (path[start:].replace(os.sep, "/") for path in paths)  # as in `name_in`, which is slower
+    indices = {name: index for index, name in enumerate(names) if name in by_file}
+    elsewhere = tuple(f"{part}/" for part in PARTS if part != root.name) if table.parent != root else ()
     decided = {}
-    for file, by_content in contents.items():
-        if file not in places:
-            if not file.startswith(tuple(others)):  # what belongs to the other part is told there
-                remarks.append(f"{file} is not there")
-        elif correction := by_content.get(digest(paths[places[file]]).hex()):
-            decided[places[file]] = correction
+    for file, by_digest in by_file.items():
+        if file not in indices:
+            if not file.startswith(elsewhere):  # reading the other part reports these
+                remarks.append(f"{file} does not exist")
+        elif correction := by_digest.get(digest(paths[indices[file]]).hex()):
+            decided[indices[file]] = correction
         else:
             remarks.append(f"{file} has changed since")
     return decided, remarks
 
 
-def _places(table: Path, paths: Sequence[str], wanted: Container[str]) -> dict[str, int]:
-    """As `name_in` for all paths, but only of those wanted, and quick enough for a million."""
-    before = os.path.join(table.parent, "")  # noqa: PTH118 (with the separator at its end)
-    names = (path.removeprefix(before).replace(os.sep, "/") for path in paths)
-    return {name: place for place, name in enumerate(names) if name in wanted}
+def digest(path: str) -> bytes:
+    """Return a hash of the file's content, 16 bytes. Raises UserError if it cannot be read."""
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def summary(relabelled: int, left_out: int, remarks: Sequence[str]) -> str:

@@ -1,230 +1,286 @@
-"""Folders to labelled images: what there is, and what is set aside to choose the best epoch with.
+"""Index labelled images: `torchvision.datasets.ImageFolder` with this project's rules, and the validation split.
 
-    dataset/train/<class>/*        dataset/test/<class>/*
+    DATA/train/<class>/*      DATA/val/<class>/*, where there is one      DATA/test/<class>/*
 
-What people have decided about doubtful labels, in corrections.csv, goes before what the folders say. What the images
-are told apart by, a digest of each file's content, is read once and remembered (index.py).
+An image is identified by its path relative to the folder and its size in bytes, so a folder that was moved or copied
+is still the same. Labels that people have corrected (corrections.csv) take precedence over the folders.
 """
 
+import copy
 import csv
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+from torchvision import datasets
 
 from classifier.cli import UserError
-from classifier.data import corrections, index
-from classifier.data.columns import BLOCK, DIGEST, Digests, Labels, Paths
-from classifier.data.listing import Listing, class_names, has_images, list_files
+from classifier.data import corrections
+from classifier.data.images import has_image_extension, load_image
 
-__all__ = ["class_names", "has_images"]  # which belong to the folder that is read here
-MANY = 100_000  # images from which on the fingerprint is that of the plain bytes
-PART = 1 << 17  # bytes of a file in memory
+FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
+SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The labelled images of one folder, in a fixed order."""
+class ImageFolder(datasets.ImageFolder):
+    """The labelled images of `root/<class>/**`; `folder[i]` is (RGB image, label).
 
-    root: Path
-    classes: list[str]
-    paths: Sequence[str]  # this and the next two are kept as columns.py does
-    labels: Sequence[int]
-    digests: Sequence[bytes] = ()  # of the files' contents, from `with_digests`
-    corrected: str = ""  # what corrections.csv did to it, one line to print
-    listing: Listing | None = field(default=None, repr=False, compare=False)  # that `paths` come from, until then
+    Attributes besides torchvision's `classes`, `class_to_idx`, `samples` and `targets`:
+        paths, labels: of the images, in the order of `samples`.
+        corrected: what corrections.csv did, as one line to print.
+    """
 
-    def __post_init__(self):
-        for name, column, make in (
-            ("paths", Paths, Paths.of),
-            ("labels", Labels, Labels),
-            ("digests", Digests, Digests),
-        ):
-            if not isinstance(getattr(self, name), column):
-                object.__setattr__(self, name, make(getattr(self, name)))
+    def __init__(self, root: str | os.PathLike):
+        super().__init__(Path(root), loader=load_image, is_valid_file=has_image_extension)
+        self.corrected = ""
+        self._set_samples(self.samples)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def find_classes(self, directory: str | os.PathLike) -> tuple[list[str], dict[str, int]]:
+        """Return the sub-folders, sorted, without hidden and system folders, and the label of each."""
+        names = class_names(Path(directory))
+        return names, {name: label for label, name in enumerate(names)}
+
+    @staticmethod
+    def make_dataset(
+        directory: str | os.PathLike,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = True,
+    ) -> list[tuple[str, int]]:
+        """List (path, label) in torchvision's order; a class may be empty."""
+        return [
+            (os.path.join(folder, name), label)  # noqa: PTH118 (three times as fast as pathlib)
+            for class_name, label in sorted(class_to_idx.items())
+            for folder, files in sorted(_walk(Path(directory, class_name)))
+            for name in sorted(files)
+            if is_valid_file(name)
+        ]
+
+    def _set_samples(self, samples: list[tuple[str, int]]) -> None:
+        self.samples = self.imgs = samples
+        self.paths = [path for path, _ in samples]
+        self.targets = self.labels = [label for _, label in samples]
 
     def counts(self) -> dict[str, int]:
-        """Images per class."""
-        counts = np.bincount(self.labels.array, minlength=len(self.classes)).tolist()
-        return dict(zip(self.classes, counts, strict=True))
+        """Return the number of images of each class."""
+        counts = Counter(self.labels)
+        return {name: counts[label] for label, name in enumerate(self.classes)}
 
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
-        """The images at these places, with all classes."""
-        places = np.asarray(indices, dtype=np.int64)
-        columns = {name: getattr(self, name) for name in ("paths", "labels", "digests")}
-        return replace(self, **{name: column.take(places) for name, column in columns.items() if len(column)})
+        """Return the images with these indices, in this order, with all classes."""
+        part = copy.copy(self)
+        part._set_samples([self.samples[i] for i in indices])
+        return part
+
+    def with_classes(self, classes: Sequence[str]) -> "ImageFolder":
+        """Return the same images labelled by their class's position in `classes`, which may have further names."""
+        other = copy.copy(self)
+        other.classes, other.class_to_idx = list(classes), {name: label for label, name in enumerate(classes)}
+        other._set_samples([(path, other.class_to_idx[self.classes[label]]) for path, label in self.samples])
+        return other
+
+    def relative_paths(self) -> list[str]:
+        """Return the images' paths relative to `root`, with forward slashes, in Unicode's composed form (NFC)."""
+        start = len(os.path.join(self.root, ""))  # noqa: PTH118 (with the separator)
+        return [unicodedata.normalize("NFC", path[start:].replace(os.sep, "/")) for path in self.paths]
 
     def fingerprint(self) -> str:
-        """Equal for the same contents in the same classes, wherever they lie and whatever they are called."""
-        order = _by_class(self, self.digests)
-        text = len(self) < MANY  # of (classes, [(label, digest), ...]); otherwise, many times faster, the plain numbers
-        whole = hashlib.blake2b((f"({self.classes!r}, [" if text else repr(self.classes)).encode(), digest_size=16)
-        for start in range(0, len(self), BLOCK):
-            labels, digests = (column.take(order[start : start + BLOCK]) for column in (self.labels, self.digests))
-            if text:
-                members = repr(list(zip(labels, digests, strict=True)))[1:-1]
-                whole.update((", " * bool(start) + members).encode())
-            else:
-                whole.update(labels.array.astype("<i4"))
-                whole.update(digests.array)
-        whole.update(b"])" if text else b"")
-        return whole.hexdigest()
+        """Return a hash of the classes and of each image's label, relative path and size in bytes."""
+        classes = [unicodedata.normalize("NFC", name) for name in self.classes]
+        sizes = [stat.st_size if (stat := stat_or_none(path)) else -1 for path in self.paths]
+        members = sorted(zip(self.relative_paths(), (classes[label] for label in self.labels), sizes, strict=True))
+        content = repr((sorted(classes), members)).encode("utf-8", "surrogateescape")
+        return FINGERPRINT + hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def read_folder(root: Path, corrected: bool = True) -> ImageFolder:
-    """Index `root/<class>/*`.
+def stat_or_none(path: str) -> os.stat_result | None:
+    """Return the file's status; None for a link to nothing, of which opening it will say so."""
+    try:
+        return os.stat(path)  # noqa: PTH116 (faster)
+    except OSError:
+        return None
+
+
+def class_names(root: Path) -> list[str]:
+    """Return the sub-folders of `root`, sorted, without hidden and system folders; none where there is no `root`."""
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_visible(entry.name))
+
+
+def has_images(root: Path) -> bool:
+    """Whether any class folder of `root` holds an image."""
+    folders = (files for name in class_names(root) for _, files in _walk(root / name))
+    return any(has_image_extension(name) for files in folders for name in files)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in SYSTEM_FOLDERS
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of its files) below `top`; links are followed, but not those to one of their parents."""
+
+    def is_loop(link: Path) -> bool:
+        return link.is_symlink() and link.resolve() in (parent.resolve() for parent in link.parents)
+
+    for folder, folders, files in os.walk(top, followlinks=True):
+        folders[:] = [name for name in folders if _is_visible(name) and not is_loop(Path(folder, name))]
+        yield folder, files
+
+
+def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | None = None) -> ImageFolder:
+    """Index `root/<class>/**`.
 
     Args:
         root: the folder of classes.
-        corrected: with the labels that corrections.csv gives, and without what it leaves out; otherwise as the folders
-            say.
+        corrected: whether to apply corrections.csv: labels that it changes, images that it leaves out.
+        classes: those of the training images, which are the labels then; some of them may have no images here.
 
     Raises:
-        UserError: no such folder, no images in it, one class only, or a class without images.
+        UserError: no such folder, no images, a class without images or only one class (unless `classes` are given),
+            or a class that is not among `classes`.
     """
-    expected = f"{root}/<class>/<images>; python prepare.py FILE_OR_FOLDER makes that of what you have."
+    expected = f"Expected {root}/<class>/<images>; python prepare.py FILE_OR_FOLDER makes that from what you have."
     if not root.is_dir():
-        raise UserError(f"{root} {'is no folder' if root.exists() else 'does not exist'}. Expected {expected}")
-    classes = class_names(root)
-    listing = list_files(root, classes)
-    if not len(listing.paths):
-        raise UserError(f"{root} holds no images. Expected {expected}")
-    labels = np.repeat(np.arange(len(classes)), listing.counts)
-    folder = ImageFolder(root, classes, listing.paths, labels, listing=listing)
+        raise UserError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}. {expected}")
+    folder = ImageFolder(root)
+    if not len(folder):
+        raise UserError(f"{root} has no images. {expected}")
     for name in folder.classes:
-        if name.encode("utf-8", "ignore").decode() != name:  # bytes of another system's encoding
-            raise UserError(f"{root} has a class whose name is no text, {name!r}. Rename that folder.")
+        if name.encode("utf-8", "ignore").decode() != name:  # bytes in another system's encoding
+            raise UserError(f"{root} has a class whose name is not valid text, {name!r}. Rename that folder.")
     empty = [name for name, count in folder.counts().items() if not count]
-    if empty:
-        raise UserError(f"{root} has classes without images: {', '.join(empty)}. Add images or remove the folder.")
-    if len(folder.classes) < 2:
-        raise UserError(
-            f"{root} has one class only ({folder.classes[0]}); there is nothing to tell apart. Add a second folder."
-        )
-    return _corrected(folder) if corrected else folder
+    if classes is not None:
+        if unknown := set(folder.classes) - set(classes) - set(empty):
+            raise UserError(
+                f"{root} has classes that the training images do not have: {', '.join(sorted(unknown))}. "
+                f"Expected {', '.join(classes)}. Rename or remove these folders."
+            )
+        folder = folder.with_classes(classes)
+    elif empty:
+        raise UserError(f"{root} has classes without images: {', '.join(empty)}. Add images or remove the folders.")
+    elif len(folder.classes) < 2:
+        raise UserError(f"{root} has only one class ({folder.classes[0]}). Add a folder with a second one.")
+    return _corrected(folder, classes is None) if corrected else folder
 
 
-def _corrected(folder: ImageFolder) -> ImageFolder:
+def _corrected(folder: ImageFolder, every_class: bool) -> ImageFolder:
     table = corrections.table_of(folder.root)
     if not table.is_file():
         return folder
-    decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths, digest)
-    labels = folder.labels.array.copy()
-    kept = np.ones(len(folder), bool)
-    for place, correction in decided.items():
+    decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths)
+    samples, relabelled = list(folder.samples), 0
+    for index, correction in decided.items():
+        path, label = samples[index]
         if correction.decision == corrections.RELABEL:
-            labels[place] = folder.classes.index(correction.right)
-        kept[place] = correction.decision != corrections.LEAVE_OUT
-    relabelled = int((labels != folder.labels.array).sum())
-    said = corrections.summary(relabelled, len(folder) - int(kept.sum()), remarks)
-    folder = replace(folder, labels=labels, corrected=said).subset(np.flatnonzero(kept))
-    if empty := [name for name, count in folder.counts().items() if not count]:
+            samples[index] = path, folder.class_to_idx[correction.right]
+            relabelled += samples[index][1] != label
+    left_out = {index for index, correction in decided.items() if correction.decision == corrections.LEAVE_OUT}
+    before, folder = folder.counts(), copy.copy(folder)
+    folder.corrected = corrections.summary(relabelled, len(left_out), remarks)
+    folder._set_samples([sample for index, sample in enumerate(samples) if index not in left_out])
+    empty = [name for name, count in folder.counts().items() if before[name] and not count]
+    if empty and every_class:
         raise UserError(
-            f"{table} leaves {folder.root} without images of {', '.join(empty)}. Add images, or take decisions "
-            "back by deleting their rows."
+            f"{table} leaves {folder.root} without images of {', '.join(empty)}. Add images, or undo decisions by "
+            "deleting their rows."
         )
     return folder
 
 
-def with_digests(folder: ImageFolder) -> ImageFolder:
-    """The folder with a digest of each file. Raises UserError for a file that cannot be read."""
-    listing, paths = folder.listing, folder.paths
-    if not listing or paths.text is not listing.paths.text:  # paths from elsewhere
-        return replace(folder, digests=list(map(digest, paths)))
-    digests = index.digests_of(listing, paths.rows, index.place_of(folder.root), digest)
-    return replace(folder, digests=digests, listing=None)
+def train_and_val(root: Path, share: float, fold: int = 1, corrected: bool = True) -> tuple[ImageFolder, ImageFolder]:
+    """Return the training and validation images of DATA: `root`/train and `root`/val, or a split of `root`/train.
+
+    Args:
+        root: the folder that holds train/.
+        share, fold: of the split, as in `split_validation`.
+        corrected: as in `read_folder`.
+
+    Raises:
+        UserError: as `read_folder` and `split_validation`; or a fold is asked for where there is a val/.
+    """
+    training = read_folder(root / "train", corrected)
+    if not has_images(root / "val"):
+        return split_validation(training, share, fold)
+    if fold != 1:
+        raise UserError(
+            f"--fold {fold} is a part of the training images, but {root / 'val'} holds the validation images. "
+            "Move it elsewhere, or leave out --fold."
+        )
+    return training, read_folder(root / "val", corrected, classes=training.classes)
 
 
-def digest(path: str) -> bytes:
-    """Of a file's content, 16 bytes. Raises UserError for a file that cannot be read."""
-    content = hashlib.blake2b(digest_size=DIGEST)
-    try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # open() takes as long as all the rest
-        try:
-            while part := os.read(file, PART):
-                content.update(part)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return content.digest()
+def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[ImageFolder, ImageFolder]:
+    """Split off a `share` of each class, at least one image, for validation; return (training, validation).
+
+    The images of a class are put in the order of a hash of their relative paths; the first fold is the first share of
+    them, the second fold the next, and so on. So the split is the same on every machine. Images that look alike, as
+    prepare.py lists them in duplicates.csv beside `folder.root`, stay together.
+
+    Raises:
+        UserError: a class has too few images, or too few that do not look alike.
+    """
+    keys = _group_keys(folder)
+    members: list[list[int]] = [[] for _ in folder.classes]
+    for index in sorted(range(len(folder)), key=keys.__getitem__):
+        members[folder.labels[index]].append(index)
+    held_out: set[int] = set()
+    for name, own in zip(folder.classes, members, strict=True):
+        begin = round((fold - 1) * share * len(own))
+        ends = [begin, min(len(own), max(begin + 1, round(fold * share * len(own))))]
+        for i, end in enumerate(ends):
+            while 0 < end < len(own) and keys[own[end]] == keys[own[end - 1]]:  # the rest of a group
+                end += 1
+            ends[i] = end
+        if ends[1] - ends[0] in (0, len(own)):
+            raise UserError(
+                f"{folder.root / name}: {len(own)} images are too few different ones to train with some and hold out "
+                f"{share:.0%} for validation. Add images."
+            )
+        held_out.update(own[slice(*ends)])
+    return tuple(
+        folder.subset([i for i in range(len(folder)) if (i in held_out) == chosen]) for chosen in (False, True)
+    )
 
 
-def scarcity(folder: ImageFolder) -> Tensor:
-    """Mean number of images of a class / that of each class, (classes,): the fewer it has, the larger."""
+def _group_keys(folder: ImageFolder) -> list[bytes]:
+    """Return the hash of each image's relative path; of images that look alike, the smallest hash among them."""
+    names = folder.relative_paths()
+    keys = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
+    report = folder.root.parent / "duplicates.csv"
+    if not report.is_file():
+        return keys
+    with report.open(encoding="utf-8-sig", newline="") as file:
+        rows = [(unicodedata.normalize("NFC", Path(row["file"]).as_posix()), row) for row in csv.DictReader(file)]
+    groups = {name: row["group"] for name, row in rows}
+    alike = defaultdict(list)
+    for index, name in enumerate(names):
+        if group := groups.get(f"{folder.root.name}/{name}"):
+            alike[group].append(index)
+    for members in alike.values():
+        smallest = min(keys[index] for index in members)
+        for index in members:
+            keys[index] = smallest
+    return keys
+
+
+def class_weights(folder: ImageFolder) -> Tensor:
+    """Return the mean number of images of a class divided by that of each class, (classes,) float32."""
     counts = torch.tensor(list(folder.counts().values()), dtype=torch.float)
     return counts.mean() / counts
 
 
-def uneven(folder: ImageFolder) -> str:
-    """A remark where the largest class has over half as many images again as the smallest; otherwise nothing."""
+def imbalance_warning(folder: ImageFolder) -> str:
+    """Return a remark if the largest class has more than 1.5 times as many images as the smallest, otherwise ""."""
     counts = folder.counts()
     few, many = min(counts, key=counts.get), max(counts, key=counts.get)
     if counts[many] <= 1.5 * counts[few]:
         return ""
-    return f"the classes are uneven: {many} has {counts[many] / counts[few]:.1f} times as many images as {few}"
-
-
-def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[ImageFolder, ImageFolder]:
-    """(training, validation) images of a folder with digests: of each class the same share, and at least one.
-
-    The first `fold` sets aside the first share of all, the second one the next, and so on.
-
-    What a file contains decides, not its name or place, so the same images are set aside in every run and on every
-    machine. Copies of an image in its class stay together; so do those that look the same, where prepare.py has
-    listed them in duplicates.csv beside `folder.root`.
-
-    Raises:
-        UserError: a class with too few different images.
-    """
-    smallest = _smallest_of_group(folder)
-    keys, order = smallest.keys, _by_class(folder, smallest)
-    ends = np.cumsum(list(folder.counts().values())).tolist()
-    aside = np.zeros(len(folder), bool)
-    for name, start, stop in zip(folder.classes, [0, *ends], ends, strict=False):
-        members = order[start:stop]
-        own = keys[members]
-        begin = round((fold - 1) * share * len(members))
-        end = min(len(members), max(begin + 1, round(fold * share * len(members))))
-        # whatever has the same key as the last one set aside goes with it
-        begin, end = (int(own.searchsorted(own[at - 1], side="right")) if at else 0 for at in (begin, end))
-        if end - begin in (0, len(members)):
-            raise UserError(
-                f"{folder.root / name} has {len(members)} images, too few different ones to train with some and set "
-                f"{share:.0%} aside for validation. Add images."
-            )
-        aside[members[begin:end]] = True
-    return folder.subset(np.flatnonzero(~aside)), folder.subset(np.flatnonzero(aside))
-
-
-def _by_class(folder: ImageFolder, digests: Digests) -> np.ndarray:
-    """The places of all images, class after class, in each by digest, (N,)."""
-    order = digests.order()
-    labels = folder.labels.array[order].astype(np.min_scalar_type(len(folder.classes)))  # small ones are sorted faster
-    return order[labels.argsort(kind="stable")]
-
-
-def _smallest_of_group(folder: ImageFolder) -> Digests:
-    """For each image the smallest digest among those that look like it; its own where nothing does."""
-    report = folder.root.parent / "duplicates.csv"
-    if not report.is_file():
-        return folder.digests
-    with report.open(encoding="utf-8-sig", newline="") as file:
-        groups = {str(Path(row["file"])): row["group"] for row in csv.DictReader(file) if row.get("file")}
-    before = os.path.join(folder.root.parent, "")  # noqa: PTH118 (with the separator at its end)
-    alike: dict[str, list[int]] = {}
-    for place, path in enumerate(folder.paths):
-        if number := groups.get(path.removeprefix(before)):
-            alike.setdefault(number, []).append(place)
-    digests = folder.digests.array.copy()
-    for places in alike.values():
-        digests[places] = digests[min(places, key=lambda place: digests[place].tobytes())]
-    return Digests(digests)
+    return f"the classes are imbalanced: {many} has {counts[many] / counts[few]:.1f} times as many images as {few}"

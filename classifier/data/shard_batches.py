@@ -164,8 +164,6 @@ def for_run(
     Raises:
         UserError: settings that streams cannot fulfil, or an image or shard that cannot be opened.
     """
-    if settings.balance == "sampling":
-        raise UserError("--balance sampling needs images at hand; shards come as a stream. Use --balance weights.")
     size = settings.batch_size
     order = Batches(training, seen, size // distributed.WORLD_SIZE // settings.accumulate, settings.seed, step=size)
     aside = Batches(validation, preprocess, size)

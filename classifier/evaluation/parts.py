@@ -4,7 +4,6 @@ A network is judged on images that it did not learn from: the test images, or th
 set aside. Only there does its doubt about a label mean something: a network that was taught a wrong label repeats it.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -39,9 +38,9 @@ def images(weights: Sequence[Checkpoint], part: Part, chosen: Path | None) -> Im
     folder = image_folder.read_folder(roots[0])
     if part == "test":
         return folder
-    readings = [image_folder.with_digests(folder)]
+    readings = [folder]
     if folder.corrected:  # the run may be older than the corrections
-        readings.append(image_folder.with_digests(image_folder.read_folder(roots[0], corrected=False)))
+        readings.append(image_folder.read_folder(roots[0], corrected=False))
     aside = [_set_aside(readings, checkpoint) for checkpoint in weights]
     if any(other.paths != aside[0].paths for other in aside):
         raise UserError(
@@ -75,9 +74,7 @@ def _set_aside(readings: Sequence[ImageFolder], checkpoint: Checkpoint) -> Image
         training, validation = image_folder.split_validation(folder, share, checkpoint.settings.get("fold", 1))
         if training.fingerprint() == fingerprint:
             aside = set(validation.paths)
-            learned = set(training.digests)  # a copy with another label, in another class, is known all the same
-            both = zip(now.paths, now.digests, strict=True)
-            return now.subset([i for i, (path, digest) in enumerate(both) if path in aside and digest not in learned])
+            return now.subset([i for i, path in enumerate(now.paths) if path in aside])
     then = " + ".join(f"{checkpoint.data.get(part, 0):,}" for part in ("train", "val"))
     raise UserError(
         f"{now.root} is not as it was when {checkpoint.path} was trained: {then} images then, {len(now):,} now, or "
@@ -129,9 +126,7 @@ def match_classes(folder: ImageFolder, checkpoint: Checkpoint) -> tuple[ImageFol
             f"{len(folder.classes)} ({brief(folder.classes)}). Their names have to be the same: rename or add folders, "
             "or score other images with --data DIR."
         )
-    places = {name: place for place, name in enumerate(known)}
-    labels = [places[folder.classes[label]] for label in folder.labels]
-    return dataclasses.replace(folder, classes=known, labels=labels), checkpoint.assumed
+    return folder.with_classes(known), checkpoint.assumed
 
 
 def brief(names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +80,4 @@ def spread(folder: ImageFolder, images: int = IMAGES_FOR_OOD) -> ImageFolder:
     for i, label in enumerate(folder.labels):
         members[label].append(i)
     chosen = [own[i * len(own) // min(share, len(own))] for own in members for i in range(min(share, len(own)))]
-    return replace(
-        folder, paths=[folder.paths[i] for i in chosen], labels=[folder.labels[i] for i in chosen], digests=[]
-    )
+    return folder.subset(chosen)

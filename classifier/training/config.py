@@ -86,8 +86,8 @@ class Settings:
     """Share of the training images of which a part is covered: harder to learn, and for long runs."""
     mix: Literal["off", "mixup", "cutmix", "both"] = "off"
     """Mix the images of a batch, and their labels likewise: over each other, or a part of one into another."""
-    balance: Literal["off", "weights", "sampling"] = "off"
-    """For classes of uneven size: small ones count more in the loss, or are shown more often."""
+    balance: Literal["off", "weights"] = "off"
+    """For classes of uneven size: small ones count more in the loss."""
 
     val: float = 0.1
     """Share of the training images that is set aside to choose the best epoch."""

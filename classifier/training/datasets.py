@@ -26,14 +26,12 @@ class TrainingSet:
     Attributes:
         root: the folder or URL that holds train/.
         kind: what the images are called.
-        images: all of them.
         training: what is learned from.
         validation: what is set aside.
     """
 
     root: str
     kind: str
-    images: ImageFolder | Shards
     training: ImageFolder | Shards
     validation: ImageFolder | Shards
 
@@ -63,14 +61,14 @@ def read(settings: Settings) -> TrainingSet:
     """The images that --data names, split. Raises UserError."""
     if shards.are_meant(settings.data):
         images = shards.read(settings.data)
-        root, kind, split = images.above(), "images", shards.split_validation
+        root, kind = images.above(), "images"
+        training, validation = shards.split_validation(images, settings.val, settings.fold)
     else:
         place, kind = checks.find_images(settings.data)
-        images = image_folder.with_digests(image_folder.read_folder(place / "train"))
-        root, split = place.as_posix(), image_folder.split_validation
-    training, validation = split(images, settings.val, settings.fold)
+        training, validation = image_folder.train_and_val(place, settings.val, settings.fold)
+        root = place.as_posix()
     checks.check_images(Path(root), training, validation, settings)
-    return TrainingSet(root, kind, images, training, validation)
+    return TrainingSet(root, kind, training, validation)
 
 
 def batches(
@@ -90,26 +88,24 @@ def batches(
         UserError: settings that shards cannot fulfil.
     """
     size = settings.batch_size
-    if isinstance(found.images, Shards):
+    if isinstance(found.training, Shards):
         order, streams, pixels = shard_batches.for_run(
             found.training, found.validation, seen, preprocess, settings, SHOWN
         )
         return Batches(order, streams["train"], streams["val"], list(range(len(pixels))), pixels)
-    share = found.validation.subset(distributed.shard(range(len(found.validation))))
+    share = distributed.shard(range(len(found.validation)))
     ready = tuple(
-        loaders.kept_ready(part, found.images, prepare, Path(found.root, ".cache"), device, settings.workers)
+        loaders.cached_dataset(part, prepare, Path(found.root, ".cache"), device, settings.workers)
         if settings.cache
         else loaders.ImageDataset(part, prepare)
-        for part, prepare in ((found.training, seen), (share, preprocess))
+        for part, prepare in ((found.training, seen), (found.validation, preprocess))
     )
-    scarcity = image_folder.scarcity(found.training)  # (classes,)
-    chances = scarcity[found.training.labels.array] if settings.balance == "sampling" else None
-    order = loaders.ResumableSampler(len(found.training), settings.seed, chances, size)
+    order = loaders.ResumableSampler(len(found.training), settings.seed, size)
     at_once = size // distributed.WORLD_SIZE // settings.accumulate
     train = loaders.loader(ready[0], at_once, settings.workers, order, drop_last=True)
-    val = loaders.loader(ready[1], size, settings.workers)
+    val = loaders.loader(ready[1], size, settings.workers, share)
     shown = torch.linspace(0, len(share) - 1, min(SHOWN, len(share))).long().tolist()
-    return Batches(order, train, val, shown, loaders.pixels_of(ready[1], shown), ready)
+    return Batches(order, train, val, shown, loaders.images_of(ready[1], [share[i] for i in shown]), ready)
 
 
 def features(given: Batches, network: nn.Module, preprocess: Preprocess, compute: Compute, workers: int) -> Batches:
@@ -122,5 +118,6 @@ def features(given: Batches, network: nn.Module, preprocess: Preprocess, compute
     seen = pretrained.features(network, images, preprocess, compute, workers, share)
     seen = loaders.Features(*(distributed.gather_strided(part, len(images)) for part in (seen.features, seen.labels)))
     train = loaders.loader(seen, given.train.batch_size, order=given.order, drop_last=True)
-    seen = pretrained.features(network, val, preprocess, compute, workers)
+    share = distributed.shard(range(len(val)))
+    seen = pretrained.features(network, val, preprocess, compute, workers, share)
     return replace(given, train=train, val=loaders.loader(seen, given.val.batch_size))

@@ -25,8 +25,8 @@ def announce(settings: Settings, network: nn.Module, found: TrainingSet, compute
         print(f"  {name}: {count:,} {kind} to train with, {validation.counts()[name]:,} to choose the best epoch with")
     if training.corrected:
         print(f"  {training.corrected}")
-    if uneven := image_folder.uneven(training):
-        print(f"{uneven}; --balance {settings.balance}")
+    if warning := image_folder.imbalance_warning(training):
+        print(f"{warning}; --balance {settings.balance}")
     print(
         f"{settings.epochs} epochs of {len(training) // size} steps, each of {size} images, "
         f"{size_of_epoch(0, settings)} to {settings.size} pixels wide"
