@@ -1,6 +1,6 @@
 """What do shortcuts, augmentation, weight decay, dropout and a falling learning rate do? Small trainings to measure it.
 
-`python docs/figures.py` runs them; how-it-works.md says what comes out.
+`python -m docs.figures` runs them; how-it-works.md gives the results.
 """
 
 import math
@@ -114,7 +114,7 @@ def train_small(
         epochs: how often every image is shown.
 
     Returns:
-        "accuracies": right in the test part after every epoch; "loss": cross-entropy there at the end; "by heart": the
+        "accuracies": on the test part after every epoch; "loss": cross-entropy there at the end; "by heart": the
         share of the wrong labels that the network gives at the end.
     """
     torch.manual_seed(seed)

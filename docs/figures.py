@@ -1,11 +1,10 @@
-"""Makes the figures and the numbers of how-it-works.md and how-it-works.zh-CN.md.
+"""Make the figures and the numbers of how-it-works.md and how-it-works.zh-CN.md.
 
-    python docs/figures.py              into docs/how-it-works/, and prints the numbers
-    python docs/figures.py FOLDER       into another folder, to compare
+    python -m docs.figures              into docs/how-it-works/, and prints the numbers
+    python -m docs.figures FOLDER       into another folder, to compare
 
 Expected: what docs/how-it-works/numbers.json says, on another machine about the same; 11 minutes of one core.
 """
-# ruff: noqa: E402
 
 import json
 import sys
@@ -20,9 +19,6 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # as a script this file sees its own folder only
-
 from classifier import checkpoint
 from classifier.data.drawings import draw
 from classifier.data.transforms import CROP_MARGIN, resize_batch
@@ -33,6 +29,7 @@ from resnet import resnet18
 from zoo import MODELS
 from zoo.table import layer_table
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 # layers that the size formula is tried on, one of each sort
 SIZED = (
     ("resnet18", "conv1"), ("resnet18", "maxpool"), ("resnet18", "layer1.0.conv1"), ("resnet18", "layer2.0.conv1"),
@@ -135,7 +132,7 @@ def edge_figure() -> Figure:
     right, down = F.conv2d(image[None, None], torch.stack([sobel, sobel.T])[:, None], padding=1)[0]
     figure = Figure(figsize=(8.8, 2.5), layout="constrained")
     panels = [
-        (image, "gray", 0, 1, "picture"),
+        (image, "gray", 0, 1, "image"),
         (right, "RdBu", -2, 2, "change to the right"),
         (down, "RdBu", -2, 2, "change downwards"),
         ((right**2 + down**2).sqrt(), "gray", 0, 2, "both together"),
@@ -209,7 +206,7 @@ def training_figure(accuracies: dict[str, np.ndarray]) -> Figure:
         band(axes, 100 * accuracies[name], COLORS[0])
         tidy(axes, name, xlabel="epoch")
     for axes in panels[::3]:
-        axes.set_ylabel("right in the test part, %")
+        axes.set_ylabel("test accuracy, %")
     panels[5].axis("off")
     for i, (text, color) in enumerate([("none of them", FAINT), ("with it", COLORS[0]), ("lines: mean of 3 seeds", INK),
                                        ("bands: lowest to highest", INK)]):  # fmt: skip

@@ -1,18 +1,18 @@
-"""The pages how-it-works.md, English and Chinese: every snippet runs, every number in a table is the measured one."""
+"""The pages: both languages say the same, commands, options and links exist, snippets run, numbers are measured."""
 
 import code
+import importlib
 import io
 import json
 import re
 import sys
-import warnings
 from contextlib import redirect_stdout
 from decimal import Decimal
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from classifier.data.transforms import CROP_MARGIN
@@ -20,11 +20,24 @@ from docs import experiments, figures
 from resnet import resnet18
 from tests.conftest import REPOSITORY
 
-DOCS = REPOSITORY / "docs"
-FOLDER = DOCS / "how-it-works"
-PAGES = {language: DOCS / f"how-it-works{language}.md" for language in ("", ".zh-CN")}
-TEXTS = {language: path.read_text(encoding="utf-8") for language, path in PAGES.items()}
-TABLES = json.loads((FOLDER / "numbers.json").read_text(encoding="utf-8"))
+FOLDERS = map(REPOSITORY.joinpath, ("", "docs", "benchmarks", "dataset", "logs", "module"))
+FILES = [path.relative_to(REPOSITORY).as_posix() for folder in FOLDERS for path in folder.glob("*.md")]
+PAGES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in FILES}
+PAIRS = [(page, chinese) for page in PAGES if (chinese := page.replace(".md", ".zh-CN.md")) in PAGES]
+LESSON = PAGES["docs/how-it-works.md"]
+FIGURES = REPOSITORY / "docs" / "how-it-works"
+TABLES = json.loads((FIGURES / "numbers.json").read_text(encoding="utf-8"))
+
+
+def parts(page: str) -> list[list[str]]:
+    """Return what both languages have in common: snippets, commands, numbers in named tables, links, outline."""
+    text = PAGES[page].replace(".zh-CN", "")
+    commands = [re.split(" {2,}", line)[0] for line in re.findall(r"^    (?!.*->)(.+)", text, re.MULTILINE)]
+    links = [re.sub(r"#\W.*", "", a or b) for a, b in re.findall(r"\]\(([^)\s]+)\)|(https://[^)\s]+)", text)]
+    outline = re.findall(r"^(#+ |\|[ :-]+\||\*\*(?=[.…]))", text, re.MULTILINE)
+    tests = re.findall(r"`(test_\w+)`", text)
+    own = page.replace(".zh-CN", "").split("/")[-1]  # each links to the other
+    return [snippets(text), commands, tables(text), sorted({*links} - {own}), outline, tests]
 
 
 def snippets(text: str) -> list[str]:
@@ -32,143 +45,108 @@ def snippets(text: str) -> list[str]:
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:
-    """Name in the comment above a table -> its rows without header and first column."""
-    found = {}
-    for name, lines in re.findall(r"^<!-- (\w+) -->\n((?:\|.*\n)+)", text, re.MULTILINE):
-        rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines.splitlines()]
-        found[name] = [row[1:] for row in rows[2:]]
-    return found
+    """Return the tables that a comment names, without header and first column."""
+    found = re.findall(r"^<!-- (\w+) -->\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return {name: [line.strip("| ").split(" | ")[1:] for line in rows.splitlines()[2:]] for name, rows in found}
 
 
-def says(cell: str, number: float) -> bool:
-    """Whether a cell is this number, rounded to the digits that the cell shows."""
+def equals(cell: str, number: float) -> bool:
+    """Return whether a cell shows this number, rounded to the digits of the cell."""
     shown, scale = (cell[:-1], 100) if cell.endswith("%") else (cell, 1)
     half = Decimal(5).scaleb(Decimal(shown).as_tuple().exponent - 1)
     return abs(Decimal(shown) - scale * Decimal(number)) <= half * Decimal("1.000001")
 
 
-class Prompt(code.InteractiveConsole):
-    """Python's prompt: one line after the other. An exception ends it."""
-
-    def showtraceback(self):
-        raise
-
-    def showsyntaxerror(self, *args, **options):
-        raise
+@pytest.mark.parametrize(("english", "chinese"), PAIRS)
+def test_both_languages_say_the_same(english, chinese):
+    assert parts(english) == parts(chinese)
 
 
-@pytest.mark.parametrize("language", PAGES)
-def test_snippets_can_be_pasted_and_print_what_they_say(language, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", PAGES[page]):
+        path = (REPOSITORY / page).parent / target if target else REPOSITORY / page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.+)", path.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "predict", "prepare", "export", "app"])
+def test_options_in_the_pages_exist(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).main()
+    options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    # docs/results.md, the card of the weights and benchmarks/ hold the commands of the days of their measurements
+    today = [text for page, text in PAGES.items() if not re.match(r"docs/results|module|benchmarks", page)]
+    used = re.findall(rf"\b{script}\.py\b([^`#\n]*)", "\n".join(today))
+    assert used and {*re.findall(r"--[a-z][a-z-]*", " ".join(used))} <= options
+
+
+@pytest.mark.parametrize("page", PAIRS[0])
+def test_readme_is_short_and_its_files_and_targets_exist(page):
+    assert page.startswith("README") and len(PAGES[page].splitlines()) <= 200 and len(PAGES[page].split()) <= 1800
+    for name in re.findall(r"\b(?:[a-z]+/)?[a-z_]+\.(?:py|sh)\b|requirements[a-z-]*\.txt", PAGES[page]):
+        assert (REPOSITORY / name).exists(), name
+    targets = re.findall(r"^    make (\w+)", PAGES[page], re.MULTILINE)
+    assert targets and all(f"\n{target}:" in (REPOSITORY / "Makefile").read_text() for target in targets)
+
+
+def test_each_promise_names_a_test_that_exists():
+    named = re.findall(r"\(\.\./(tests/\w+\.py)\) `(test_\w+)`", PAGES["docs/promises.md"])
+    assert len(named) >= 20
+    for file, test in named:
+        assert f"def {test}(" in (REPOSITORY / file).read_text(encoding="utf-8"), test
+
+
+def test_snippets_can_be_pasted_and_print_what_they_say(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(sys, "displayhook", lambda value: None)  # lines without print show what they give, or not
-    prompt = Prompt()
-    for snippet in snippets(TEXTS[language]):
-        assert len(snippet.splitlines()) <= 20 and max(map(len, snippet.splitlines())) <= 120
+    monkeypatch.setattr(sys, "displayhook", lambda value: None)  # lines without print show their value, or not
+    prompt = code.InteractiveConsole()
+    for snippet in snippets(LESSON):
         with redirect_stdout(io.StringIO()) as printed:
-            for line in [*snippet.splitlines(), ""]:
-                more = prompt.push(line)
-        assert not more
+            more = [prompt.push(line) for line in [*snippet.splitlines(), ""]][-1]
         expected = re.findall(r"^print\(.*\)  # (.+)$", snippet, re.MULTILINE)
-        assert expected and printed.getvalue().splitlines() == expected
+        assert not more and expected and printed.getvalue().splitlines() == expected
 
 
-def test_both_languages_have_the_same_code_figures_tables_and_links():
-    english, chinese = TEXTS.values()
-    assert snippets(english) == snippets(chinese) and len(snippets(english)) >= 5
-    assert tables(english) == tables(chinese)
-    for pattern in (r"!\[[^]]+\]\(([^)]+)\)", r"https://[^)\s]+", r"^(##) \d"):
-        found, other = (re.findall(pattern, text, re.MULTILINE) for text in (english, chinese))
-        assert found and found == other
-    assert "(how-it-works.zh-CN.md)" in english and "(how-it-works.md)" in chinese
-
-
-@pytest.mark.parametrize("language", PAGES)
-def test_figures_and_links_lead_somewhere(language):
-    shown = re.findall(r"!\[[^]]+\]\(how-it-works/([^)]+)\)", TEXTS[language])
-    assert sorted(shown) == sorted(path.name for path in FOLDER.glob("*.png"))
-    for name in shown:
-        assert (FOLDER / name).stat().st_size <= 60_000
-        with Image.open(FOLDER / name) as image:
-            image.load()
-            assert image.width <= 1000
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", TEXTS[language]):
-        assert (DOCS / target).exists(), target
-
-
-@pytest.mark.parametrize("language", PAGES)
-def test_tables_say_what_was_measured(language):
-    found = tables(TEXTS[language])
+def test_tables_show_what_was_measured():
+    found = tables(LESSON)
     assert found.keys() == TABLES.keys()
-    for name, rows in found.items():
-        assert [len(row) for row in rows] == [len(row) for row in TABLES[name]], name
-        for row, numbers in zip(rows, TABLES[name], strict=True):
-            for cell, number in zip(row, numbers, strict=True):
-                assert says(cell, number), f"{name}: the page says {cell}, numbers.json {number}"
+    for cell, number in zip(chain(*chain(*found.values())), chain(*chain(*(TABLES[n] for n in found))), strict=True):
+        assert equals(cell, number), f"the page says {cell}, numbers.json {number}"
+    assert figures.sizes() == TABLES["sizes"] and figures.fields() == [row[0] for row in TABLES["fields"]]
 
 
-@pytest.mark.parametrize(
-    ("cell", "number", "right"),
-    [("0.12", 0.1249, True), ("0.12", 0.1251, False), ("12%", 0.124, True), ("1.2e-15", 1.249e-15, True),
-     ("1.2e-15", 1.26e-15, False), ("56", 56, True), ("56", 57, False)],
-)  # fmt: skip
-def test_says_rounds_to_the_digits_shown(cell, number, right):
-    assert says(cell, number) is right
+@pytest.mark.filterwarnings("error")
+def test_figures_are_small_and_draw_without_warnings():
+    assert {*re.findall(r"\(how-it-works/([^)]+)\)", LESSON)} == {path.name for path in FIGURES.glob("*.png")}
+    assert all(path.stat().st_size <= 60_000 for path in FIGURES.glob("*.png"))
+    values = np.random.default_rng(0).uniform(0.1, 1, (3, 33))
+    by_kind = dict.fromkeys(experiments.BLOCKS, values)
+    figures.residual_figure(dict.fromkeys(experiments.STARTS, by_kind), by_kind).savefig(io.BytesIO())
+    figures.training_figure(dict.fromkeys(experiments.OPTIONS, values)).savefig(io.BytesIO())
+    figures.batch_norm_figure(torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)).savefig(io.BytesIO())
+    figures.edge_figure().savefig(io.BytesIO())
 
 
-def test_sizes_and_receptive_fields_are_those_of_the_networks():
-    assert figures.sizes() == TABLES["sizes"]
-    for side, kernel, stride, padding, exact, output in TABLES["sizes"][:-1]:
-        assert output == int(exact) == (side - kernel + 2 * padding) // stride + 1
-    assert TABLES["sizes"][-1][-2:] == [55.5, 56]  # GoogLeNet's poolings round up
-    assert figures.fields() == [row[0] for row in TABLES["fields"]]
-
-
-def test_seen_ends_at_the_receptive_field():
+def test_experiments_measure_what_they_say():
     torch.manual_seed(0)
-    gradients = figures.seen(resnet18(), torch.randn(1, 3, 224, 224))
-    for gradient, field in zip(gradients, figures.fields(), strict=True):
+    for gradient, field in zip(figures.seen(resnet18(), torch.randn(1, 3, 224, 224)), figures.fields(), strict=True):
         assert figures.side_of_most(gradient, 0.9) <= figures.side_of_most(gradient, 0.999999) <= field
-        assert gradient.sum() > 0
-
-
-def test_a_plain_network_lacks_the_shortcuts_only():
-    plain, residual = (
-        experiments.thirty_four_layers(block, experiments.STARTS[0], 0) for block in experiments.BLOCKS.values()
-    )
-    kernels = {name: p.shape for name, p in residual.named_parameters() if "downsample" not in name}
-    assert {name: p.shape for name, p in plain.named_parameters()} == kernels
-    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
-    found = experiments.gradients(plain, x, labels)
+    blocks = experiments.BLOCKS.values()
+    plain, residual = (experiments.thirty_four_layers(block, experiments.STARTS[0], 0) for block in blocks)
+    assert plain.state_dict().keys() == {name for name in residual.state_dict() if "downsample" not in name}
+    found = experiments.gradients(plain, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
     assert len(found) == 33 and min(found) > 0
-    bare = experiments.thirty_four_layers(experiments.PlainBlock, experiments.STARTS[2], 0)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in bare.modules())
-
-
-def test_a_small_training_repeats_and_each_option_changes_it():
-    train, test = (experiments.drawings("train", 16, round(experiments.SIZE * CROP_MARGIN)),
-                   experiments.drawings("test", 8, experiments.SIZE))  # fmt: skip
+    train = experiments.drawings("train", 16, round(experiments.SIZE * CROP_MARGIN))
+    test = experiments.drawings("test", 8, experiments.SIZE)
     runs = [experiments.train_small(train, test, 0, epochs=2, **options) for options in experiments.OPTIONS.values()]
     assert experiments.train_small(train, test, 0, epochs=2) == runs[0]
     assert len({run["loss"] for run in runs}) == len(runs)
-    assert all(len(run["accuracies"]) == 2 and 0 <= run["by heart"] <= 1 for run in runs)
 
 
-def test_figures_draw_without_warnings():
-    values = np.random.default_rng(0).uniform(0.1, 1, (3, 33))
-    by_kind = dict.fromkeys(experiments.BLOCKS, values)
-    made = [
-        figures.residual_figure(dict.fromkeys(experiments.STARTS, by_kind), by_kind),
-        figures.training_figure(dict.fromkeys(experiments.OPTIONS, values)),
-        figures.batch_norm_figure(torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)),
-        figures.edge_figure(),
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for figure in made:
-            figure.savefig(io.BytesIO(), dpi=50)
-
-
-def test_answers():
+def test_answers_to_the_questions():
     torch.manual_seed(0)
     network = resnet18(num_classes=2).train()
     x = torch.randn(2, 3, 64, 64, requires_grad=True)
@@ -176,10 +154,9 @@ def test_answers():
     assert (x.grad.abs().sum(1) > 0).all()  # 1: in training one value sees every pixel of every image
     with pytest.raises(ValueError, match="more than 1 value per channel"):  # 3
         network(torch.randn(1, 3, 32, 32))
+    x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():  # 5: kernels of half the size, the same answer
-        x = torch.randn(2, 3, 96, 96)
         before = network(x)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight /= 2
+        for module in filter(lambda module: isinstance(module, nn.Conv2d), network.modules()):
+            module.weight /= 2
         torch.testing.assert_close(network(x), before, rtol=1e-2, atol=1e-2)
