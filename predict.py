@@ -41,7 +41,6 @@ from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.device import Compute, Precision, select_compute
-from classifier.evaluation import parts
 from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import loader, outputs, sources
@@ -113,7 +112,7 @@ def predict(settings: Settings) -> None:
         raise UserError(f"{output} was begun in {before}, and this would be {compute.format}. {OR_ELSE}")
     table.note["format"] = compute.format
     print(f"weights    {checkpoint.path}")
-    if checkpoint.data.get("kind") == parts.DRAWINGS:
+    if checkpoint.data.get("kind") == "drawings":
         print(f"learned    from drawings only; --weights module/{checkpoints.SHIPPED} has seen photographs")
     if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")

@@ -68,7 +68,7 @@ def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
     assert "python prepare.py --download" in trained.stdout
     assert "270 drawings to train with" in trained.stdout
     evaluated = run_script("evaluate.py", cwd=tmp_path)
-    assert "learned from drawings" in evaluated.stdout
+    assert "trained on drawings" in evaluated.stdout
     (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
     report = json.loads(written.read_text(encoding="utf-8"))
     assert report["count"] == 120

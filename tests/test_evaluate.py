@@ -18,21 +18,20 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
-from classifier.evaluation import score_text, scores
 from tests.conftest import run_script
 from zoo import MODELS
 
-SCRIPT = Path(evaluate.__file__)
 COLORS = {"blue": (20, 30, 220), "green": (10, 200, 40), "红": (230, 20, 30)}  # in the order of folder names
 HISTORY = [
     {"epoch": 1, "minutes": 0.5, "train": {"loss": 0.7, "accuracy": 0.5}, "val": {"loss": 0.6, "accuracy": 0.7}},
     {"epoch": 2, "minutes": 0.9, "train": {"loss": 0.5, "accuracy": 0.8}, "val": {"loss": 0.4, "accuracy": 0.9}},
 ]
 PIXELS = Preprocess(size=32, mean=(0, 0, 0), std=(1, 1, 1))
+RUN = Path("module/colors.pth")
 
 
 class Colors(torch.nn.Module):
-    """Knows colours by heart: its logits are the mean blue, red and green."""
+    """Its logits are the mean blue, red and green."""
 
     def __init__(self, num_classes=3):
         super().__init__()
@@ -40,6 +39,14 @@ class Colors(torch.nn.Module):
 
     def forward(self, x):
         return self.fc(x.mean(dim=(2, 3)))
+
+
+class Overtaken(Colors):
+    """While it predicts, a training run saves a better epoch."""
+
+    def forward(self, x):
+        os.utime(RUN, (1, 1))
+        return super().forward(x)
 
 
 def paint(root, counts=(3, 4, 6)):
@@ -51,12 +58,18 @@ def paint(root, counts=(3, 4, 6)):
             Image.new("RGB", (40, 30), COLORS["blue"] if wrong else color).save(root / name / f"{number}.png")
 
 
-def colors(**options):
-    """Weights whose classes are in another order than the folders."""
+def colors(model="colors", **options):
+    """A checkpoint whose classes are in another order than the folders."""
     network = Colors()
     network.load_state_dict({"fc.weight": torch.eye(3)[[2, 0, 1]] * 9, "fc.bias": torch.zeros(3)})
     options = {"scores": {"history": HISTORY}, "data": {"root": "dataset", "kind": "photographs"}} | options
-    return Checkpoint("colors", ["blue", "红", "green"], PIXELS, network.state_dict(), **options)
+    return Checkpoint(model, ["blue", "红", "green"], PIXELS, network.state_dict(), **options)
+
+
+def always_red():
+    """A checkpoint that predicts red whatever it sees; its classes are in yet another order."""
+    state_dict = {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.tensor([0.0, 0.0, 5.0])}
+    return Checkpoint("colors", ["green", "blue", "红"], PIXELS, state_dict, data={"root": "dataset"})
 
 
 @pytest.fixture
@@ -64,191 +77,140 @@ def project(tmp_path, monkeypatch):
     """A project folder, as the current one, with dataset/test and module/colors.pth."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, "colors", Colors)
+    monkeypatch.setitem(MODELS, "overtaken", Overtaken)
     paint(Path("dataset/test"))
-    checkpoints.save(colors(), Path("module/colors.pth"))
+    checkpoints.save(colors(), RUN)
     return tmp_path
 
 
-def score(*args):
-    """Run the script in this process; its report."""
+def run(*args):
+    """Run the script in this process; the content of the newest report.json."""
     evaluate.main([*map(str, args), "--workers", "0", "--batch-size", "5", "--device", "cpu", "--precision", "fp32"])
     newest = max(Path("logs/evaluate").glob("*/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
     return json.loads(newest.read_text(encoding="utf-8"))
 
 
+def report_of(name):
+    """The only report folder of a network."""
+    (folder,) = Path("logs/evaluate", name).iterdir()
+    return folder
+
+
+def rows(path):
+    with path.open(encoding="utf-8-sig", errors=sys.getfilesystemencodeerrors(), newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def refuses(match, *args):
     with pytest.raises(UserError, match=match):
-        score(*args)
+        run(*args)
     assert not Path("logs/evaluate").exists()
 
 
-# ---------------------------------------------------------------------------------------------- what it reports
+# ----------------------------------------------------------------------------------------------------- one network
 
 
 def test_report(project, capsys):
-    before = Path("module/colors.pth").stat().st_mtime_ns
-    report = score()
+    before = RUN.stat().st_mtime_ns
+    report = run()
     assert report["accuracy"] == pytest.approx(11 / 13) and report["count"] == 13
     assert report["interval"] == pytest.approx([0.5777, 0.9567], abs=1e-4)
-    assert report["classes"] == ["blue", "红", "green"]  # the weights' order, not the folder's
+    assert report["classes"] == ["blue", "红", "green"]  # the order of the logits, not of the folders
     assert report["confusion_matrix"] == [[3, 0, 0], [2, 4, 0], [0, 0, 4]]
     found = {"class": "红", "precision": 1, "recall": pytest.approx(4 / 6), "f1": 0.8, "count": 6}
     assert found.items() <= report["per_class"][1].items()
     assert report["per_class"][2]["auroc"] == 1  # all greens before all others
-    assert report["folder"] == "dataset/test" and report["assumed"] == ""
-
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
-    figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
-    assert written == figures | {
-        "predictions.csv", "report.html", "report.json", "suspects.csv"
+    assert report["folder"] == "dataset/test" and report["assumed"] == "" and report["calibration_error"] >= 0
+    assert set(report) >= {
+        "weights", "model", "part", "learned_from", "trained_on", "remarks", "preprocess", "loss", "temperature",
+        "calibration_error_without_temperature", "neither", "parameters", "multiply_adds", "megabytes", "seconds",
+        "milliseconds_per_picture", "milliseconds_for_one", "milliseconds_for_one_p95", "device", "precision",
+        "batch_size", "workers", "date", "versions",
     }  # fmt: skip
-    for figure in folder.glob("*.png"):
-        Image.open(figure).load()
 
-    loaded = checkpoints.load(Path("module/colors.pth"))
-    assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
+    loaded = checkpoints.load(RUN)
     noted = {"accuracy", "interval", "loss", "count", "calibration_error", "neither", "confusion_matrix"}
     assert set(loaded.scores["test"]) == noted | {"folder", "date"}
-    assert loaded.scores["history"] == HISTORY and Path("module/colors.pth").stat().st_mtime_ns == before
+    assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
+    assert loaded.scores["history"] == HISTORY and RUN.stat().st_mtime_ns == before
 
     shown = capsys.readouterr().out
-    for text in ("84.62%, 11 of 13", "57.76% to 95.67%", "80.00%", "ms per image", "python app.py", "noted in"):
+    assert "accuracy   84.62% on 13 images, 95% interval 57.77% to 95.67%" in shown
+    for text in ("80.00%", "ms per image", "python app.py", "The score is noted in module/colors.pth."):
         assert text in shown, text
     assert "drawings" not in shown
 
 
-def test_drawings_are_called_drawings(project, capsys):
-    checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), Path("module/colors.pth"))
-    assert score()["trained_on"] == "drawings"
-    lines = capsys.readouterr().out.splitlines()
-    place = next(i for i, line in enumerate(lines) if line.startswith("accuracy"))
-    assert "drawings" in lines[place + 1]
-
-
-def test_many_classes_show_the_worst_confusions(project, capsys, monkeypatch):
-    monkeypatch.setattr(score_text, "MANY", 2)
-    score()
-    shown = capsys.readouterr().out
-    assert "most frequent confusions" in shown and "taken for blue: 2" in shown
-
-
-def test_of_a_hundred_classes_the_worst_are_printed(capsys):
-    logits = torch.eye(120).repeat(2, 1) * 5
-    logits[[7, 33]] = logits[[33, 7]]  # each taken once for the other
-    report = scores.score(logits, torch.arange(120).repeat(2), [f"class {i}" for i in range(120)])
-    times = {"milliseconds_per_picture": 1.0, "milliseconds_for_one": 1.0, "milliseconds_for_one_p95": 1.0}
-    score_text.print_scores(report | times | {"remarks": [], "neither": None, "device": "CPU"})
-    lines = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(lines) if "of 120 classes those with the lowest F1" in line)
-    assert [line[:8] for line in lines[start + 2 : start + 4]] == ["class 7 ", "class 33"] and len(lines) < 40
-    assert "class 7 taken for class 33: 1" in lines and "99.17%, 238 of 240" in lines[1]
-
-
-def test_images_of_other_folders_leave_the_pth_alone(project):
-    paint(Path("elsewhere"), (1, 2, 3))
-    before = Path("module/colors.pth").read_bytes()
-    assert score("--data", "elsewhere")["count"] == 6
-    assert Path("module/colors.pth").read_bytes() == before
-
-
-def test_read_only_weights_are_scored_and_left_alone(project, capsys):
-    path = Path("module/colors.pth")
-    before = path.read_bytes()
-    path.chmod(0o444)
-    score()
-    assert path.read_bytes() == before and "read-only" in capsys.readouterr().out
-
-
-def test_weights_that_change_meanwhile_keep_their_scores(project, capsys, monkeypatch):
-    def infer(*arguments):
-        checkpoints.save(colors(), Path("module/colors.pth"))  # training goes on and has found a better epoch
-        os.utime("module/colors.pth", (1, 1))
-        return original(*arguments)
-
-    original = evaluate.infer
-    monkeypatch.setattr(evaluate, "infer", infer)
-    score()
-    assert "changed meanwhile" in capsys.readouterr().out
-    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores
+def test_files_of_a_report(project):
+    run()
+    folder = report_of("colors")
+    written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
+    figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
+    assert written == figures | {"predictions.csv", "report.html", "report.json", "suspects.csv"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 2
+    assert "http" not in page  # nothing is fetched
+    for text in ("84.62%", "on 13 images", "红", "Possible label issues", "latency", 'scope="row">blue'):
+        assert text in page, text
+    predictions = rows(folder / "predictions.csv")
+    assert len(predictions) == 13 and list(predictions[0]) == ["path", "label", "answer", "blue", "红", "green"]
+    for row in predictions:  # each row is its own image's
+        assert row["answer"] == max(COLORS, key=lambda name: float(row[name]))
+        wrong = row["label"] == "红" and Path(row["path"]).stem in "45"
+        assert row["answer"] == ("blue" if wrong else row["label"])
+    suspects = rows(folder / "suspects.csv")
+    assert list(suspects[0]) == ["path", "label", "answer", "sure"] and float(suspects[0]["sure"]) >= 0.9
+    assert sorted(Path(row["path"]).stem for row in suspects) == ["4", "5"]
+    assert {(row["label"], row["answer"]) for row in suspects} == {("红", "blue")}
+    tags = EventAccumulator(str(folder), {"images": 0}).Reload().Tags()
+    assert "evaluation/calibration" in tags["images"] and "evaluation/accuracy" in tags["scalars"]
 
 
 def test_two_reports_within_a_second(project):
-    score()
-    score()
+    run()
+    run()
     assert len(list(Path("logs/evaluate/colors").iterdir())) == 2
 
 
-# ------------------------------------------------------------------------------------- the page, tables and lists
+def test_remarks_stand_below_the_accuracy(project, capsys):
+    checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), RUN)
+    assert run()["trained_on"] == "drawings"
+    lines = capsys.readouterr().out.splitlines()
+    assert "drawings" in lines[next(i for i, line in enumerate(lines) if line.startswith("accuracy")) + 1]
 
 
-def test_the_page_opens_from_disk_and_holds_its_images(project):
-    score()
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 2
-    assert "http" not in page and 'src="data:' in page  # nothing is fetched
-    assert "84.62%" in page and "红" in page and "Labels to check" in page and "ms for one" in page
-    with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 13 and list(rows[0]) == ["path", "label", "answer", "blue", "红", "green"]
-    for row in rows:  # each row is its own image's: the colour is the answer
-        assert row["answer"] == max(COLORS, key=lambda name: float(row[name]))
-        wrong = row["label"] == "红" and Path(row["path"]).stem in "45"
-        assert (row["answer"] != row["label"]) == wrong
-        assert row["answer"] == ("blue" if wrong else row["label"])
-    records = EventAccumulator(str(folder), {"images": 0}).Reload().Tags()
-    assert "evaluation/calibration" in records["images"] and "evaluation/accuracy" in records["scalars"]
+def test_training_images_say_nothing_of_their_labels(project):
+    Path("dataset/test").rename("dataset/train")
+    assert run("--data", "dataset/train")["learned_from"]
+    assert not (report_of("colors") / "suspects.csv").exists()
+    page = (report_of("colors") / "report.html").read_text(encoding="utf-8")
+    assert "was trained on these images" in page and "label issues" not in page
 
 
-def test_doubtful_labels_are_listed_the_surest_first(project):
-    report = score()
-    assert report["calibration_error"] >= 0
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    with (folder / "suspects.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert sorted(Path(row["path"]).stem for row in rows) == ["4", "5"]
-    assert {(row["label"], row["answer"]) for row in rows} == {("红", "blue")}
-
-
-def test_images_that_it_learned_from_say_nothing_of_their_labels(project):
-    Path("dataset/train").mkdir()
-    for name in COLORS:
-        shutil.copytree(f"dataset/test/{name}", f"dataset/train/{name}")
-    score("--data", "dataset/train")
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    assert not (folder / "suspects.csv").exists()
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "images that it learned from: new ones will be harder" in page and "Labels to check" not in page
-
-
-def test_labels_to_check_among_the_training_images(project, capsys):
+def test_validation_images(project, capsys):
     for name, color in COLORS.items():
         Path("dataset/train", name).mkdir(parents=True)
-        for number in range(12):  # every third red is really blue; no two files are alike
+        for number in range(12):  # every third red is really blue
             wrong = name == "红" and number % 3 == 0
-            image = Image.new("RGB", (40 + wrong, 20 + number), COLORS["blue"] if wrong else color)
-            image.save(f"dataset/train/{name}/{number}.png")
-    training, validation = image_folder.split_validation(
-        image_folder.with_digests(image_folder.read_folder(Path("dataset/train"))), 0.5
-    )
+            Image.new("RGB", (40, 20), COLORS["blue"] if wrong else color).save(f"dataset/train/{name}/{number}.png")
+    training, validation = image_folder.train_and_val(Path("dataset"), 0.5, 1)
     data = {"root": "dataset", "kind": "images", "fingerprint": training.fingerprint(), "train": 18, "val": 18}
-    checkpoints.save(colors(data=data, settings={"val": 0.5}), Path("module/colors.pth"))
-    report = score("--part", "val")
+    checkpoints.save(colors(data=data, settings={"val": 0.5}), RUN)
+    report = run("--part", "val")
     assert report["count"] == 18 and report["part"] == "val" and report["folder"] == "dataset/train"
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    rows = {}
-    for name in ("predictions", "suspects"):
-        with (folder / f"{name}.csv").open(encoding="utf-8-sig", newline="") as file:
-            rows[name] = [row["path"] for row in csv.DictReader(file)]
-    assert rows["predictions"] == validation.paths
-    mislabelled = {
-        path for path in validation.paths if Path(path).parent.name == "红" and int(Path(path).stem) % 3 == 0
-    }
-    assert mislabelled and set(rows["suspects"]) == mislabelled
-    said = "chose the best epoch"  # so the score flatters a little
-    assert said in capsys.readouterr().out and said in (folder / "report.html").read_text(encoding="utf-8")
-    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores
+    assert [row["path"] for row in rows(report_of("colors") / "predictions.csv")] == validation.paths
+    mislabelled = {path for path in validation.paths if "红" in path and int(Path(path).stem) % 3 == 0}
+    assert mislabelled and {row["path"] for row in rows(report_of("colors") / "suspects.csv")} == mislabelled
+    assert "18 validation images" in capsys.readouterr().out
+    assert "test" not in checkpoints.load(RUN).scores
+
+
+def test_the_temperature_of_the_pth_is_used(project):
+    checkpoints.save(colors(temperature=50.0), RUN)
+    report = run()
+    assert report["temperature"] == 50.0
+    assert report["calibration_error"] != report["calibration_error_without_temperature"]
+    assert rows(report_of("colors") / "suspects.csv") == []  # confident of nothing now
 
 
 def test_file_names_that_are_no_text(project):
@@ -258,81 +220,85 @@ def test_file_names_that_are_no_text(project):
     except OSError:
         pytest.skip("this system has no such names")
     shutil.copy(name, "dataset/test/green/wrong.png")  # so that its neighbours are on the page
-    assert score()["count"] == 15
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    with (folder / "predictions.csv").open(
-        encoding="utf-8-sig", errors=sys.getfilesystemencodeerrors(), newline=""
-    ) as file:
-        assert name in [row["path"] for row in csv.DictReader(file)]
+    assert run()["count"] == 15
+    assert name in [row["path"] for row in rows(report_of("colors") / "predictions.csv")]
 
 
-def test_the_temperature_of_the_pth_is_used(project):
-    hot = colors()
-    hot.temperature = 50.0
-    checkpoints.save(hot, Path("module/colors.pth"))
-    report = score()
-    assert report["temperature"] == 50.0
-    assert report["calibration_error"] != report["calibration_error_without_temperature"]
-    (folder,) = Path("logs/evaluate/colors").iterdir()
-    assert not (folder / "suspects.csv").read_text(encoding="utf-8-sig").strip().count("\n")  # sure of nothing now
+# --------------------------------------------------------------------------------------------- the score in the .pth
 
 
-# ------------------------------------------------------------------------------------------------- several at once
+def test_other_images_leave_the_pth_alone(project):
+    paint(Path("elsewhere"), (1, 2, 3))
+    before = RUN.read_bytes()
+    assert run("--data", "elsewhere")["count"] == 6
+    assert RUN.read_bytes() == before
 
 
-def blind(**options):
-    """Says red whatever it sees; its classes are in yet another order."""
-    network = Colors()
-    network.load_state_dict({"fc.weight": torch.zeros(3, 3), "fc.bias": torch.tensor([0.0, 0.0, 5.0])})
-    return Checkpoint("colors", ["green", "blue", "红"], PIXELS, network.state_dict(), data={"root": "dataset"})
+def test_a_read_only_pth_is_left_alone(project, capsys):
+    before = RUN.read_bytes()
+    RUN.chmod(0o444)
+    run()
+    assert RUN.read_bytes() == before and "read-only" in capsys.readouterr().out
 
 
-def test_two_networks_side_by_side(project, capsys):
-    checkpoints.save(blind(), Path("module/blind.pth"))
-    score("module/colors.pth", "module/blind.pth")
-    shown = capsys.readouterr().out
-    # right: 11 and 6 of 13, of which 4 both; so 7 against 2, and p = 2 * (1 + 9 + 36) / 2**9
-    words = "no difference shown between colors and blind: 7 against 2 of the 9 that only one has right, p = 0.18"
-    assert words in shown
-    (folder,) = Path("logs/evaluate/comparison").iterdir()
+def test_a_pth_that_changes_meanwhile_keeps_its_scores(project, capsys):
+    checkpoints.save(colors("overtaken"), RUN)
+    run()
+    assert "changed meanwhile" in capsys.readouterr().out and "test" not in checkpoints.load(RUN).scores
+
+
+def test_the_shipped_pth_is_read_and_left_alone(project, capsys):
+    Path("dataset/test").rename("colors")
+    for name in ("cat", "dog"):
+        shutil.copytree("colors/blue", f"dataset/test/{name}")
+    shipped = Path(evaluate.__file__).parent / "module" / checkpoints.SHIPPED
+    shutil.copy(shipped, "module")
+    report = run(f"module/{checkpoints.SHIPPED}", "--data", "dataset")
+    assert report["count"] == 6 and report["model"] == "resnet18" and report["neither"] is not None
+    assert Path("module", checkpoints.SHIPPED).read_bytes() == shipped.read_bytes()
+    with pytest.raises(UserError, match=r"earlier version|does not say which images"):
+        run(f"module/{checkpoints.SHIPPED}", "--data", "dataset", "--part", "val")
+
+
+# ------------------------------------------------------------------------------------------------- several networks
+
+
+def test_two_networks(project, capsys):
+    checkpoints.save(always_red(), Path("module/red.pth"))
+    run("module/colors.pth", "module/red.pth")
+    # correct: 11 and 6 of 13, of which 4 both; so 7 against 2, and p = 2 * (1 + 9 + 36) / 2**9
+    words = "no significant difference between colors and red: 7 images correct only by colors, 2 only by red, p = 0.18"
+    assert words in capsys.readouterr().out
+    folder = report_of("comparison")
     content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert content["verdicts"][0]["words"] == words
-    assert content["networks"]["blind"]["accuracy"] == pytest.approx(6 / 13)
-    assert content["networks"]["blind"]["confusion_matrix"][2] == [0, 0, 6]
+    assert content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
+    assert content["networks"]["red"]["confusion_matrix"][2] == [0, 0, 6]
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert words in page and "colors or blind right, not both: 9 images" in page
-    assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recall by each, the better one first
-    with (folder / "differences.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 9 and all(row["colors"] != row["blind"] == "红" for row in rows)
-    for name in ("colors", "blind"):
+    assert words in page and "Correct only by colors or only by red: 9 images" in page
+    assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recalls, the better network first
+    differences = rows(folder / "differences.csv")
+    assert len(differences) == 9 and all(row["colors"] != row["red"] == "红" for row in differences)
+    for name in ("colors", "red"):
         assert list(Path(f"logs/evaluate/{name}").glob("*/report.html"))
         assert checkpoints.load(Path(f"module/{name}.pth")).scores["test"]["count"] == 13
 
 
-def test_a_clear_difference_is_called_one(project, capsys):
+def test_a_significant_difference(project, capsys):
     for number in range(40):
         Image.new("RGB", (40, 30), COLORS["green"]).save(f"dataset/test/green/more{number}.png")
-    checkpoints.save(blind(), Path("module/blind.pth"))
-    score("module/blind.pth", "module/colors.pth")
-    assert "colors is better than blind: 47 against 2 of the 49" in capsys.readouterr().out
+    checkpoints.save(always_red(), Path("module/red.pth"))
+    run("module/red.pth", "module/colors.pth")
+    assert "colors is better than red: 47 images correct only by colors, 2 only by red" in capsys.readouterr().out
 
 
-def test_mirrored_views_are_judged_like_a_network_of_their_own(project, capsys):
-    score("--tta", "flip")
-    shown = capsys.readouterr().out
-    assert "colors and colors-flip are right and wrong on the same images" in shown
+def test_mirror_images(project, capsys):
+    run("--tta", "flip")
+    assert "colors and colors-flip are correct on exactly the same images" in capsys.readouterr().out
     assert list(Path("logs/evaluate/colors-flip").glob("*/report.html"))
 
 
-def test_weights_of_different_images_are_not_compared_unasked(project):
-    paint(Path("photos/test"), (1, 1, 3))
-    checkpoints.save(colors(data={"root": "photos"}), Path("module/other.pth"))
-    refuses("belong to different images.*--data DIR", "module/colors.pth", "module/other.pth")
-    assert score("module/colors.pth", "module/other.pth", "--data", "photos")
-
-
-def test_patterns_are_written_out_and_states_to_resume_from_left_aside(tmp_path):
+def test_patterns_are_expanded_and_states_to_resume_from_left_out(tmp_path):
     for name in ("a", "a.last", "b.last", "[c]"):
         (tmp_path / f"{name}.pth").touch()
     found = [path.name for path in evaluate.files([tmp_path / "*.pth"])]  # as Windows hands it over
@@ -346,81 +312,79 @@ def test_files_of_the_same_name_keep_their_folders_in_theirs():
     assert evaluate.names([Path("a/x.pth"), Path("b/x.pth"), Path("b/y.pth")]) == ["a-x", "b-x", "y"]
 
 
-# ------------------------------------------------------------------------------------------- which images
+# ------------------------------------------------------------------------------------------------------ which images
 
 
 def test_without_data_the_images_of_the_run(project):
     Path("dataset/test").rename("moved")
     paint(Path("photos/test"), (1, 1, 3))
-    checkpoints.save(colors(data={"root": "photos"}), Path("module/colors.pth"))
-    assert score()["folder"] == "photos/test"
+    checkpoints.save(colors(data={"root": "photos"}), RUN)
+    assert run()["folder"] == "photos/test"
     Path("moved").rename("dataset/test")
-    checkpoints.save(colors(data={"root": "gone"}), Path("module/colors.pth"))
-    with pytest.raises(UserError, match=r"belongs to .*gone.*does not exist"):  # never other images unasked
-        score()
-    assert score("--data", "dataset")["folder"] == "dataset/test"
-    assert "test" not in checkpoints.load(Path("module/colors.pth")).scores  # not this run's own images
+    checkpoints.save(colors(data={"root": "gone"}), RUN)
+    with pytest.raises(UserError, match=r"trained on gone, but gone.test does not exist"):  # never others unasked
+        run()
+    assert run("--data", "dataset")["folder"] == "dataset/test"
+    assert "test" not in checkpoints.load(RUN).scores  # not this run's own images
 
 
-# ------------------------------------------------------------------------------------------- plain state_dicts
-
-
-def test_plain_state_dict_takes_names_from_the_folder(project, capsys):
+def test_a_plain_state_dict_takes_class_names_from_the_folder(project, capsys):
     torch.save(colors().state_dict, "old.pth")
     before = Path("old.pth").read_bytes()
-    report = score("old.pth")
+    report = run("old.pth")
     assert report["classes"] == list(COLORS) and "squash to 224" in report["assumed"]
     assert Path("old.pth").read_bytes() == before
-    shown = capsys.readouterr().out
-    assert "class names from the folder, in order: blue, green, 红" in shown and "squash to 224" in shown
+    assert "class names from the folder, in order: blue, green, 红" in capsys.readouterr().out
 
 
-def test_plain_state_dict_with_another_number_of_classes(project):
-    torch.save(Colors(num_classes=2).state_dict(), "old.pth")
-    refuses(r"knows 2 classes \(class 0, class 1\).*has 3 \(blue, green, 红\)", "old.pth")
+def test_a_class_without_images_shifts_no_label(project, capsys):
+    shutil.rmtree("dataset/test/green")
+    report = run()
+    assert report["confusion_matrix"] == [[3, 0, 0], [2, 4, 0], [0, 0, 0]]
+    assert report["per_class"][2]["recall"] is None and report["remarks"] == ["There are no images of green."]
 
 
-# ------------------------------------------------------------------------------------------------ what it refuses
+# --------------------------------------------------------------------------------------------------- what it refuses
 
 
 def test_classes_that_differ(project):
     Path("dataset/test/green").rename("dataset/test/yellow")
-    refuses(r"knows 3 classes \(blue, 红, green\), but dataset.test has 3 \(blue, yellow, 红\)")
-    Path("dataset/test/yellow").rename("spare")
-    refuses(r"knows 3 classes .*has 2 \(blue, 红\)")
+    refuses(r"colors.pth has 3 classes \(blue, 红, green\), but dataset.test has 3 \(blue, yellow, 红\)")
     paint(Path("photos"))
     other = colors()
     other.classes = ["blue", "红", "yellow"]
-    checkpoints.save(other, Path("module/other.pth"))  # told before the first one is judged
-    refuses("other.pth knows 3 classes", "module/colors.pth", "module/other.pth", "--data", "photos")
+    checkpoints.save(other, Path("module/other.pth"))  # refused before the first one is evaluated
+    refuses("other.pth has 3 classes", "module/colors.pth", "module/other.pth", "--data", "photos")
+    torch.save(Colors(num_classes=2).state_dict(), "old.pth")
+    refuses(r"old.pth has 2 classes \(class 0, class 1\), but photos has 3", "old.pth", "--data", "photos")
 
 
-def test_images_that_cannot_be_scored(project):
+def test_images_that_cannot_be_evaluated(project):
     refuses("nowhere does not exist", "--data", "nowhere")
     Path("empty").mkdir()
-    refuses("holds no images", "--data", "empty")
+    refuses("empty has no images", "--data", "empty")
     Path("dataset/test/blue/bad.png").write_bytes(b"no image")
-    refuses(r"bad\.png is not an image")
+    refuses(r"bad\.png")
 
 
-def test_weights_that_are_none(project):
-    refuses("does not exist", "module/nothing.pth")
-    whole = Path("module/colors.pth").read_bytes()
+def test_files_that_are_no_weights(project):
+    whole = RUN.read_bytes()
     Path("half.pth").write_bytes(whole[: len(whole) // 2])
-    refuses("damaged", "half.pth")
     Path("text.pth").write_text("text")
-    refuses(r"no \.pth", "text.pth")
     torch.save(Colors(), "model.pth")
-    refuses("pickled Python code", "model.pth")
-    Path("module/colors.pth").unlink()
-    refuses(r"holds no \.pth yet.*python train\.py")
+    RUN.unlink()
+    for match, *args in (
+        ("does not exist", "module/nothing.pth"), ("damaged", "half.pth"), (r"\.pth", "text.pth"),
+        ("pickled Python code", "model.pth"), (r"python train\.py",),
+    ):  # fmt: skip
+        refuses(match, *args)
 
 
-def test_weights_that_went_wrong(project):
+def test_weights_that_diverged(project):
     broken = colors()
     broken.state_dict["fc.bias"][0] = float("nan")
-    checkpoints.save(broken, Path("module/colors.pth"))
-    refuses("not numbers")
+    checkpoints.save(broken, RUN)
+    refuses("NaN or infinite")
 
 
 @pytest.mark.parametrize("option", [("--batch-size", "0"), ("--workers", "-1"), ("--device", "abacus")])
@@ -432,10 +396,10 @@ def test_settings_that_make_no_sense(project, option):
 def test_logs_that_cannot_be_written(project):
     Path("logs").write_text("a file")
     with pytest.raises(UserError, match="--logs"):
-        score()
+        run()
 
 
-# ---------------------------------------------------------------------------------------------- as a process
+# ------------------------------------------------------------------------------------------------------ as a process
 
 
 def test_as_a_process(tmp_path):
@@ -447,11 +411,7 @@ def test_as_a_process(tmp_path):
     done = run_script("evaluate.py", "--batch-size", "4", "--workers", "1", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\r" not in done.stdout  # no bar and no warning where output is not a terminal
-    assert "of 9; 95% interval" in done.stdout
-    assert checkpoints.load(tmp_path / "module" / "run.pth").scores["test"]["count"] == 9
-
-
-def test_a_refusal_is_one_message_and_status_2(tmp_path):
-    done = run_script("evaluate.py", "module/run.pth", cwd=tmp_path)
+    assert "on 9 images, 95% interval" in done.stdout
+    done = run_script("evaluate.py", "module/other.pth", cwd=tmp_path)  # a refusal is one message and status 2
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and "does not exist" in done.stderr and "Traceback" not in done.stderr

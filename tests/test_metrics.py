@@ -1,4 +1,4 @@
-"""Scores against cases computed by hand, and that every image is seen once."""
+"""Scores against cases computed by hand, and that every image is counted once."""
 
 import math
 
@@ -7,19 +7,17 @@ import torch
 
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import metrics
+from classifier.evaluation.label_issues import confident_errors, label_issues, smallest_margins
 
-# truth 0 0 0 1 1 2, prediction 0 0 1 1 2 1: class 2 is never right
+# labels 0 0 0 1 1 2, predictions 0 0 1 1 2 1: class 2 is never right
 LOGITS = torch.eye(3)[[0, 0, 1, 1, 2, 1]] * 5
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
 
 
-def test_confusion_matrix_has_truth_in_rows():
+def test_confusion_matrix_has_labels_in_rows():
     assert metrics.confusion_matrix(LOGITS, LABELS).tolist() == [[2, 1, 0], [0, 1, 1], [0, 1, 0]]
-
-
-def test_confusion_matrix_keeps_classes_without_images():
-    matrix = metrics.confusion_matrix(torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([1]))
-    assert matrix.shape == (4, 4) and matrix.sum() == 1 and matrix[1, 0] == 1
+    lonely = metrics.confusion_matrix(torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([1]))  # classes without images stay
+    assert lonely.shape == (4, 4) and lonely.sum() == 1 and lonely[1, 0] == 1
 
 
 def test_accuracy_and_loss():
@@ -28,28 +26,23 @@ def test_accuracy_and_loss():
     assert metrics.loss(LOGITS, LABELS) == pytest.approx((3 * right + 3 * wrong) / 6, rel=1e-5)
 
 
-def test_per_class_by_hand():
-    scores = metrics.per_class(metrics.confusion_matrix(LOGITS, LABELS))
-    assert scores.precision.tolist() == pytest.approx([2 / 2, 1 / 3, 0])
-    assert scores.recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert scores.f1.tolist() == pytest.approx([2 * 2 / 5, 2 * 1 / 5, 0])
-    assert scores.count.tolist() == [3, 2, 1]
+NAN = math.nan
 
 
-def test_per_class_of_a_published_example():
-    # scikit-learn's documentation of classification_report: y_true [0 1 2 2 2], y_pred [0 0 2 2 1]
-    scores = metrics.per_class(metrics.confusion_matrix(torch.eye(3)[[0, 0, 2, 2, 1]], torch.tensor([0, 1, 2, 2, 2])))
-    assert [round(value, 2) for value in scores.precision.tolist()] == [0.50, 0.00, 1.00]
-    assert [round(value, 2) for value in scores.recall.tolist()] == [1.00, 0.00, 0.67]
-    assert [round(value, 2) for value in scores.f1.tolist()] == [0.67, 0.00, 0.80]
-    assert scores.count.tolist() == [1, 1, 3]
-
-
-def test_a_share_of_nothing_is_unknown():
-    scores = metrics.per_class(torch.tensor([[3, 0, 0], [2, 0, 0], [0, 0, 0]]))
-    assert scores.precision[0] == 0.6 and scores.precision[1:].isnan().all()  # 1 and 2 were never predicted
-    assert scores.recall.tolist()[:2] == [1, 0] and scores.recall[2].isnan()  # 2 has no images
-    assert scores.f1[1] == 0 and scores.f1[2].isnan()
+@pytest.mark.parametrize(
+    ("matrix", "precision", "recall", "f1", "count"),
+    [
+        ([[2, 1, 0], [0, 1, 1], [0, 1, 0]], [1, 1 / 3, 0], [2 / 3, 1 / 2, 0], [4 / 5, 2 / 5, 0], [3, 2, 1]),
+        # scikit-learn's documentation of classification_report
+        ([[1, 0, 0], [1, 0, 0], [0, 1, 2]], [1 / 2, 0, 1], [1, 0, 2 / 3], [2 / 3, 0, 4 / 5], [1, 1, 3]),
+        # a share of nothing is unknown: classes 1 and 2 were never predicted, class 2 has no images
+        ([[3, 0, 0], [2, 0, 0], [0, 0, 0]], [3 / 5, NAN, NAN], [1, 0, NAN], [3 / 4, 0, NAN], [3, 2, 0]),
+    ],
+)
+def test_per_class_by_hand(matrix, precision, recall, f1, count):
+    scores = metrics.per_class(torch.tensor(matrix))
+    for found, wanted in zip(scores, (precision, recall, f1, count), strict=True):
+        assert found.tolist() == pytest.approx(wanted, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +52,6 @@ def test_a_share_of_nothing_is_unknown():
         (10, 10, (10 / 13.8416, 1)),
         (81, 263, (0.2553, 0.3662)),  # Newcombe, "Two-sided confidence intervals for the single proportion", 1998
         (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0, 0.1611)),
         (1, 29, (0.0061, 0.1718)),
         (0, 0, (0, 1)),
     ],
@@ -68,22 +60,44 @@ def test_wilson_interval(correct, total, interval):
     assert metrics.wilson_interval(correct, total) == pytest.approx(interval, abs=6e-5)
 
 
-def test_wilson_interval_refuses_nonsense():
-    with pytest.raises(ValueError, match="11 correct of 10"):
+def test_wilson_interval_of_more_than_all():
+    with pytest.raises(ValueError, match="11"):
         metrics.wilson_interval(11, 10)
 
 
-def batches(count, size):
-    """Image i is of brightness i, its label i."""
-    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-    for start in range(0, count, size):
-        yield pixels[start : start + size], torch.arange(count)[start : start + size]
+def test_calibration_by_hand():
+    probabilities = torch.tensor([[0.8, 0.2]] * 10 + [[0.4, 0.6]] * 10)
+    labels = torch.tensor([0] * 8 + [1] * 2 + [1] * 3 + [0] * 7)
+    found = metrics.calibration(probabilities, labels, bins=10)
+    # ten images at 80%, eight right; ten at 60%, three right: half of them are off by 0.3
+    assert found.error == pytest.approx(0.5 * 0.3, abs=1e-6)
+    assert found.count.sum() == 20 and found.count.max() == 10
+    assert found.accuracy[found.count > 0].tolist() == pytest.approx([0.3, 0.8])
+    assert found.accuracy[found.count == 0].isnan().all()
+
+
+def test_areas_under_curves_by_hand():
+    logits = torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0], [0.0, 4.0]])
+    found = metrics.score(logits, torch.tensor([0, 0, 1, 1]), ["a", "b"])["per_class"][1]
+    assert found["auroc"] == pytest.approx(3 / 4)  # of four pairs of one of each class, three are in order
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    only_one = metrics.score(logits, torch.tensor([1, 1, 1, 1]), ["a", "b"])["per_class"]
+    assert only_one[1]["auroc"] is None and only_one[0]["recall"] is None and only_one[0]["count"] == 0
+
+
+def test_images_worth_looking_at():
+    probabilities = torch.tensor([[0.6, 0.4], [0.05, 0.95], [0.2, 0.8], [0.99, 0.01], [0.51, 0.49]])
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    assert confident_errors(probabilities, labels) == [1, 2, 4]
+    assert label_issues(probabilities, labels) == [1]
+    assert smallest_margins(probabilities) == [4, 0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 10, 64])
 def test_infer_counts_every_image_once(size):
+    pixels = torch.arange(10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)  # image i is of brightness i
+    batches = zip(pixels.split(size), torch.arange(10).split(size), strict=True)
     plain = Preprocess(mean=(0, 0, 0), std=(1 / 255,) * 3)
-    logits, labels = metrics.infer(lambda x: x[:, :2, 0, 0], batches(10, size), plain)
-    assert labels.tolist() == list(range(10))
-    assert logits.shape == (10, 2) and logits.dtype == torch.float32
+    logits, labels = metrics.infer(lambda x: x[:, :2, 0, 0], batches, plain)
+    assert labels.tolist() == list(range(10)) and logits.dtype == torch.float32
     assert torch.allclose(logits[:, 0], torch.arange(10.0))

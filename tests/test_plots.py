@@ -1,4 +1,4 @@
-"""Figures: drawn without a window, without warnings, and saying what the numbers say."""
+"""Figures: drawn without a window, without warnings, with or without a Chinese font, and true to the numbers."""
 
 import gc
 import io
@@ -11,9 +11,9 @@ import torch
 from matplotlib import font_manager
 from PIL import Image
 
-from classifier.evaluation import plots, score_plots
+from classifier.evaluation import plots
+from classifier.evaluation.metrics import calibration
 from classifier.text import shorten
-from tests.conftest import run_code
 
 CHINESE = "金渐层短毛猫"
 HISTORY = [
@@ -23,16 +23,32 @@ HISTORY = [
 
 
 def png(figure):
-    """The figure as an image; any warning on the way is an error."""
+    """The figure as an image with something on it; any warning on the way is an error."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.savefig(stream, dpi=60)
-    return Image.open(stream)
+    image = Image.open(stream)
+    assert image.convert("L").getextrema()[0] < 100
+    return image
 
 
 def texts(figure):
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def without_chinese_fonts(monkeypatch):
+    """matplotlib's list of fonts as it was made on a machine without any."""
+    listed = font_manager.fontManager.ttflist
+    files = {font.fname for font in listed if font.name in plots.CJK_FONTS}  # a file may hold several fonts
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [font for font in listed if font.fname not in files])
+    plots.fonts.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def fresh_fonts():
+    yield
+    plots.fonts.cache_clear()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7, 20, 45])
@@ -40,29 +56,27 @@ def test_confusion_matrix(classes):
     names = [f"class_{i} with a name longer than most are" if i % 2 else CHINESE for i in range(classes)]
     matrix = torch.diag(torch.full((classes,), 8))
     matrix[0, 1] = 2
-    figure = score_plots.confusion_matrix(matrix, names)
-    image = png(figure)
-    assert max(image.size) < 60 * 15
+    figure = plots.confusion_matrix(matrix, names)
+    assert max(png(figure).size) < 60 * 16
     found = texts(figure)
-    assert any(f"{8 * classes:,} of {8 * classes + 2:,} images right" in text for text in found)
-    if classes <= 40:
-        assert any(text.split("\n")[0] == "2" for text in found)
+    assert any(f"({8 * classes:,} of {8 * classes + 2:,})" in text for text in found)
+    assert classes > 40 or any(text.split("\n")[0] == "2" for text in found)
 
 
-def test_confusion_matrix_shows_right_answers_blue_and_wrong_ones_red():
-    figure = score_plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
-    colors = figure.axes[0].images[0].get_array()
+def test_confusion_matrix_shows_correct_predictions_blue_and_wrong_ones_red():
+    figure = plots.confusion_matrix(torch.tensor([[9, 1], [0, 0]]), ["a", "b"])
+    colors = figure.axes[0].collections[0].get_array()
     assert colors[0, 0, 2] > colors[0, 0, 0] and colors[0, 1, 0] > colors[0, 1, 2]
     assert (colors[1] == 1).all()  # white: no images
 
 
 def test_names_are_text_not_formulas():
-    figure = score_plots.confusion_matrix(torch.eye(2).int(), ["$x^2$", r"$\bad{"])
+    figure = plots.confusion_matrix(torch.eye(2).int(), ["$x^2$", r"$\bad{"])
     png(figure)
     assert "$x^2$" in texts(figure)
 
 
-def test_contact_sheet_marks_wrong_answers():
+def test_contact_sheet_marks_wrong_predictions():
     pixels = torch.randint(0, 256, (11, 3, 20, 30), dtype=torch.uint8)
     titles = [f"cat {i}%\nis {CHINESE}" for i in range(11)]
     figure = plots.contact_sheet(pixels, titles, columns=4, wrong=[i == 3 for i in range(11)])
@@ -75,7 +89,9 @@ def test_contact_sheet_marks_wrong_answers():
 
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_contact_sheet_of_any_count(count):
-    png(plots.contact_sheet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), ["a"] * count))
+    figure = plots.contact_sheet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), ["a"] * count)
+    figure.savefig(io.BytesIO())
+    assert len(figure.axes[0].images) == count
 
 
 def test_curves_of_several_runs():
@@ -88,10 +104,29 @@ def test_curves_of_several_runs():
     assert list(accuracies.lines[1].get_ydata()) == [0.6, 0.8]
 
 
+def test_accuracy_over_time_has_a_point_per_epoch():
+    figure = plots.accuracy_over_time({"slow": HISTORY, "fast": HISTORY[:1]})
+    png(figure)
+    slow, fast = figure.axes[0].lines
+    assert list(slow.get_xdata()) == [0.1, 0.2] and list(slow.get_ydata()) == [0.6, 0.8] and len(fast.get_xdata()) == 1
+    assert figure.legends[0].get_texts()[0].get_text() == "slow: 80.00% after 0 min"
+
+
+def test_figures_of_many_networks_and_classes():
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 10
+    probabilities = (torch.randn(200, 10) + 2 * torch.nn.functional.one_hot(labels, 10)).softmax(1)
+    bins = calibration(probabilities, labels)
+    reports = [{"accuracy": 0.9 + i / 100, "interval": [0.88, 0.99], "cost": 10.0**i} for i in range(7)]
+    png(plots.calibration(bins, bins, 1.3))
+    png(plots.rankings(probabilities, labels, [f"类别 {i}" for i in range(10)]))
+    png(plots.rankings(probabilities[:, :2], torch.zeros(200), ["a", "b"]))  # no images of one of them
+    png(plots.accuracy_over_cost([f"网络{i}" for i in range(7)], reports, "cost", "milliseconds"))
+
+
 def test_shorten_counts_chinese_characters_twice():
-    assert shorten("abcdef", 6) == "abcdef"
-    assert shorten("abcdefg", 6) == "abcde…"
-    assert shorten(CHINESE, 12) == CHINESE
+    for text, width, short in (("abcdef", 6, "abcdef"), ("abcdefg", 6, "abcde…"), (CHINESE, 12, CHINESE)):
+        assert shorten(text, width) == short
     assert shorten(CHINESE, 11) == CHINESE[:5] + "…"
 
 
@@ -101,44 +136,21 @@ def test_style_stays_inside():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_missing_chinese_font_is_no_warning():
-    code = """
-import io, torch
-from classifier import plots, score_plots
-plots.fonts = lambda: ("DejaVu Sans",)
-score_plots.confusion_matrix(torch.eye(2).int(), ["\u732b", "b"]).savefig(io.BytesIO())
-print("drawn")
-"""
-    done = run_code(code)
-    assert (done.stdout, done.stderr) == ("drawn\n", "")
+def test_without_a_chinese_font_there_are_boxes(monkeypatch):
+    without_chinese_fonts(monkeypatch)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    assert plots.fonts() == ("DejaVu Sans", plots.LAST_RESORT)
+    png(plots.curves({CHINESE: HISTORY}))
 
 
 def test_a_chinese_font_installed_after_matplotlib_is_found(monkeypatch):
-    if len(plots.fonts()) == 1:
+    if len(plots.fonts()) == 2:
         pytest.skip("no font with Chinese characters is installed")
-    listed = font_manager.fontManager.ttflist
-    later = {font.fname for font in listed if font.name in plots.CJK_FONTS}  # a file may hold several fonts
-    others = [font for font in listed if font.fname not in later]
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
-    plots.fonts.cache_clear()
-    assert plots.fonts()[1:] and plots.fonts()[1] in plots.CJK_FONTS
+    without_chinese_fonts(monkeypatch)
+    assert plots.fonts()[1] in plots.CJK_FONTS
 
 
 def test_a_figure_nobody_holds_is_gone():
     figure = weakref.ref(plots.curves({"a": HISTORY}))
     gc.collect()
     assert figure() is None
-
-
-def test_accuracy_over_time_has_a_point_per_epoch():
-    history = [
-        {"epoch": i + 1, "minutes": 2.0 * (i + 1), "train": {}, "val": {"accuracy": 0.5 + i / 10, "loss": 1 - i / 10}}
-        for i in range(4)
-    ]
-    figure = plots.accuracy_over_time({"slow": history, "fast": history[:2]})
-    (axes,) = figure.axes
-    slow, fast = axes.lines
-    assert slow.get_xdata().tolist() == [2, 4, 6, 8] and fast.get_xdata().tolist() == [2, 4]
-    assert slow.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
-    told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert told == ["slow: 80.00% after 8 min", "fast: 60.00% after 4 min"]

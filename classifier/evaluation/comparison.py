@@ -1,153 +1,92 @@
-"""Several networks on the same images: what each costs, and which differences are more than chance."""
+"""Several networks on the same images: which differences are significant, and a report that compares them."""
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
-from classifier.checkpoint import Checkpoint
-from zoo.table import layer_table
+from classifier.data.image_folder import ImageFolder
+from classifier.evaluation import plots
+from classifier.evaluation.report import MAX_IMAGES_ON_SHEET, EvalResult, subject, thumbnails, write
+from classifier.text import plural
 
-LEVEL = 0.05  # how often a difference may be claimed where there is none, over all pairs
-WARM, TIMED, SECONDS = 5, 50, 5.0  # single images before and while the clock runs, and at most so long
-
-
-@dataclass
-class EvalResult:
-    """A network with its answers; `report` holds its scores as plain values."""
-
-    name: str
-    checkpoint: Checkpoint
-    report: dict
-    logits: Tensor  # (N, classes)
-    labels: Tensor  # (N,)
-    mirrored: bool = False  # whether the answers are means over an image and its mirror image
-
-    @property
-    def right(self) -> Tensor:
-        """(N,) bool."""
-        return self.logits.argmax(1) == self.labels
-
-
-def cost(checkpoint: Checkpoint) -> dict:
-    """Parameters and multiply-adds of one image, as the network answers, and the megabytes of its file."""
-    network = checkpoint.network()
-    try:
-        rows = layer_table(network, checkpoint.preprocess.size)
-    except Exception:  # a network of somebody's own that cannot be traced
-        rows = []
-    return {
-        "parameters": sum(row.parameters for row in rows) or sum(p.numel() for p in network.parameters()),
-        "multiply_adds": sum(row.multiply_adds for row in rows) or None,
-        "megabytes": checkpoint.path.stat().st_size / 1e6 if checkpoint.path else None,
-    }
-
-
-def latency(answer: Callable[[Tensor], object], device: torch.device, size: int) -> dict:
-    """Milliseconds from the pixels of one image to its answer, warm: median and 95th percentile.
-
-    Args:
-        answer: takes (1, 3, size, size) uint8 on `device`, and has its result on the CPU when it returns.
-        device: where the network computes; the way there counts.
-        size: side in pixels.
-    """
-    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
-    times: list[float] = []
-    for turn in range(WARM + TIMED):
-        start = time.perf_counter()
-        answer(image.to(device))
-        times += [time.perf_counter() - start] * (turn >= WARM)
-        if sum(times) > SECONDS and len(times) > 2:
-            break
-    return {
-        "milliseconds_for_one": 1000 * statistics.median(times),
-        "milliseconds_for_one_p95": 1000 * statistics.quantiles(times, n=20, method="inclusive")[-1],
-    }
+LEVEL = 0.05  # significance: how often a difference may be claimed where there is none, over all pairs
+MAX_DIFFERENCES = 640  # images on the sheets of all pairs together, but at least 8 for each: the page is one file
 
 
 class Disagreement(NamedTuple):
     """Two networks on the same images."""
 
-    first: int  # images that only the first one has right
-    second: int  # that only the second one has right
-    p: float  # how probable a split at least as uneven is if neither is better
+    first: int  # images that only the first one classifies correctly
+    second: int  # images that only the second one classifies correctly
+    p: float  # probability of a split at least as uneven if neither is better
 
 
 def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
-    """McNemar's exact test: of the images that one has right and the other wrong, is the split like a coin's?
+    """Return McNemar's exact test: whether the images that one network alone gets right split as a fair coin would.
 
     Args:
-        first, second: (N,) bool, whether each network has each image right.
+        first, second: (N,) bool, whether each network's prediction of each image is correct.
     """
+    from scipy.stats import binomtest
+
     only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
     both = only_first + only_second
     return Disagreement(only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0)
 
 
-def verdicts(judged: Sequence[EvalResult]) -> list[dict]:
-    """For every pair who is better, in words, by McNemar's exact test.
+def verdicts(results: Sequence[EvalResult]) -> list[dict]:
+    """Return for every pair which network is better by McNemar's exact test, with a sentence that says so.
 
     Of many pairs some differ by chance alone. So the p-values are judged by Holm's step-down rule ("A Simple
     Sequentially Rejective Multiple Test Procedure", 1979), which keeps the chance of any wrong claim below LEVEL.
     """
-    pairs = list(itertools.combinations(judged, 2))
-    tests = [mcnemar(first.right, second.right) for first, second in pairs]
-    real, claimed = set(), True
+    pairs = list(itertools.combinations(results, 2))
+    tests = [mcnemar(first.correct, second.correct) for first, second in pairs]
+    found, significant = [{}] * len(pairs), True
     for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: tests[i].p)):
-        claimed = claimed and tests[i].p <= LEVEL / (len(pairs) - rank)
-        if claimed:
-            real.add(i)
-    return [
-        {
-            "first": first.name,
-            "second": second.name,
-            "only_first_right": test.first,
-            "only_second_right": test.second,
-            "p": test.p,
-            "real": i in real,
-            "words": _words(first.name, second.name, test, i in real, len(pairs)),
-        }
-        for i, ((first, second), test) in enumerate(zip(pairs, tests, strict=True))
-    ]
+        significant = significant and tests[i].p <= LEVEL / (len(pairs) - rank)
+        first, second = (result.name for result in pairs[i])
+        found[i] = {"first": first, "second": second, "only_first_right": tests[i].first}
+        found[i] |= {"only_second_right": tests[i].second, "p": tests[i].p, "real": significant}
+        found[i] |= {"words": _sentence(first, second, tests[i], significant, len(pairs))}
+    return found
 
 
-def _words(first: str, second: str, test: Disagreement, real: bool, pairs: int) -> str:
-    both = test.first + test.second
-    if not both:
-        return f"{first} and {second} are right and wrong on the same images"
-    better, worse, more, less = first, second, test.first, test.second
-    if test.second > test.first:
-        better, worse, more, less = second, first, test.second, test.first
+def _sentence(first: str, second: str, test: Disagreement, significant: bool, pairs: int) -> str:
+    if not test.first + test.second:
+        return f"{first} and {second} are correct on exactly the same images"
+    (more, better), (less, worse) = sorted(((test.first, first), (test.second, second)), key=lambda pair: -pair[0])
     p = f"p = {test.p:.2g}" if test.p >= 0.0001 else "p < 0.0001"
-    split = f"{more} against {less} of the {both} that only one has right, {p}"
-    if real:
-        return f"{better} is better than {worse}: {split}"
-    among = f", too large for one of {pairs} pairs" if test.p <= LEVEL else ""
-    return f"no difference shown between {first} and {second}: {split}{among}"
+    counts = f"{plural(more, 'image')} correct only by {better}, {less:,} only by {worse}, {p}"
+    if significant:
+        return f"{better} is better than {worse}: {counts}"
+    among = f", too large for one of {pairs} pairs" * (test.p <= LEVEL)
+    return f"no significant difference between {first} and {second}: {counts}{among}"
 
 
-def rows(judged: Sequence[EvalResult]) -> list[tuple[str, ...]]:
-    """The networks side by side, headings first, the most accurate first."""
-    table = [
-        ("network", "accuracy", "95% interval", "worst class", "calibration", "parameters", "multiply-adds",
-         "MB", "images/s", "ms for one", "95% below")
+def ranked(results: Sequence[EvalResult]) -> list[EvalResult]:
+    """Return the networks, the most accurate first."""
+    return sorted(results, key=lambda result: -result.report["accuracy"])
+
+
+def table(results: Sequence[EvalResult]) -> list[tuple[str, ...]]:
+    """Return the networks as rows, headings first, the most accurate network first."""
+    rows = [
+        ("network", "accuracy", "95% interval", "lowest recall", "ECE", "parameters", "multiply-adds", "MB", "images/s",
+         "ms, batch of 1", "95th percentile")
     ]  # fmt: skip
-    for entry in sorted(judged, key=lambda entry: -entry.report["accuracy"]):
-        report = entry.report
+    for result in ranked(results):
+        report = result.report
         low, high = report["interval"]
-        recalls = {row["class"]: row["recall"] for row in report["per_class"] if row["recall"] is not None}
-        worst = min(recalls, key=recalls.get)
-        table.append((
-            entry.name,
+        lowest = min((row for row in report["per_class"] if row["recall"] is not None), key=lambda row: row["recall"])
+        rows.append((
+            result.name,
             f"{report['accuracy']:.2%}",
             f"{low:.2%} to {high:.2%}",
-            f"{worst} {recalls[worst]:.1%}",
+            f"{lowest['class']} {lowest['recall']:.1%}",
             f"{report['calibration_error']:.3f}",
             f"{report['parameters'] / 1e6:.1f} M",
             f"{report['multiply_adds'] / 1e9:.2f} G" if report["multiply_adds"] else "-",
@@ -156,10 +95,64 @@ def rows(judged: Sequence[EvalResult]) -> list[tuple[str, ...]]:
             f"{report['milliseconds_for_one']:.1f}",
             f"{report['milliseconds_for_one_p95']:.1f}",
         ))  # fmt: skip
-    return table
+    return rows
 
 
-def disagreements(judged: Sequence[EvalResult]) -> list[int]:
-    """Places of the images on which the networks do not all give the same answer."""
-    predicted = torch.stack([entry.logits.argmax(1) for entry in judged])
-    return (predicted != predicted[0]).any(0).nonzero().flatten().tolist()
+def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdicts: list[dict], target: Path) -> Path:
+    """Write the report of several networks and return its page; arguments and errors as of `report.write_report`."""
+    reports, by_name = [result.report for result in results], {result.name: result for result in results}
+    costs = {"milliseconds_for_one": "milliseconds for a batch of one, without decoding"}
+    if all(report["multiply_adds"] for report in reports):
+        costs["multiply_adds"] = "multiply-adds per image"
+    figures = {
+        "accuracy_over_" + key.removesuffix("_for_one"): plots.accuracy_over_cost(list(by_name), reports, key, title)
+        for key, title in costs.items()
+    }
+    histories = {result.name: result.history for result in results if result.history and not result.mirrored}
+    if histories:
+        figures |= {"curves": plots.curves(histories), "accuracy_over_time": plots.accuracy_over_time(histories)}
+    differences = {}
+    shown = min(MAX_IMAGES_ON_SHEET, max(8, MAX_DIFFERENCES // len(verdicts)))
+    for number, verdict in enumerate(verdicts, 1):
+        first, second = by_name[verdict["first"]], by_name[verdict["second"]]
+        differ = (first.correct != second.correct).nonzero().flatten().tolist()
+        if differ:
+            text = f"Correct only by {first.name} or only by {second.name}: {plural(len(differ), 'image')}"
+            differences[f"differences_{number}"] = f"{text}, {shown} of them here" if len(differ) > shown else text
+            titles = [f"{folder.classes[first.labels[i]]}\ncorrect: {(first if first.correct[i] else second).name}"
+                      for i in differ[:shown]]  # fmt: skip
+            figures[f"differences_{number}"] = plots.contact_sheet(thumbnails(folder, differ[:shown]), titles)
+    best = ranked(results)[0]
+    page = {
+        "title": f"{len(results)} networks on {subject(best.report)}",
+        "best": best,
+        "report": best.report,
+        "table": table(results),
+        "recalls": {
+            result.name: {row["class"]: row["recall"] for row in result.report["per_class"]}
+            for result in ranked(results)
+        },
+        "remarks": _remarks(results),
+        "verdicts": verdicts,
+        "differences": differences,
+    }
+    rows = [
+        (path, folder.classes[label], *answers)
+        for path, label, *answers in zip(
+            folder.paths, folder.labels, *(result.answers for result in results), strict=True
+        )
+        if len(set(answers)) > 1
+    ]
+    content = {"networks": {result.name: result.report for result in results}, "verdicts": verdicts}
+    return write(target, content, figures, page, {"differences.csv": [("path", "label", *by_name), *rows]})
+
+
+def _remarks(results: Sequence[EvalResult]) -> list[str]:
+    """Return the remarks on all networks once, the others after the names of those that they are about."""
+    named: dict[str, list[str]] = {}
+    for result in results:
+        for remark in result.report["remarks"]:
+            named.setdefault(remark, []).append(result.name)
+    return [
+        remark if len(names) == len(results) else f"{', '.join(names)}: {remark}" for remark, names in named.items()
+    ]

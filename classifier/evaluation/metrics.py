@@ -1,7 +1,10 @@
-"""Run a network over images once; everything else is a pure function of its logits and the labels."""
+"""Run a network over images once; every score is then a pure function of its logits and the labels.
+
+scikit-learn and SciPy are imported where they are used: training and the web page start without them.
+"""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +17,12 @@ from classifier.data.transforms import Preprocess
 def infer(
     predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess | None
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) float32 and labels (N,) of all images, on the CPU, in the order they came.
+    """Return logits (N, classes) float32 and labels (N,) of all images, on the CPU, in the order they came.
 
     Args:
-        predict: from `inference.prepared`.
-        batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.on_device`; at least one.
-        preprocess: normalises the pixels; None where the batches hold features, which need none.
+        predict: from `inference.predictor.optimize_for_inference`.
+        batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.loaders.on_device`; at least one.
+        preprocess: normalizes the pixels; None where the batches hold features, which need none.
     """
     logits, labels = [], []
     for pixels, target in batches:
@@ -29,31 +32,36 @@ def infer(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of images whose largest logit is the label's."""
+    """Return the share of images whose largest logit is the label's."""
     return (logits.argmax(1) == labels).sum().item() / len(labels)
 
 
-def best_epoch(history: list[dict]) -> dict:
-    """The epoch with the highest validation accuracy, among equals that with the smallest validation loss."""
-    return max(history, key=lambda entry: (entry["val"]["accuracy"], -entry["val"]["loss"]))
-
-
 def loss(logits: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy in nats, without label smoothing."""
+    """Return the mean cross-entropy in nats, without label smoothing."""
     return F.cross_entropy(logits, labels).item()
 
 
+def best_epoch(history: list[dict]) -> dict:
+    """Return the epoch with the highest validation accuracy; of equal ones that with the smallest validation loss."""
+    return max(history, key=lambda entry: (entry["val"]["accuracy"], -entry["val"]["loss"]))
+
+
+def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the softmax (N, classes) in float64: in float32 the highest are exactly 1, their order lost."""
+    return (logits.double() / temperature).softmax(1)
+
+
 class Calibration(NamedTuple):
-    """Images sorted into bins by how sure the network is of its answer."""
+    """Images sorted into bins by confidence, the probability of the predicted class."""
 
     confidence: Tensor  # (bins,) mean of each bin, NaN where it is empty
-    accuracy: Tensor  # (bins,) share of right answers
+    accuracy: Tensor  # (bins,) share of correct predictions
     count: Tensor  # (bins,) images
-    error: float  # the expected calibration error: |accuracy - confidence|, averaged over images
+    error: float  # expected calibration error: |accuracy - confidence|, averaged over images
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
-    """Does "90% sure" mean right nine times out of ten? (Naeini et al., 2015; Guo et al., 2017)
+    """Compare confidence with accuracy (Naeini et al., 2015; Guo et al., 2017).
 
     Args:
         probabilities: (N, classes).
@@ -61,53 +69,96 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
         bins: of equal width, over 0..1.
     """
     confidence, predicted = probabilities.double().max(1)
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(place, minlength=bins)
-    sure = torch.bincount(place, confidence, minlength=bins)
-    right = torch.bincount(place, (predicted == labels).double(), minlength=bins)
-    return Calibration(sure / count, right / count, count, ((sure - right).abs().sum() / len(labels)).item())
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(index, minlength=bins)
+    total = torch.bincount(index, confidence, minlength=bins)
+    correct = torch.bincount(index, (predicted == labels).double(), minlength=bins)
+    error = (total - correct).abs().sum() / len(labels)
+    return Calibration(total / count, correct / count, count, error.item())
 
 
-def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Where the true accuracy plausibly lies when `correct` of `total` images were right: (low, high) in 0..1.
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Return the 95% interval, (low, high) in 0..1, of an accuracy measured as `correct` of `total` images.
 
-    The score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927. Unlike
-    the textbook's p +- z sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%, and it is good for small n.
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927. Unlike p +- 1.96
+    sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%. Without images it is (0, 1).
 
-    Args:
-        correct, total: counts of images; of none nothing is known, (0, 1).
-        z: standard deviations of the normal distribution; 1.96 makes a 95% interval.
+    Raises:
+        ValueError: more correct images than images.
     """
-    if not 0 <= correct <= total:
-        raise ValueError(f"{correct} correct of {total}")
-    if not total:
-        return 0.0, 1.0
-    share, shrink = correct / total, 1 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest
+
+    return tuple(map(float, binomtest(correct, total).proportion_ci(method="wilson"))) if total else (0.0, 1.0)
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """(classes, classes) int64: how many images of the row's class were taken for the column's class."""
-    classes = logits.shape[1]
-    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+    """Return (classes, classes) int64: images with the row's label that were predicted as the column's class."""
+    from sklearn.metrics import confusion_matrix
+
+    return torch.from_numpy(confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1])))
 
 
 class PerClass(NamedTuple):
     """One value per class, each (classes,)."""
 
-    precision: Tensor  # of the images taken for this class, the share that is of it
-    recall: Tensor  # of the images of this class, the share taken for it
+    precision: Tensor  # of the images predicted as this class, the share with its label
+    recall: Tensor  # of the images with this label, the share predicted as it
     f1: Tensor  # their harmonic mean, 2 TP / (2 TP + FP + FN)
-    count: Tensor  # images of this class, int64
+    count: Tensor  # images with this label, int64
 
 
 def per_class(matrix: Tensor) -> PerClass:
-    """Precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix.
+    """Return precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix.
 
-    A share of nothing is unknown, so NaN and not 0: the precision of a class that was never predicted, the recall of
-    one without images, the F1 of one that is both. A class with images that was never predicted has F1 = 0.
+    A share of nothing is NaN, not 0: the precision of a class that was never predicted, the recall of one without
+    images, the F1 of one that is both.
     """
-    right, predicted, count = matrix.diagonal().double(), matrix.sum(0), matrix.sum(1)
-    return PerClass(right / predicted, right / count, 2 * right / (predicted + count), count)
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels, predicted = matrix.nonzero(as_tuple=True)
+    *shares, count = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(matrix)), sample_weight=matrix[labels, predicted], zero_division=math.nan
+    )
+    return PerClass(*map(torch.from_numpy, shares), torch.from_numpy(count).long())
+
+
+def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float = 1.0) -> dict:
+    """Return all scores as plain values, ready for JSON; a share of nothing is None.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,).
+        classes: names, in the order of the logits.
+        temperature: divides the logits before the softmax.
+    """
+    matrix = confusion_matrix(logits, labels)
+    correct, count = int(matrix.trace()), len(labels)
+    calibrated = probabilities(logits, temperature)
+    rows = []
+    for i, (name, *values) in enumerate(zip(classes, *(column.tolist() for column in per_class(matrix)), strict=True)):
+        row = dict(zip(PerClass._fields, (None if math.isnan(value) else value for value in values), strict=True))
+        rows.append({"class": name} | row | _ranking(calibrated[:, i], labels == i))
+    return {
+        "accuracy": correct / count,
+        "interval": list(wilson_interval(correct, count)),  # 95%
+        "loss": loss(logits / temperature, labels),
+        "count": count,
+        "classes": list(classes),
+        "per_class": rows,
+        "confusion_matrix": matrix.tolist(),  # rows: labels, columns: predictions
+        "temperature": temperature,
+        "calibration_error": calibration(calibrated, labels).error,
+        "calibration_error_without_temperature": calibration(probabilities(logits), labels).error,
+    }
+
+
+def _ranking(scores: Tensor, positive: Tensor) -> dict[str, float | None]:
+    """Return the areas under the ROC and precision-recall curves of one class against the rest."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if positive.all() or not positive.any():
+        return {"auroc": None, "average_precision": None}
+    return {
+        "auroc": float(roc_auc_score(positive, scores)),
+        "average_precision": float(average_precision_score(positive, scores)),
+    }

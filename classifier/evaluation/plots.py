@@ -1,56 +1,59 @@
-"""Numbers and images to figures: their style, contact sheets, and how training went. Scores have score_plots.py.
-
-Figures are made without pyplot, which would keep every one of them alive and ask for a window: `figure.savefig(path)`
-works anywhere, and a figure nobody holds is gone.
-"""
+"""Figures of training and of scores, drawn without pyplot, which would keep every figure alive and ask for a window."""
 
 import contextlib
 import functools
-import warnings
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from classifier.evaluation.metrics import best_epoch
-from classifier.text import shorten
+from classifier.evaluation.metrics import Calibration, best_epoch
+from classifier.text import shorten, text_width
 
-# Fonts with Chinese characters, of Linux, Windows and macOS; the first that is installed helps out where the usual one
-# lacks a character.
+# Fonts with Chinese characters, of Linux, Windows and macOS
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC",
     "Hiragino Sans GB", "Heiti SC", "STHeiti", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Sans CJK JP",
     "Arial Unicode MS",
 )  # fmt: skip
+LAST_RESORT = "Last Resort High-Efficiency"  # comes with matplotlib, has a box for every character
 INK, FAINT, RED = "#222222", "#999999", "#c1272d"
 # distinct for colour-blind eyes too: Okabe and Ito, "Color Universal Design", 2008
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-
-# Without such a font a box is drawn in place of the character, which says it all.
-MISSING_GLYPH = r"Glyph \d+ .* missing from"
-warnings.filterwarnings("ignore", message=MISSING_GLYPH)
+MAX_CLASSES_WITH_NAMES = 40  # in a confusion matrix; with more, neither names nor counts are legible
 
 
 @functools.cache
 def fonts() -> tuple[str, ...]:
-    """The font families that figures use: matplotlib's own, then one with Chinese characters if there is any."""
+    """Return the font families that figures use: matplotlib's own, an installed one with Chinese characters, boxes."""
     manager = font_manager.fontManager
-    if not any(font.name in CJK_FONTS for font in manager.ttflist):  # installed after matplotlib made its list, perhaps
+    if not any(font.name in CJK_FONTS for font in manager.ttflist):  # it may be younger than matplotlib's cached list
         for path in sorted(set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}):
-            with contextlib.suppress(Exception):  # those that it cannot use are not in its list either
+            with contextlib.suppress(Exception):  # a font that matplotlib cannot read
                 manager.addfont(path)
     installed = {font.name for font in manager.ttflist}
-    return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1]
+    return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1], LAST_RESORT
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw in this file's style and leave the caller's as it is. Names are text even where they hold a $."""
     style = {"text.parse_math": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
-    style |= {"xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.titlesize": 11, "axes.grid": False}
+    style |= {
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+    }
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#e5e5e5"}
+    style |= {"axes.grid": False, "axes.grid.axis": "y", "legend.frameon": False}
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
@@ -60,16 +63,16 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def percent() -> FuncFormatter:
-    """For one axis: a formatter holds the figure that it is of."""
-    return FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
+def _in_percent(axes: Axes, *names: str) -> None:
+    for name in names:
+        getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 @styled
 def contact_sheet(
     pixels: Tensor, titles: Sequence[str], columns: int = 8, wrong: Sequence[bool] | None = None
 ) -> Figure:
-    """Images in a grid, each under its title.
+    """Draw images in a grid, each under its title.
 
     Args:
         pixels: (N, 3, H, W) uint8.
@@ -79,14 +82,13 @@ def contact_sheet(
     """
     n, _, height, width = pixels.shape
     columns = max(1, min(columns, n))
-    rows = -(-n // columns)
+    rows = max(1, -(-n // columns))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     side, gap, line, size = 1.5, 0.08, 0.16, 8  # inches: an image's width, between images, a line of a title; points
     tall = side * height / max(width, 1)
     step_x, step_y = side + gap, tall + gap + line * lines + 0.04
-    figure = Figure(figsize=(columns * step_x + gap, max(rows, 1) * step_y + gap))
+    figure = Figure(figsize=(columns * step_x + gap, rows * step_y + gap))
     axes = figure.add_axes((0, 0, 1, 1))  # in inches, y downwards
-    axes.set(xlim=(0, columns * step_x + gap), ylim=(max(rows, 1) * step_y + gap, 0))
     axes.axis("off")
     for i, image in enumerate(pixels.cpu().permute(0, 2, 3, 1).numpy()):
         left, bottom = gap + i % columns * step_x, (i // columns + 1) * step_y
@@ -94,13 +96,13 @@ def contact_sheet(
         text = "\n".join(shorten(text, int(side * 72 / (0.56 * size))) for text in titles[i].split("\n"))
         color = RED if wrong is not None and wrong[i] else INK
         axes.text(left, bottom - tall - 0.05, text, fontsize=size, va="bottom", color=color, linespacing=1.15)
-    axes.set(xlim=(0, columns * step_x + gap), ylim=(max(rows, 1) * step_y + gap, 0))  # imshow has set its own
+    axes.set(xlim=(0, columns * step_x + gap), ylim=(rows * step_y + gap, 0))
     return figure
 
 
 @styled
 def curves(histories: Mapping[str, list[dict]]) -> Figure:
-    """Loss and accuracy over the epochs of one or several runs: training dashed, validation solid, its best marked.
+    """Draw loss and accuracy over the epochs of runs: training dashed, validation solid, the best epoch marked.
 
     Args:
         histories: name of a run -> its epochs, each
@@ -114,66 +116,182 @@ def curves(histories: Mapping[str, list[dict]]) -> Figure:
         epochs = [entry["epoch"] for entry in history]
         marker = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
         for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
-            for part, look in (("train", {"linestyle": "--", "lw": 1.1, "alpha": 0.8}), ("val", {"lw": 1.8})):
-                axes.plot(epochs, [entry[part][key] for entry in history], color=color, **look, **marker)
+            for part, line in (("train", {"linestyle": "--", "lw": 1.1, "alpha": 0.8}), ("val", {"lw": 1.8})):
+                axes.plot(epochs, [entry[part][key] for entry in history], color=color, **line, **marker)
         best = best_epoch(history)
         panels[1].plot(best["epoch"], best["val"]["accuracy"], "o", markersize=9, color=color, markerfacecolor="none")
         label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
         runs.append(Line2D([], [], color=color, lw=1.8, label=label))
     for axes, title in zip(panels, ("loss (cross-entropy)", "accuracy"), strict=True):
-        axes.set_title(title, loc="left")
-        axes.set_xlabel("epoch")
+        axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e5e5e5")
-        axes.set_axisbelow(True)
-    panels[1].yaxis.set_major_formatter(percent())
+        axes.grid(True)
+    _in_percent(panels[1], "y")
     parts = [Line2D([], [], color=INK, lw=1.2, linestyle=style) for style in ("--", "-")]
-    panels[0].legend(parts, ["training", "validation"], loc="upper right", frameon=False)
-    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)), frameon=False)
+    panels[0].legend(parts, ["training", "validation"], loc="upper right")
+    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)))
     return figure
 
 
 @styled
 def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
-    """Validation accuracy over the minutes of training of one or several runs, a point per epoch.
-
-    Args:
-        histories: as for `curves`.
-    """
+    """Draw validation accuracy over the minutes of training, a point per epoch; `histories` as for `curves`."""
     figure = Figure(figsize=(7, 3.4 + 0.22 * len(histories)), layout="constrained")
-    axes, runs = figure.subplots(), []
+    axes = figure.subplots()
     for number, (name, history) in enumerate(histories.items()):
-        color = COLORS[number % len(COLORS)]
-        minutes = [entry["minutes"] for entry in history]
-        axes.plot(minutes, [entry["val"]["accuracy"] for entry in history], "o-", color=color, lw=1.8, markersize=3)
-        best = best_epoch(history)
+        color, best = COLORS[number % len(COLORS)], best_epoch(history)
         label = f"{shorten(name, 40)}: {best['val']['accuracy']:.2%} after {best['minutes']:.0f} min"
-        runs.append(Line2D([], [], color=color, lw=1.8, label=label))
-    axes.set_title("validation accuracy", loc="left")
-    axes.set_xlabel("minutes of training")
-    axes.set_xlim(0, None)
+        minutes, accuracies = zip(*((entry["minutes"], entry["val"]["accuracy"]) for entry in history), strict=True)
+        axes.plot(minutes, accuracies, "o-", color=color, lw=1.8, markersize=3, label=label)
+    axes.set(title="validation accuracy", xlabel="minutes of training", xlim=(0, None))
     axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(percent())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e5e5")
-    axes.set_axisbelow(True)
-    figure.legend(handles=runs, loc="outside lower center", frameon=False)
+    axes.grid(True)
+    _in_percent(axes, "y")
+    figure.legend(loc="outside lower center")
     return figure
 
 
 @styled
 def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float | None) -> Figure:
-    """Loss over the learning rate, and the rate that is suggested, if any."""
+    """Draw the loss over the learning rate, and the rate that is suggested, if any."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=COLORS[0], lw=1.8)
     if best:
         axes.axvline(best, color=RED, lw=1, linestyle="--")
         axes.annotate(f"{best:.1e}", (best, max(losses)), (4, -4), textcoords="offset points", color=RED, va="top")
-    axes.set_xscale("log")
-    axes.set_title("loss, smoothed", loc="left")
-    axes.set_xlabel("learning rate")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e5e5")
+    axes.set(title="loss, smoothed", xlabel="learning rate", xscale="log")
+    axes.grid(True)
+    return figure
+
+
+@styled
+def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    """Draw counts of images, labels downwards and predictions to the right; correct ones blue, wrong ones red.
+
+    The depth of the colour is the share of the row, so rare classes are as easy to read as frequent ones.
+
+    Args:
+        matrix: (classes, classes) int, as `metrics.confusion_matrix` returns it.
+        classes: their names.
+    """
+    n, correct, total = len(classes), int(matrix.trace()), int(matrix.sum())
+    shares, counts = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy(), matrix.numpy()
+    colors = matplotlib.colormaps["Reds"](0.75 * np.sqrt(shares))[..., :3]  # the root, so that few errors show too
+    diagonal = np.arange(n)
+    colors[diagonal, diagonal] = matplotlib.colormaps["Blues"](0.85 * shares[diagonal, diagonal])[..., :3]
+    colors[counts == 0] = 1
+
+    legible, few = n <= MAX_CLASSES_WITH_NAMES, n <= 4
+    cell = 1.25 if few else 0.8 if n <= 8 else 0.48 if legible else 9 / n  # inches
+    names = ["\n".join(textwrap.wrap(name, 14)) if few else shorten(name, 28) for name in classes] if legible else [""]
+    longest = 0.085 * max(text_width(line) for name in names for line in name.split("\n"))  # inches
+    figure = Figure(figsize=(cell * n + longest + 0.8, cell * n + longest + 0.8), layout="constrained")
+    axes = figure.add_subplot(aspect="equal")
+    axes.pcolormesh(colors, edgecolors="#dddddd" if legible else "face", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(not legible)
+    axes.tick_params(length=0)
+    axes.set_title(f"accuracy {correct / max(total, 1):.2%} ({correct:,} of {total:,})")
+    if not legible:
+        axes.set(xlabel="index of the predicted class", ylabel="index of the label")
+        return figure
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.set_xticks(
+        diagonal + 0.5, names, **({} if few else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"})
+    )
+    axes.set_yticks(diagonal + 0.5, names)
+    size = min(14 if few else 10, cell * 72 / (0.7 * len(str(counts.max())) + 0.8))
+    for (row, column), count in np.ndenumerate(counts):
+        text = f"{count}\n{shares[row, column]:.1%}" if few and count else str(count) if few or count else ""
+        dark = colors[row, column] @ (0.299, 0.587, 0.114) < 0.55
+        color = "white" if dark else INK if count else FAINT
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.4)
+    return figure
+
+
+@styled
+def calibration(before: Calibration, after: Calibration, temperature: float) -> Figure:
+    """Draw accuracy over confidence (a reliability diagram) and how many images have which confidence.
+
+    Args:
+        before: without the temperature.
+        after: with it.
+        temperature: named in the legend.
+    """
+    figure = Figure(figsize=(4.6, 5), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1, linestyle="--")
+    for bins, color, name in ((before, FAINT, "uncalibrated"), (after, COLORS[0], f"temperature {temperature:.2f}")):
+        filled, label = bins.count > 0, f"{name}: calibration error {bins.error:.3f}"
+        axes.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color=color, lw=1.6, markersize=4, label=label)
+    figure.legend(loc="outside lower center")  # inside the panel it would cover one curve or another
+    edges = np.linspace(0, 1, len(after.count) + 1)
+    counts.bar(edges[:-1], after.count.numpy(), width=edges[1], align="edge", color=COLORS[0])
+    lowest = min(value for bins in (before, after) for value in bins.confidence[bins.count > 0].tolist())
+    axes.set(title="accuracy", xlim=(max(0, lowest - 0.05), 1))
+    counts.set(title="images", xlabel="confidence (probability of the predicted class)")
+    _in_percent(axes, "x", "y")
+    return figure
+
+
+@styled
+def rankings(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Draw ROC and precision-recall curves; of two classes for the second, of more for each against the rest.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        classes: names; of more than seven only those with the smallest areas are drawn.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    drawn = []
+    for number in range(1 if len(classes) == 2 else 0, len(classes)):
+        positive, scores = (labels == number).numpy(), probabilities[:, number].numpy()
+        if 0 < positive.sum() < len(positive):
+            drawn.append((roc_auc_score(positive, scores), number, positive, scores))
+    for color, (area, number, positive, scores) in zip(COLORS, sorted(drawn, key=lambda entry: entry[0]), strict=False):
+        name, line = shorten(classes[number], 24), {"color": color, "lw": 1.6}
+        false_positives, true_positives, _ = roc_curve(positive, scores)
+        left.plot(false_positives, true_positives, label=f"{name}: area {area:.4f}", **line)
+        precision, recall, _ = precision_recall_curve(positive, scores)
+        mean = average_precision_score(positive, scores)
+        right.plot(recall, precision, label=f"{name}: average precision {mean:.4f}", **line)
+    left.set(title="ROC curve", xlabel="false positive rate", ylabel="true positive rate (recall)")
+    right.set(title="precision-recall curve", xlabel="recall", ylabel="precision")
+    for axes, corner in ((left, "lower right"), (right, "lower left")):
+        if drawn:
+            axes.legend(loc=corner)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        _in_percent(axes, "x", "y")
+    return figure
+
+
+@styled
+def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: str, title: str) -> Figure:
+    """Draw accuracy with its interval over a cost, a point per network.
+
+    Args:
+        names: of the networks.
+        reports: their scores: "accuracy", "interval" and `key`.
+        key: of the cost.
+        title: of its axis.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, report) in enumerate(zip(names, reports, strict=True)):
+        color, (low, high) = COLORS[i % len(COLORS)], report["interval"]
+        point, error = (report[key], report["accuracy"]), [[report["accuracy"] - low], [high - report["accuracy"]]]
+        axes.errorbar(*point, error, fmt="o", color=color, capsize=3, lw=1.2)
+        axes.annotate(shorten(name, 30), point, (7, 4), textcoords="offset points", color=color, fontsize=9)
+    axes.margins(x=0.25)
+    axes.set(title="accuracy with its 95% interval", xlabel=title, xscale="log")
+    number = EngFormatter()  # "20", "1.8 G"
+    axes.xaxis.set_major_formatter(number)
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: number(value) if f"{value:e}"[0] in "25" else ""))
+    _in_percent(axes, "y")
+    axes.grid(True)
     return figure

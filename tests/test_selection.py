@@ -1,0 +1,153 @@
+"""Which images a network is evaluated on: its own test images, others, or exactly its validation images."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
+from classifier.data import image_folder
+from classifier.data.transforms import Preprocess
+from classifier.evaluation import selection
+from classifier.evaluation.remarks import remarks
+from classifier.evaluation.selection import select_images
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """photos/train with two classes of 20 and 12 images."""
+    monkeypatch.chdir(tmp_path)
+    for name, count, red in (("cat", 20, 10), ("dog", 12, 200)):
+        Path("photos/train", name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (red, i, 0)).save(f"photos/train/{name}/{i}.png")
+    return Path("photos")
+
+
+def trained(root, val=0.25, name="run", **settings):
+    """What train.py notes of a run on these images, as they are now."""
+    training, validation = image_folder.train_and_val(root, val, settings.get("fold", 1))
+    data = {"root": str(root), "train": len(training), "val": len(validation), "fingerprint": training.fingerprint()}
+    path, settings = Path("module") / f"{name}.pth", {"val": val} | settings
+    return Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}, data=data, settings=settings, path=path)
+
+
+def validation_paths(checkpoint, data=None):
+    (folder,) = select_images([checkpoint], "val", data)
+    return [Path(path).relative_to(folder.root).as_posix() for path in folder.paths]
+
+
+def refuses(match, *arguments):
+    with pytest.raises(UserError, match=match):
+        select_images(*arguments)
+
+
+def test_validation_images_are_those_of_the_run(root):
+    run = trained(root)
+    training, validation = image_folder.train_and_val(root, 0.25, 1)
+    (found,) = select_images([run], "val", None)
+    assert found.paths == validation.paths and found.counts() == {"cat": 5, "dog": 3}
+    assert not set(found.paths) & set(training.paths)
+    (everything,) = select_images([run], "test", root / "train")
+    assert len(everything) == 32
+
+
+def test_two_folds_evaluate_every_image_once(root):
+    folds = [validation_paths(trained(root, 0.5, fold=fold)) for fold in (1, 2)]
+    everything = [path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.png")]
+    assert sorted(folds[0] + folds[1]) == sorted(everything)
+
+
+def test_a_folder_for_validation_is_used(root):
+    shutil.copytree(root / "train" / "cat", root / "val" / "cat")
+    shutil.copytree(root / "train" / "dog", root / "val" / "dog")
+    run = trained(root)
+    (found,) = select_images([run], "val", None)
+    assert found.root == root / "val" and len(found) == 32
+    (root / "val" / "cat" / "0.png").unlink()
+    refuses("photos has changed", [run], "val", None)
+
+
+def test_a_moved_folder_is_recognised(root):
+    run = trained(root)
+    paths = validation_paths(run)
+    root.rename("elsewhere")
+    refuses(r"photos.train does not exist.*--data DIR", [run], "val", None)
+    for data in ("elsewhere", "elsewhere/train"):
+        assert validation_paths(run, Path(data)) == paths
+
+
+def test_a_changed_folder_is_refused(root):
+    run = trained(root)
+    Image.new("RGB", (8, 8), (10, 99, 0)).save(root / "train" / "cat" / "new.png")
+    refuses(r"photos has changed since module.run.pth was trained on it.*33 images now", [run], "val", None)
+    (root / "train" / "cat" / "new.png").unlink()
+    assert select_images([run], "val", None)
+    (root / "train" / "cat" / "0.png").rename(root / "train" / "dog" / "other.png")  # the same files, another label
+    refuses("relabelled", [run], "val", None)
+
+
+def test_networks_that_do_not_say(root):
+    run = trained(root)
+    for settings, data in (({}, run.data), (run.settings, {"root": "photos"}), ({"val": "some"}, run.data)):
+        refuses("does not say which images", [dataclasses.replace(run, settings=settings, data=data)], "val", None)
+    refuses("which images it was trained on", [dataclasses.replace(run, data={})], "val", None)
+    contents = run.data | {"fingerprint": "5c28e4e1d8a7f2b7a1f0d6f9e0c3b2a1"}  # as earlier versions noted it
+    refuses("earlier version.*Train again", [dataclasses.replace(run, data=contents)], "val", None)
+
+
+def test_several_networks_need_the_same_images(root):
+    first, same, other = trained(root), trained(root, name="same"), trained(root, val=0.5, name="other")
+    assert [len(folder) for folder in select_images([first, same], "val", None)] == [8, 8]
+    refuses("one by one", [first, other], "val", None)
+    elsewhere = dataclasses.replace(first, data={"root": "elsewhere"})
+    for name in ("photos", "elsewhere"):
+        Path(name, "test").mkdir(parents=True)
+    refuses(r"different folders: elsewhere.test, photos.test", [first, elsewhere], "test", None)
+
+
+def test_labels_corrected_after_the_run_are_those_of_today(root):
+    run = trained(root)
+    (then,) = select_images([run], "val", None)
+    changed, left_out = (Path(path) for path in then.paths[:2])
+    rows = [f"train/cat/{path.name},{image_folder.corrections.digest(path).hex()},cat,{decision},now,me"
+            for path, decision in ((changed, "relabel,dog"), (left_out, "leave out,"))]  # fmt: skip
+    (root / "corrections.csv").write_text("\n".join(["file,digest,label,decision,class,time,who", *rows]))
+    (now,) = select_images([run], "val", None)
+    assert now.paths == [then.paths[0], *then.paths[2:]] and now.classes[now.labels[0]] == "dog"
+    assert "1 relabelled, 1 left out" in remarks(run, now, "val")[0]
+    again = trained(root)  # a run that knows the corrections
+    assert left_out.as_posix() not in select_images([again], "val", None)[0].paths
+
+
+def test_labels_are_in_the_order_of_the_logits(root):
+    run = dataclasses.replace(trained(root), classes=["dog", "bird", "cat"])
+    (folder,) = select_images([run], "test", root / "train")
+    assert folder.counts() == {"dog": 12, "bird": 0, "cat": 20}  # a class without images shifts no label
+    assert "There are no images of bird." in remarks(run, folder, "test")
+    refuses(r"run.pth has 2 classes \(cat, bird\), but photos.train has 2 \(cat, dog\)",
+            [dataclasses.replace(run, classes=["cat", "bird"])], "test", root / "train")  # fmt: skip
+
+
+def test_remarks(root):
+    run = trained(root)
+    (folder,) = select_images([run], "test", root / "train")
+    drawn = dataclasses.replace(run, data=run.data | {"kind": "drawings"})
+    assert any("trained on drawings" in text for text in remarks(drawn, folder, "test"))
+    assert any("accuracy on new ones will be lower" in text for text in remarks(run, folder, "test"))
+    assert any("were chosen on these images" in text for text in remarks(run, folder, "val"))
+    for weights, said in (("", False), ("imagenet", False), ("module/older.pth", True)):
+        found = remarks(trained(root, weights=weights), folder, "val")
+        assert any("Training started from module/older.pth" in text for text in found) is said
+
+
+def test_data_may_be_split_or_not(tmp_path):
+    for name in ("split/train/cat", "split/test/cat", "unfinished/train/cat", "flat/cat", "flat/test"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+    for data, images in (("split", "split/test"), ("split/test",) * 2, ("unfinished", "unfinished/test")):
+        assert selection.test_folder(tmp_path / data) == tmp_path / images
+    assert selection.test_folder(tmp_path / "flat") == tmp_path / "flat"  # with a class named test
