@@ -1,151 +1,79 @@
-"""Is a .pth plain data, and no larger once it is read than it looks? Found out without reading it the dangerous way.
+"""torch.load(..., weights_only=True) for strangers' files: nothing in them may be larger than the file.
 
-torch.load(..., weights_only=True) runs no code of the file's, but takes its word for sizes: some kilobytes can ask for
-a hundred gigabytes, for lists that double with each instruction, or for a key so deep that Python's own stack
-overflows. Pickles are programs; this goes through one step by step and only keeps account of what would be made.
+PyTorch runs no code of the file's, but believes it: some kilobytes can ask for 100 GB, for lists that double with each
+instruction, or for a key so deep that hashing it overflows the C stack.
 """
 
 import pickle
 import pickletools
+import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from torch import Tensor
+import torch
 
-DEEPEST = 100  # containers in one another; those of train.py go 8 deep
-MOST = 3_000_000  # values; a run of 100,000 epochs keeps 1.2 million
-STEPS = 4 * MOST  # of a pickle: to make a value, to keep it, to put it into another
-LEGACY = 5  # pickles that follow each other in a file of PyTorch before 1.6: magic, version, system, content, keys
-
-# what a state_dict and what goes with it are made of; torch.load knows others, which make as much as they are told to
-NEEDED = {"collections OrderedDict", "collections Counter", "builtins set", "torch Size", "torch device"}
-NEEDED |= {f"torch._utils _rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter")}
-NEEDED |= {"torch.nn.parameter Parameter", "_codecs encode"}  # the latter is how bytes are written
-ADD_TO = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD", "ADDITEMS"}  # what they add to stays on the stack
+MAX_DEPTH = 100  # containers in one another; train.py's go 8 deep
+MAX_VALUES = 3_000_000  # a run of 100,000 epochs keeps 1.2 million; three pickle instructions make, keep and add one
+TOO_MANY = "it holds more values, or deeper ones in one another, than any .pth needs"
+# torch.load accepts more, such as bytearray, which makes whatever it is told to
+GLOBALS = r"collections (OrderedDict|Counter)|(builtins|__builtin__) set|_codecs encode|torch\.nn\.parameter Parameter"
+GLOBALS += r"|torch(\.cuda)? (Size|device|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
 
 
 class UntrustedError(ValueError):
-    """What the file asks for and no .pth needs."""
+    """Raised for a file that asks for what no .pth needs."""
 
 
-class _Value:
-    """What is known of a value: how many it is made of, how deep it is, and its text where it is one."""
+def load(path: Path, mmap: bool = False) -> object:
+    """Return the content of a .pth, tensors on the CPU; with `mmap` they stay in the file and their checksums unread.
 
-    __slots__ = ("count", "depth", "text")
-
-    def __init__(self, parts: list["_Value"], text: object = None):
-        self.count, self.depth, self.text = 1, 0, text
-        self.add(parts)
-
-    def add(self, parts: list["_Value"]) -> None:
-        self.count += sum(part.count for part in parts)
-        self.depth = max(self.depth, 1 + max((part.depth for part in parts), default=-1))
-        if self.count > MOST or self.depth > DEEPEST:
-            raise UntrustedError("it holds more values, or deeper ones in one another, than any .pth needs")
-
-
-def check_file(path: Path, checksums: bool = True) -> None:
-    """Look through a file before torch.load reads it; without checksums, only through what is not tensors.
-
-    Raises:
-        UntrustedError: it would unpack to more than it is, or asks for more than any .pth needs.
-        pickle.UnpicklingError: it names what is no plain data, as torch.load says it.
-        Exception: it is damaged; which one depends on where.
+    Raises UntrustedError, UnpicklingError ("Unsupported global") for code, any other Exception for a damaged file.
     """
     with path.open("rb") as file:
-        head = file.read(4)
+        in_zip = file.read(4) == b"PK\x03\x04"  # by which torch.load, too, tells its two formats
         file.seek(0)
-        if head != b"PK\x03\x04":  # by which torch.load, too, tells its two formats
-            for _ in range(LEGACY):
-                check_pickle(file)
-            return
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            # PyTorch packs nothing, so members that together are larger than the file are packed, or share their bytes
-            if sum(member.file_size for member in members) > path.stat().st_size:
-                raise UntrustedError("it would unpack to more than it is, and PyTorch packs nothing")
-            if checksums and archive.testzip() is not None:  # torch.load does not compare checksums
-                raise zipfile.BadZipFile
-            for member in members:
-                if member.filename.lower().endswith(".pkl"):
-                    with archive.open(member) as content:
-                        check_pickle(content)
-
-
-def check_pickle(file: BinaryIO) -> None:
-    """Go through one pickle to its end. Raises as `check_file`."""
-    stack: list[_Value | None] = []  # None: a mark
-    kept: dict[int, _Value] = {}
-    copied = 0
-    for step, (code, argument, _) in enumerate(pickletools.genops(file)):
-        name = code.name
-        if name == "MARK":
-            stack.append(None)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            kept[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            kept[len(kept)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(kept[argument])
-        elif name == "DUP":
-            stack.append(stack[-1])
-        else:
-            taken = _taken(stack, code.stack_before)
-            if name == "GLOBAL":
-                _check_global(argument)
-            elif name == "STACK_GLOBAL":
-                _check_global(" ".join(str(part.text) for part in taken))
-            if name in ADD_TO:
-                taken[0].add(taken[1:])
-                stack.append(taken[0])
-            elif code.stack_after:
-                stack.append(_Value(taken, argument if isinstance(argument, str) else None))
-            if name == "REDUCE":  # which may copy what it is given, time and again
-                copied += sum(part.count for part in taken)
-            if copied > MOST or step > STEPS:
-                raise UntrustedError("it makes more values than any .pth needs")
-
-
-def _taken(stack: list[_Value | None], before: list) -> list[_Value]:
-    """What an instruction takes off the stack."""
-    taken: list[_Value] = []
-    for kind in reversed(before):
-        if kind is pickletools.stackslice:
-            while (value := stack.pop()) is not None:
-                taken.append(value)
-        elif kind is not pickletools.markobject:  # taken off with what lies above it
-            taken.append(stack.pop())
-    return taken[::-1]
-
-
-def _check_global(name: str) -> None:
-    name = name.replace("__builtin__ ", "builtins ")  # as Python 2 called it, and pickles of its time do
-    module, _, attribute = name.partition(" ")
-    kind = module in ("torch", "torch.cuda") and (attribute.endswith("Storage") or attribute.islower())
-    if name not in NEEDED and not kind:
-        raise pickle.UnpicklingError(f"Unsupported global: {name[:80]!r}")
-
-
-def check_content(content: object) -> None:
-    """Raise UntrustedError for tensors that say to be larger than they are, and for endless nesting."""
-    for count, value in enumerate(_all_values(content)):
-        if count > MOST:
-            raise UntrustedError("it holds more values than any .pth needs")
-        if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        for _ in range(0 if in_zip else 5):  # pickles: magic, version, system, content, keys; before PyTorch 1.6
+            _check_pickle(file)
+        archive = zipfile.ZipFile(file) if in_zip else None
+        if archive and sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise UntrustedError("it would unpack to more than it is, and PyTorch does not compress")
+        if archive and not mmap and archive.testzip():  # torch.load does not compare checksums
+            raise zipfile.BadZipFile
+        for name in archive.namelist() if archive else []:
+            if name.lower().endswith(".pkl"):
+                _check_pickle(archive.open(name))
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    values = [content]
+    for value in values:  # all that the content is made of; the list grows meanwhile
+        if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UntrustedError(f"it holds a tensor of {value.numel():,} values that are not there")
+        parts = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        values += parts if isinstance(parts, (list, tuple, set)) else []
+        if len(values) > MAX_VALUES:
+            raise UntrustedError(TOO_MANY)
+    return content
 
 
-def _all_values(content: object) -> Iterator[object]:
-    """Everything inside, containers first."""
-    waiting = [(content, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        yield value
-        if depth > DEEPEST:
-            raise UntrustedError("it holds values deeper in one another than any .pth needs")
-        if isinstance(value, Mapping):
-            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
-        elif isinstance(value, (list, tuple, set)):
-            waiting += [(part, depth + 1) for part in value]
+def _check_pickle(file: BinaryIO) -> None:
+    """Go through a pickle as its reader would, but make only [number of values, depth] of each object."""
+    stack, memo, copied = [], {}, 0
+    for step, (code, argument, _) in enumerate(pickletools.genops(file)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif code.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            if "GLOBAL" in code.name and not re.fullmatch(GLOBALS, str(argument)):
+                raise pickle.UnpicklingError(f"Unsupported global: {str(argument)[:80]!r}")
+            taken = []
+            for kind in reversed(code.stack_before):
+                if kind is not pickletools.markobject:  # which goes with the slice above it
+                    taken += iter(stack.pop, None) if kind is pickletools.stackslice else [stack.pop()]
+            result = taken.pop() if re.match("APPEND|SETITEM|BUILD|ADDITEMS", code.name) else [1, 0]
+            result[:] = result[0] + sum(n for n, _ in taken), max(result[1], *(depth + 1 for _, depth in taken), 0)
+            copied += result[0] * (code.name == "REDUCE")
+            if max(result[0], copied, step / 4) > MAX_VALUES or result[1] > MAX_DEPTH:
+                raise UntrustedError(TOO_MANY)
+            stack += [None if code.name == "MARK" else result] * len(code.stack_after)

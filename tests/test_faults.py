@@ -211,7 +211,7 @@ def test_a_real_full_disk(tmp_path, monkeypatch):
         pytest.skip("only the superuser mounts a disk")
     try:
         monkeypatch.setitem(MODELS, "tiny", Tiny)
-        weights = checkpoint.Checkpoint("tiny", ["a", "b"], checkpoint.OLDER, Tiny(2).state_dict())
+        weights = checkpoint.Checkpoint("tiny", ["a", "b"], checkpoint.TUTORIAL, Tiny(2).state_dict())
         checkpoint.save(weights, small / "run.pth")
         before = (small / "run.pth").read_bytes()
         weights.resume = {"large": torch.rand(100_000)}
