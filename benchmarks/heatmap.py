@@ -21,7 +21,7 @@ from benchmarks.__main__ import table
 from classifier import checkpoint as checkpoints
 from classifier.data import image_folder, loaders
 from classifier.device import Compute
-from classifier.inference import ood
+from classifier.inference import calibration
 from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import with_feature_maps
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
     weights = checkpoints.load(options.weights)
-    folder = ood.spread(image_folder.read_folder(options.data / "test"), options.images)
+    folder = calibration.balanced_subset(image_folder.read_folder(options.data / "test"), options.images)
     look, plain = cam_predictor(weights, CPU), plain_maps(weights)
 
     falls: dict[tuple[str, str], list[Tensor]] = {}

@@ -28,7 +28,7 @@ from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import Compute, select_compute
 from classifier.inference import calibration, ood
-from classifier.inference.ood import KEPT
+from classifier.inference.ood import KNOWN_SHARE
 from classifier.inference.predictor import with_features
 
 BATCH = 64
@@ -55,9 +55,11 @@ def main() -> None:
         sets[name] = OneClass(Path(root))
         if not len(sets[name]):
             sys.exit(f"{entry}: no images there; expected NAME=FOLDER")
-    pixels = {name: pixels_of(ood.spread(part, options.images), weights) for name, part in sets.items()}
+    pixels = {
+        name: pixels_of(calibration.balanced_subset(part, options.images), weights) for name, part in sets.items()
+    }
     weights.ood_stats = calibration.fit_ood(weights, compute, training, validation)
-    learned = ood.spread(training)
+    learned = calibration.balanced_subset(training)
     last = features(pixels_of(learned, weights), weights, answer, compute)[1][-1]
     far = distance_to_means(last, torch.tensor(list(learned.labels)))
 
@@ -67,7 +69,7 @@ def main() -> None:
         }
 
     rows = {name: scores(pixels[name]) for name in ("validation", "known")}
-    bounds = {name: values.quantile(KEPT) for name, values in rows["validation"].items()}
+    bounds = {name: values.quantile(KNOWN_SHARE) for name, values in rows["validation"].items()}
     bounds["this project's"] = torch.tensor(weights.ood_stats["threshold"])
     lines, notes = [("", "score", "AUROC", "not noticed", "AUROC, equally sharp")], []
     for name in list(sets)[2:]:
@@ -92,13 +94,13 @@ def main() -> None:
         "# Images of something else\n\n"
         f"Written by `python -m benchmarks.novelty {options.weights.as_posix()} --known DATASET "
         f"--other NAME=FOLDER ...` on {date.today().isoformat()}: {weights.model}, {', '.join(weights.classes)}, "
-        f"fitted on at most {ood.IMAGES:,} training and as many validation images. AUROC: how often an image "
-        "of something else scores higher than a test image of the classes; 0.5 is chance. Not noticed: the share "
+        f"fitted on at most {calibration.MAX_OOD_IMAGES:,} training and as many validation images. AUROC: how often an "
+        "image of something else scores higher than a test image of the classes; 0.5 is chance. Not noticed: the share "
         "below the "
-        f"threshold that keeps {KEPT:.0%} of the validation images.\n\n{table(lines)}\n\n"
+        f"threshold that keeps {KNOWN_SHARE:.0%} of the validation images.\n\n{table(lines)}\n\n"
         + "\n".join(notes)
         + f"\n\nOf {len(pixels['known']):,} test images of the classes these shares are called unlike, where "
-        f"{1 - KEPT:.0%} is meant: {', '.join(kept)}.\n\n"
+        f"{1 - KNOWN_SHARE:.0%} is meant: {', '.join(kept)}.\n\n"
         "An AUROC that sharpness alone reaches as well says nothing about what the images show; the last column "
         "does.\n"
     )
@@ -123,7 +125,7 @@ def pixels_of(folder: ImageFolder, weights: Checkpoint) -> Tensor:
 def features(pixels: Tensor, weights: Checkpoint, answer: Callable, compute: Compute) -> tuple[Tensor, list[Tensor]]:
     """Logits and features, as novelty.features_of gives them, of pixels (N, 3, S, S) uint8."""
     batches = ((part.to(compute.device), part) for part in pixels.split(BATCH))
-    return ood.features_of(answer, batches, weights.preprocess)
+    return calibration.infer_features(answer, batches, weights.preprocess)
 
 
 def distance_to_means(learned: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:

@@ -22,7 +22,7 @@ from classifier.device import Compute
 from classifier.inference.predictor import Prediction, build_predictor
 from resnet import Bottleneck, ResNet
 from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_script
-from tests.test_inference import trained
+from tests.test_predictor import trained
 from zoo import MODELS
 from zoo.densenet import DenseNet
 

@@ -1,4 +1,4 @@
-"""What is fitted once the weights are trained, on validation images: the temperature and the OOD statistics."""
+"""What is fitted to a trained network on validation images: the temperature and the OOD statistics."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,9 +15,10 @@ from classifier.data.shards import Shards
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
-from classifier.inference.predictor import with_features
+from classifier.inference.predictor import Features, with_features
 
-IMAGES_FOR_OOD = 2000  # of training and of validation, at most
+MAX_OOD_IMAGES = 2000  # of training and of validation
+BATCH_SIZE = 64
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -39,45 +40,48 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, validation: ImageFolder) -> dict:
-    """`ood.fit` for the weights of a checkpoint, on some images of each class. Raises ImageError.
+    """Return the OOD statistics of a network, from at most 2,000 images of each part.
 
     Args:
-        checkpoint: the weights and the preprocessing for whole images.
-        compute: where, and in which format; answers in another one differ little.
-        training: what the network has learned from.
-        validation: what was set aside.
+        checkpoint: the weights and the preprocessing.
+        compute: the device and the format; another one gives nearly the same statistics.
+        training: the images that the network has learned from.
+        validation: images that it has not.
+
+    Raises:
+        ImageError: an image cannot be read.
     """
     network = checkpoint.network()
-    if not hasattr(network, "forward_features"):  # one of somebody's own, which does not offer what is needed
+    if not hasattr(network, "forward_features"):  # a network of the user's own
         return {}
-    answer = with_features(network, compute)
-    seen = checkpoint.preprocess
-    batches = (loaders.on_device(some(part, seen), compute.device) for part in (training, validation))
-    return ood.fit(*(features_of(answer, part, checkpoint.preprocess)[1] for part in batches))
+    forward = with_features(network, compute)
+    batches = (loaders.on_device(_some(part, checkpoint.preprocess), compute.device) for part in (training, validation))
+    return ood.fit(*(infer_features(forward, part, checkpoint.preprocess)[1] for part in batches))
 
 
-def features_of(
-    answer: Callable[[Tensor], tuple[Tensor, list[Tensor]]],
+def infer_features(
+    forward: Callable[[Tensor], tuple[Tensor, Features]],
     batches: Iterable[tuple[Tensor, Tensor]],
     preprocess: Preprocess,
-) -> tuple[Tensor, list[Tensor]]:
-    """Logits and features of all images, on the CPU; `answer` is from `inference.prepared_with_features`."""
-    logits, features = zip(*(answer(preprocess.normalize(pixels)) for pixels, _ in batches), strict=True)
+) -> tuple[Tensor, Features]:
+    """Return logits and features of all images, on the CPU; `forward` is from `with_features`."""
+    logits, features = zip(*(forward(preprocess.normalize(images)) for images, _ in batches), strict=True)
     return torch.cat(logits).cpu(), [torch.cat(values).cpu() for values in zip(*features, strict=True)]
 
 
-def some(part: ImageFolder | Shards, preprocess: Preprocess) -> DataLoader:
-    """Batches of some images of each class; of shards, whose order is drawn by lot, of the first ones."""
-    if isinstance(part, Shards):
-        return shard_batches.loader(shard_batches.Batches(part, preprocess, 64, limit=IMAGES_FOR_OOD, rank=0, count=1))
-    return loaders.loader(loaders.ImageDataset(spread(part), preprocess, threads=2), 64)
+def _some(part: ImageFolder | Shards, preprocess: Preprocess) -> DataLoader:
+    if isinstance(part, Shards):  # whose images are shuffled
+        return shard_batches.loader(
+            shard_batches.Batches(part, preprocess, BATCH_SIZE, limit=MAX_OOD_IMAGES, rank=0, count=1)
+        )
+    return loaders.loader(loaders.ImageDataset(balanced_subset(part), preprocess, threads=2), BATCH_SIZE)
 
 
-def spread(folder: ImageFolder, images: int = IMAGES_FOR_OOD) -> ImageFolder:
-    """At most so many images, or one of each class if that is more: the same number of each class, if there are."""
-    share = max(1, images // len(folder.classes))
+def balanced_subset(folder: ImageFolder, images: int = MAX_OOD_IMAGES) -> ImageFolder:
+    """Return at most so many images, equally many of each class where it has them, but at least one of each class."""
     members: list[list[int]] = [[] for _ in folder.classes]
     for i, label in enumerate(folder.labels):
         members[label].append(i)
+    share = max(1, images // len(members))
     chosen = [own[i * len(own) // min(share, len(own))] for own in members for i in range(min(share, len(own)))]
     return folder.subset(chosen)

@@ -1,19 +1,16 @@
-"""Is an image unlike everything that a network learned from? Then neither class is the answer.
+"""Out-of-distribution score: is an image unlike everything that the network learned from? Then no class is the answer.
 
-The score adds two numbers, each counted in standard deviations of what validation images have:
+The score adds two numbers, each in standard deviations over validation images:
 
-- how short the vector is that the last linear layer takes. Features that training made for the classes hardly answer
-  to other things: Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", 2023.
-- how unusual the means of the channels of the earlier maps are: the Mahalanobis distance of Lee et al., "A Simple
+- how short the input of the last linear layer is. Features that training made for the classes hardly respond to other
+  things: Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", 2023.
+- how unusual the channel means of the earlier feature maps are: the Mahalanobis distance of Lee et al., "A Simple
   Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, its logarithm averaged
   over the maps, with one Gaussian for all classes. The last two sizes of maps are left out: they tell the classes
   apart and little else.
 
-The covariances are shrunk as in Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance
-matrices", 2004, so that a few images will do.
-
-What it cannot do: much of what it notices is how an image was made. Blurred and very small images count as unlike,
-whatever they show. benchmarks/novelty.md says how much.
+Its limit: much of what it notices is how an image was made. Blurred and very small images count as unlike, whatever
+they show. benchmarks/novelty.md has the numbers.
 """
 
 import math
@@ -21,112 +18,112 @@ import math
 import torch
 from torch import Tensor
 
+from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 
-KEPT = 0.95  # share of images of the classes that shall not be called unlike
-ENOUGH = 19  # validation images; with fewer, no threshold keeps 95% of the images to come
-LEFT_OUT = 2  # sizes of maps at the end
-TINY = 1e-6
+KNOWN_SHARE = 0.95  # of the images of the classes; the others are wrongly called unlike
+MIN_VALIDATION_IMAGES = 19  # with fewer, no threshold keeps 95% of future images
+SIZES_LEFT_OUT = 2  # of feature maps, at the end
+MIN_SHRINKAGE = 0.01
+EPSILON = 1e-6
 
 
 def fit(training: list[Tensor], validation: list[Tensor]) -> dict:
-    """What `score` needs, as tensors and plain values: at most 1.5 MB for any network in MODELS.
+    """Return the statistics that `score` needs, as tensors and plain values: at most 1.5 MB for any network in MODELS.
 
     Args:
-        training: features as `inference.prepared_with_features` gives them, (N, C) each.
-        validation: the same of images that the network has not learned from.
+        training: features from `predictor.with_features`, (N, C) each.
+        validation: features of images that the network has not learned from.
 
     Returns:
-        An empty dictionary where there are fewer than 19 validation images, 2 training images, or where features
-        are not finite.
+        An empty dictionary for fewer than 19 validation images, 2 training images, or features that are not finite.
     """
     count = len(validation[-1])
-    if count < ENOUGH or len(training[-1]) < 2 or not all(x.isfinite().all() for x in [*training, *validation]):
+    finite = all(values.isfinite().all() for values in [*training, *validation])
+    if count < MIN_VALIDATION_IMAGES or len(training[-1]) < 2 or not finite:
         return {}
-    ood_stats = {}
+    stats = {}
     for i, values in enumerate(_earlier(training)):
-        ood_stats |= {f"map{i}.{name}": value for name, value in _gaussian(values.double().cpu()).items()}
-    parts = _parts(ood_stats, validation)
-    ood_stats["mean"], ood_stats["std"] = parts.mean(0), parts.std(0).clamp_min(TINY)
-    rank = math.ceil(KEPT * (count + 1))  # of (count + 1) images, the new one among them
-    ood_stats["threshold"] = score(ood_stats, validation).sort().values[rank - 1].item()
-    return ood_stats
+        stats |= {f"map{i}.{name}": value for name, value in _gaussian(values.double().cpu()).items()}
+    parts = _parts(stats, validation)
+    stats["mean"], stats["std"] = parts.mean(0), parts.std(0).clamp_min(EPSILON)
+    rank = math.ceil(KNOWN_SHARE * (count + 1))  # of (count + 1) images, the new one among them
+    stats["threshold"] = score(stats, validation).sort().values[rank - 1].item()
+    return stats
 
 
 def score(ood_stats: dict, features: list[Tensor]) -> Tensor:
-    """(N,) float32 on the CPU, the larger the more unlike; above `ood_stats["threshold"]` the answer is neither.
+    """Return (N,) float32 on the CPU, the larger the more unlike; above `ood_stats["threshold"]` no class fits.
 
     Args:
         ood_stats: from `fit`.
-        features: of N images, from `inference.prepared_with_features`.
+        features: of N images, from `predictor.with_features`.
 
     Raises:
-        UserError: `ood_stats` was fitted to another network.
+        UserError: `ood_stats` were fitted to another network.
     """
     widths = [values.shape[1] for values in _earlier(features)]
-    fitted = [len(ood_stats[f"map{i}.mean"]) for i in range(_maps(ood_stats))]
+    fitted = [len(ood_stats[f"map{i}.mean"]) for i in range(_map_count(ood_stats))]
     if widths != fitted:
-        raise UserError(
-            f"The weights' novelty was fitted to maps of {fitted} channels, but this network has {widths}: it belongs "
-            "to another network. Train it again."
+        message = (
+            "The OOD statistics belong to another network, with maps of {fitted} channels, not {widths}. Train again."
         )
+        raise UserError(message, fitted=fitted, widths=widths)
     parts = (_parts(ood_stats, features) - ood_stats["mean"]) / ood_stats["std"]
     return parts[:, 0] + parts[:, 1:].mean(1)
 
 
-def check(ood_stats: dict) -> None:
-    """Raises ValueError for anything but an empty dictionary and what `fit` gives."""
-    if not ood_stats:
+def check(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for OOD statistics that are neither empty nor what `fit` returns."""
+    stats = checkpoint.ood_stats
+    if not stats:
         return
-    maps = _maps(ood_stats)
-    expected = {f"map{i}.{name}" for i in range(maps) for name in ("mean", "std", "inverse")}
-    if not maps or set(ood_stats) != expected | {"mean", "std", "threshold"}:
-        raise ValueError("novelty has not the entries it should have")
-    shapes: dict[str, tuple[int, ...]] = {"mean": (1 + maps,), "std": (1 + maps,)}
-    for i in range(maps):
-        width = ood_stats[f"map{i}.mean"].numel() if isinstance(ood_stats[f"map{i}.mean"], Tensor) else 0
-        shapes |= {f"map{i}.mean": (width,), f"map{i}.std": (width,), f"map{i}.inverse": (width, width)}
-    for name, shape in shapes.items():
-        value = ood_stats[name]
-        if (
-            not isinstance(value, Tensor)
-            or value.dtype != torch.float32
-            or tuple(value.shape) != shape
-            or not any(shape)
-        ):
-            raise ValueError(f"{name} of novelty is no float32 tensor of shape {shape}")
-        if not value.isfinite().all() or (name.endswith("std") and value.min() <= 0):
-            raise ValueError(f"{name} of novelty has values that cannot be")
-    if not isinstance(ood_stats["threshold"], float) or not math.isfinite(ood_stats["threshold"]):
-        raise ValueError("threshold of novelty is no number")
+    try:
+        maps = _map_count(stats)
+        shapes = {"mean": (1 + maps,), "std": (1 + maps,)}
+        for i in range(maps):
+            width = len(stats[f"map{i}.mean"])
+            shapes |= {f"map{i}.mean": (width,), f"map{i}.std": (width,), f"map{i}.inverse": (width, width)}
+        valid = maps > 0 and stats.keys() == shapes.keys() | {"threshold"}
+        valid &= isinstance(stats["threshold"], float) and math.isfinite(stats["threshold"])
+        for name, shape in shapes.items():
+            values = stats[name]
+            valid &= (tuple(values.shape), values.dtype) == (shape, torch.float32) and bool(values.isfinite().all())
+            valid &= not name.endswith("std") or bool((values > 0).all())
+    except (KeyError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        message = "{file} is not a complete .pth of train.py ({reason}). Train it again."
+        raise CheckpointError(message, file=checkpoint.path, reason="novelty has values that it cannot have")
 
 
 def _earlier(features: list[Tensor]) -> list[Tensor]:
     maps = features[:-1]
-    return maps[: max(1, len(maps) - LEFT_OUT)]
+    return maps[: max(1, len(maps) - SIZES_LEFT_OUT)]
 
 
-def _maps(ood_stats: dict) -> int:
+def _map_count(ood_stats: dict) -> int:
     return sum(str(name).endswith(".inverse") for name in ood_stats)
 
 
 def _gaussian(x: Tensor) -> dict:
-    """Mean and std of each column of x (N, C), and the inverse of the columns' shrunk correlation, (C, C)."""
+    """Return mean and std of each column of x (N, C), and the inverse of the columns' shrunk correlation, (C, C)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage  # not at the top: takes a second to import
+
     mean, std = x.mean(0), x.std(0)
-    std = std.clamp_min(1e-3 * std.mean().item() + TINY)  # a channel that is always dark tells nothing
+    std = std.clamp_min(1e-3 * std.mean().item() + EPSILON)  # for channels that are always zero
     x = (x - mean) / std
     covariance = x.T @ x / len(x)
-    plain = covariance.diagonal().mean().clamp_min(TINY) * torch.eye(x.shape[1], dtype=x.dtype)
-    error = (x.square().sum(1).square().mean() - covariance.square().sum()) / len(x)
-    shrink = (error / (covariance - plain).square().sum().clamp_min(TINY)).clamp(0.01, 1)
-    inverse = torch.linalg.inv(shrink * plain + (1 - shrink) * covariance)
+    shrinkage = max(ledoit_wolf_shrinkage(x.numpy(), assume_centered=True), MIN_SHRINKAGE)
+    diagonal = covariance.diagonal().mean().clamp_min(EPSILON) * torch.eye(x.shape[1], dtype=x.dtype)
+    inverse = torch.linalg.inv(shrinkage * diagonal + (1 - shrinkage) * covariance)
     return {"mean": mean.float(), "std": std.float(), "inverse": inverse.float()}
 
 
 def _parts(ood_stats: dict, features: list[Tensor]) -> Tensor:
-    """(N, 1 + maps) float32 on the CPU: how short the last vector is, and how unusual each earlier map."""
+    """Return (N, 1 + maps) float32 on the CPU: how short the last vector is, and how unusual each earlier map."""
     parts = [-features[-1].float().cpu().norm(dim=1)]
     for i, values in enumerate(_earlier(features)):
         x = (values.float().cpu() - ood_stats[f"map{i}.mean"]) / ood_stats[f"map{i}.std"]
-        parts.append((x @ ood_stats[f"map{i}.inverse"] * x).sum(1).clamp_min(TINY).log())
+        parts.append((x @ ood_stats[f"map{i}.inverse"] * x).sum(1).clamp_min(EPSILON).log())
     return torch.stack(parts, 1)

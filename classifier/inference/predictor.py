@@ -12,111 +12,103 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.checkpoint import Checkpoint
 from classifier.device import Compute
 from classifier.inference import ood
 
-PLACES = 24  # along a side of a map, at least, where it has as many; all of them tell a little more, and take long
+MIN_MEAN_SIDE = 24  # positions along a side of a feature map that its mean is over, at least; all would take 16% longer
+
+Features = list[Tensor]
 
 
 class Prediction(NamedTuple):
-    """Of N images, on the CPU."""
+    """The answers for N images, on the CPU."""
 
-    logits: Tensor  # (N, classes) float32, as the network gives them
-    probabilities: Tensor  # (N, classes) float32, of the logits divided by the temperature
-    is_ood: Tensor  # (N,) bool: neither of the classes, since unlike the images that it learned from
-    ood_score: Tensor  # (N,) float32: the larger, the more unlike; NaN where the weights do not tell
+    logits: Tensor  # (N, classes) float32
+    probabilities: Tensor  # (N, classes) float32: softmax of the logits divided by the temperature
+    is_ood: Tensor  # (N,) bool: unlike the training images, so none of the classes
+    ood_score: Tensor  # (N,) float32: the larger, the more unlike; NaN where the checkpoint has no OOD statistics
 
 
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
-    """A function from pixels (N, 3, H, W) uint8, of the side that the checkpoint asks for, to `Answers`.
+    """Return a function from images (N, 3, S, S) uint8, S being `checkpoint.preprocess.size`, to a `Prediction`.
 
-    The network is loaded and made ready here, once.
+    Raises:
+        CheckpointError: the OOD statistics are damaged.
     """
-    known = checkpoint.ood_stats
-    check_ood_stats(checkpoint)
-    predict = (with_features if known else optimize_for_inference)(checkpoint.network(), compute)
+    ood.check(checkpoint)
+    has_ood = bool(checkpoint.ood_stats)
+    forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
 
-    def answer(pixels: Tensor) -> Prediction:
-        found = predict(checkpoint.preprocess.normalize(pixels))
-        logits, features = found if known else (found, [])
-        return prediction_from_logits(checkpoint, logits, features)
+    def predict(images: Tensor) -> Prediction:
+        output = forward(checkpoint.preprocess.normalize(images))
+        return prediction_from_logits(checkpoint, *(output if has_ood else (output, [])))
 
-    return answer
-
-
-def check_ood_stats(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError, which names the file, where its OOD statistics are not what `ood.fit` returns."""
-    try:
-        ood.check(checkpoint.ood_stats)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{checkpoint.path} is not a complete .pth of train.py ({error}). Train it again."
-        ) from error
+    return predict
 
 
-def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: list[Tensor]) -> Prediction:
-    """What the logits (N, classes) of N images mean, with the `features` that `inference.seeing` gives beside them.
+def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
+    """Return the prediction for N images from their logits (N, classes) and the features of `with_features`.
 
-    Without what tells unlike images in the checkpoint, no features are needed.
+    Without OOD statistics in the checkpoint, no features are needed.
     """
-    known = checkpoint.ood_stats
     logits = logits.detach().cpu()
     probabilities = (logits / checkpoint.temperature).softmax(1)
-    score = ood.score(known, features) if known else torch.full((len(logits),), torch.nan)
-    unlike = score > known["threshold"] if known else torch.zeros(len(logits), dtype=torch.bool)
-    return Prediction(logits, probabilities, unlike, score)
+    if not checkpoint.ood_stats:
+        return Prediction(
+            logits, probabilities, torch.zeros(len(logits), dtype=torch.bool), torch.full((len(logits),), torch.nan)
+        )
+    score = ood.score(checkpoint.ood_stats, features)
+    return Prediction(logits, probabilities, score > checkpoint.ood_stats["threshold"], score)
 
 
 def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
-    """A function from images (N, 3, H, W) float32, normalised, to logits (N, classes) float32 on the device.
+    """Return a function from normalized images (N, 3, H, W) float32 to logits (N, classes) float32 on the device.
 
-    It holds a copy: batch norm is folded into the convolutions, and all weights but those of the last linear layer are
-    in the format of `compute`. That layer stays in float32, so that logits of 8 bits do not make two classes equal.
-    `network` stays as it is.
+    It holds a copy of the network with batch norm folded into the convolutions and with weights in the format of
+    `compute`, but for the last linear layer: in float32, so that rounding to 8 bits does not make two logits equal.
     """
-    network, _ = _made_ready(network, compute)
+    network, _ = _optimized(network, compute)
 
     @torch.inference_mode()
     def logits(x: Tensor) -> Tensor:
-        x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
-        return network(x).float()
+        return network(x.to(compute.device, compute.dtype, memory_format=compute.memory_format)).float()
 
     return logits
 
 
-def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
-    """As `prepared`, for any network in MODELS, but to (logits, features): what novelty.py judges by.
+def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features]]:
+    """Return a function as `optimize_for_inference` does, but to (logits, features), for any network in MODELS.
 
-    Features, float32 on the device: of each size that the maps have on their way through the network the mean of each
-    channel of the last such map, (N, C) each, from the largest maps to the smallest; then what the last linear layer
-    takes, (N, D). No layer is named, so this holds for every network.
+    Features are float32 on the device: for each size that feature maps have on their way through the network, from the
+    largest to the smallest, the channel means of the last map of that size, (N, C) each; then the input of the last
+    linear layer, (N, D).
     """
-    see = with_feature_maps(network, compute)
-    return lambda x: see(x)[:2]
+    forward = with_feature_maps(network, compute)
+    return lambda x: forward(x)[:2]
 
 
 def with_feature_maps(
     network: nn.Module, compute: Compute, gradient: bool = False
-) -> Callable[[Tensor], tuple[Tensor, list[Tensor], Tensor]]:
-    """As `prepared_with_features`, but to (logits, features, last map): heatmap.py wants that map, (N, C, h, w).
+) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
+    """Return a function as `with_features` does, but to (logits, features, last feature map (N, C, h, w)).
 
-    With `gradient`, the logits keep how they came from the last map, and their gradient can be asked for.
+    With `gradient`, the logits can be differentiated with respect to that map.
     """
-    network, last = _made_ready(network, compute)
+    network, last_layer = _optimized(network, compute)
     maps: dict[tuple[int, ...], Tensor] = {}  # the last map of each size
-    taken: list[Tensor] = []
-    lock = threading.Lock()  # the page asks from several threads, and what is noted belongs to one question
+    head_inputs: list[Tensor] = []
+    lock = threading.Lock()  # the page's threads share the network, and maps belong to one call
 
-    def note_map(_module: nn.Module, _inputs: tuple, output: object) -> None:
+    def keep_map(_module: nn.Module, _inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             maps[tuple(output.shape[2:])] = output
 
     for module in network.modules():
-        module.register_forward_hook(note_map)
-    last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].detach().float()))
+        module.register_forward_hook(keep_map)
+    last_layer.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].detach().float()))
 
-    def see(x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(x: Tensor) -> tuple[Tensor, Features, Tensor]:
         with lock:
             try:
                 with torch.inference_mode():
@@ -127,22 +119,22 @@ def with_feature_maps(
                     if gradient:
                         last_map = last_map.clone().requires_grad_()
                     logits = network.forward_head(last_map).float()
-                return logits, [*means, taken[0]], last_map
+                return logits, [*means, head_inputs[0]], last_map
             finally:
                 maps.clear()
-                taken.clear()
+                head_inputs.clear()
 
-    return see
+    return forward
 
 
 def _channel_means(values: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C) float32; of a large map, every so many places: all would make answers 16% slower."""
-    step = max(1, min(values.shape[2:]) // PLACES)
+    """Return the mean of each channel, (N, C, H, W) -> (N, C) float32, over every n-th position of large maps."""
+    step = max(1, min(values.shape[2:]) // MIN_MEAN_SIDE)
     return values[:, :, ::step, ::step].mean((2, 3), dtype=torch.float32)
 
 
-def _made_ready(network: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
-    """The copy that `prepared` describes, and its last linear layer (or itself where it has none)."""
+def _optimized(network: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
+    """Return the copy that `optimize_for_inference` describes, and its last linear layer (or itself without one)."""
     network = fold_batch_norm(copy.deepcopy(network).eval()).requires_grad_(False)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     exact = [copy.deepcopy(module.state_dict()) for module in last]
@@ -154,14 +146,13 @@ def _made_ready(network: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Mod
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """`network`, in evaluation mode, with each batch norm that follows a convolution made part of it, in place.
+    """Fold each batch norm that follows a convolution into it, in place; the network is in evaluation mode.
 
-    A trained batch norm multiplies each channel by a constant and adds another one, and so can the convolution before
-    it. A network that torch.fx cannot trace stays as it is: slower, not wrong.
+    A network that torch.fx cannot trace stays as it is: slower, not wrong.
     """
     try:
         graph = fx.Tracer().trace(network)
-    except Exception:  # tracing runs the network's own code, which may fail in any way on values that are none
+    except Exception:  # tracing runs the network's own code on values that are not tensors, which may fail in any way
         return network
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:

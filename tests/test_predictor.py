@@ -1,4 +1,4 @@
-"""A network made ready answers as the network does."""
+"""A network optimized for inference answers as the network does."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Heat maps lie where the evidence is, for any network, and come with the answers that come without them."""
+"""Class activation maps lie where the evidence is, for any network, and come with the same predictions."""
 
 import io
 import threading
@@ -16,8 +16,8 @@ from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
 from classifier.inference.cam import (
-    BEST,
-    LONG_SIDE,
+    MAX_GRADIENT_CLASSES,
+    OVERLAY_SIDE,
     activation_maps,
     cam_predictor,
     gradient_maps,
@@ -115,7 +115,7 @@ def test_the_evidence_lies_where_the_colour_is(monkeypatch, kind, resize, size):
             answers, maps = look(checkpoint.preprocess.pixels(image)[None])
             assert answers.logits.argmax(1).item() == 1 and maps.shape == (1, 3, 8, 8)
             alpha = drawn(maps[0, 1], checkpoint.preprocess, size)[..., 3].astype(float)
-            scale = LONG_SIDE / max(size)
+            scale = OVERLAY_SIDE / max(size)
             assert alpha.shape == (round(size[1] * scale), round(size[0] * scale))
             pixels = (np.indices(alpha.shape) + 0.5) / scale  # in the image's own
             strongest = pixels[:, alpha == alpha.max()].mean(1)
@@ -160,19 +160,19 @@ def test_a_head_that_only_looks_alike_is_found_out():
 
 def test_gradients_are_those_that_one_at_a_time_gives_and_of_the_best_classes_only():
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(5 * 12, 30), nn.ReLU(), nn.Linear(30, BEST + 3))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(5 * 12, 30), nn.ReLU(), nn.Linear(30, MAX_GRADIENT_CLASSES + 3))
     last_map = torch.rand(2, 5, 3, 4, requires_grad=True)
     logits = head(last_map)
     maps = gradient_maps(logits, last_map)
     logits = head(last_map)
     best = logits.argsort(1, descending=True)
-    assert maps.shape == (2, BEST + 3, 3, 4)
+    assert maps.shape == (2, MAX_GRADIENT_CLASSES + 3, 3, 4)
     for i in range(2):
-        for k in best[i, :BEST]:
+        for k in best[i, :MAX_GRADIENT_CLASSES]:
             (gradient,) = torch.autograd.grad(logits[i, k] - logits[i].mean(), last_map, retain_graph=True)
             expected = (gradient[i].sum((1, 2))[:, None, None] * last_map[i]).sum(0)
             torch.testing.assert_close(maps[i, k], expected.detach())
-        assert not maps[i, best[i, BEST:]].any()
+        assert not maps[i, best[i, MAX_GRADIENT_CLASSES:]].any()
 
 
 def test_of_two_classes_what_speaks_for_one_speaks_against_the_other():
@@ -262,4 +262,4 @@ def test_more_evidence_is_less_transparent_and_lighter():
 def test_any_size_of_image_and_map(size, resize):
     for side in (1, 2, 7):
         shown = drawn(torch.ones(side, side), Preprocess(resize=resize), size)
-        assert max(shown.shape[:2]) == LONG_SIDE and min(shown.shape[:2]) >= 1 and shown[..., 3].any()
+        assert max(shown.shape[:2]) == OVERLAY_SIDE and min(shown.shape[:2]) >= 1 and shown[..., 3].any()
