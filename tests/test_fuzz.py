@@ -22,6 +22,7 @@ from PIL import Image
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
+from classifier.data import archives
 from classifier.data.images import ImageError, load_image
 from classifier.data.transforms import Preprocess
 from classifier.preparation import sources
@@ -147,7 +148,7 @@ def test_what_prepare_reads(name, content, tmp_path):
         with soon():
             try:
                 found = sources.read_source(source, tmp_path / "scratch")
-                for entry in found.entries:
+                for entry in found.images:
                     assert not Path(entry.name).is_absolute() and ".." not in Path(entry.name).parts
                     try:
                         load_image(sources.read_bytes(entry))
@@ -156,7 +157,7 @@ def test_what_prepare_reads(name, content, tmp_path):
             except UserError as error:
                 assert 0 < len(str(error)) < 3000
             finally:
-                sources.close_zips()
+                archives.open_zip.cache_clear()
 
     check()
 

@@ -1,32 +1,49 @@
-"""Which images are in WebDataset shards, and which of them are set aside to choose the best epoch with?
+"""WebDataset shards: which images they hold, and batches of these images for training and evaluation.
 
-    dataset/train/00000.tar ...         key.jpg, key.cls (the class's number), key.jpg, ...
-    dataset/train/shards.json           classes, and of each shard its size and its images per class
+    dataset/train/00000.tar ...         key.jpg, key.cls (the number of the class), key.jpg, ...
+    dataset/train/shards.json           the classes; for each shard its size in bytes and its images per class
 
-prepare.py --shards writes both. The index tells what a run has to know before its first step, so that no shard is read
-for it. What is in memory depends on the number of shards, not of images.
+prepare.py --shards writes both. From shards.json a run knows what it needs before its first step. The webdataset
+library splits the shards among processes and workers, shuffles their images and makes epochs equally long.
 """
 
 import hashlib
+import http.client
+import io
+import itertools
 import json
+import random
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from classifier.cli import UserError
-from classifier.data.streams import is_web, open_stream
+from classifier.data import loaders
+from classifier.data.images import EXTENSIONS, ImageError
+from classifier.data.transforms import Preprocess
+from classifier.distributed import RANK, WORLD_SIZE
 
-INDEX = "shards.json"
-VERSION = 1
-MAKE = "python prepare.py SOURCE --shards writes shards, and that file beside them"
-AT_ONCE = 16  # shards that are looked for side by side
+INDEX, VERSION = "shards.json", 1
+SHUFFLE_IMAGES = 1000  # encoded images in the shuffle buffer of each worker
+RETRY_PAUSES_S = (1, 5, 20)  # before each further attempt to read from a URL
+TIMEOUT_S = 30  # without an answer from a server
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: its name, its size in bytes, its images of each class, and a digest of what is in it."""
+    """One tar: its name, its size in bytes, its images per class, and a hash of its contents."""
 
     name: str
     bytes: int
@@ -38,67 +55,94 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Shards:
-    """The labelled images of some shards; what `folders.Folder` is for images in folders."""
+class ShardedImages:
+    """Labelled images in shards; what `image_folder.ImageFolder` is for images in folders."""
 
     root: str  # the folder or URL that holds the shards
     classes: list[str]
     shards: list[Shard] = field(repr=False)
-    corrected: str = ""  # corrections.csv is about files, which these are not
+    corrected: str = ""  # corrections.csv is about image files, of which shards have none
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
+
+    @property
+    def parent(self) -> str:
+        """The folder or URL above `root`, where test/ is."""
+        return self.root.rpartition("/")[0] if "/" in self.root else str(Path(self.root).resolve().parent)
 
     def counts(self) -> dict[str, int]:
         """Images per class."""
         return {name: sum(shard.counts[label] for shard in self.shards) for label, name in enumerate(self.classes)}
 
     def fingerprint(self) -> str:
-        """Equal for shards of the same contents, wherever they lie and whatever they are called."""
+        """Equal for shards with the same contents, whatever their place and names."""
         members = sorted(shard.fingerprint for shard in self.shards)
         return hashlib.blake2b(repr((self.classes, members)).encode(), digest_size=16).hexdigest()
 
-    def above(self) -> str:
-        """The folder or URL that the shards' own is in, where test/ is beside it."""
-        return str(Path(self.root).resolve().parent) if "/" not in self.root else self.root.rpartition("/")[0]
 
-    def place(self, shard: Shard) -> str:
-        """The shard's path or URL."""
-        return f"{self.root}/{shard.name}"
+# ---- which images
 
 
-def are_meant(data: str) -> bool:
-    """Whether `--data` names shards: .tar files, a URL, or a folder with shards.json, there or in its train/."""
-    return is_web(data) or data.endswith(".tar") or any((Path(data) / at / INDEX).is_file() for at in ("", "train"))
+def is_shards(spec: str) -> bool:
+    """Whether `--data` means shards: .tar files, a URL, or a folder with shards.json in it or in its train/."""
+    return is_url(spec) or spec.endswith(".tar") or any((Path(spec) / at / INDEX).is_file() for at in ("", "train"))
 
 
-def read(data: str) -> Shards:
-    """The shards that `--data` names; each is looked for, none is read.
+def is_url(place: str) -> bool:
+    """Whether this is a URL and no path."""
+    return re.match("https?://", place) is not None
+
+
+def read(spec: str) -> ShardedImages:
+    """Read the index of the shards that `--data` means; on a disk, check that they are there.
 
     Args:
-        data: "dataset/train/{00000..00127}.tar", the same after http(s)://, or the folder or URL that holds
-            shards.json and all of its shards; of a folder also the one above, dataset.
+        spec: "dataset/train/{00000..00127}.tar", the same after http(s)://, or the folder or URL that holds
+            shards.json and all of its shards; for a folder also the one above it, dataset.
 
     Raises:
-        UserError: no index, one that does not fit, shards that are not there or not as the index says, a range beyond
-            it, a server that cannot be reached, a class without images.
+        UserError: the index or a shard is missing, damaged or of another size, or a class has no images.
     """
-    data = data if is_web(data) else Path(data).as_posix()  # in braces, a backslash would be an escape
-    if data.endswith(".tar"):
-        root, _, names = data.rpartition("/")
-        if "{" in root:
-            raise UserError(f"--data {data}: braces are for the shards' names; all of them lie in one folder.")
-        images = _read_index(root or ".")
-        images = replace(images, shards=_chosen(images, names))
-    else:
-        root = data.rstrip("/")
-        above = (Path(root) / "train" / INDEX).is_file()
-        images = _read_index(f"{root}/train" if above else root)
+    root, names = (spec if is_url(spec) else Path(spec).as_posix()).rstrip("/"), ""
+    if root.endswith(".tar"):
+        root, _, names = root.rpartition("/")
+    elif (Path(root) / "train" / INDEX).is_file():
+        root = f"{root}/train"
+    images = _read_index(root or ".")
+    if names:
+        images = replace(images, shards=_named(images, names))
     if empty := [name for name, count in images.counts().items() if not count]:
-        raise UserError(f"The shards of {data} hold no images of {', '.join(empty)}. Name more of them.")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda shard: open_stream(images.place(shard), shard.bytes).close(), images.shards))
+        raise UserError(f"The shards of {spec} hold no images of {', '.join(empty)}. Name more shards.")
+    for shard in () if is_url(root) else images.shards:  # from a server each is read only when it is needed
+        _open(f"{images.root}/{shard.name}", shard.bytes).close()
     return images
+
+
+def train_and_val(spec: str, share: float, fold: int = 1) -> tuple[ShardedImages, ShardedImages]:
+    """Read the shards that `--data` means, split into (training, validation). Raises UserError."""
+    return split_validation(read(spec), share, fold)
+
+
+def split_validation(images: ShardedImages, share: float, fold: int = 1) -> tuple[ShardedImages, ShardedImages]:
+    """Split into (training, validation) by whole shards, in the order of the hashes of their contents.
+
+    Fold k takes the k-th share for validation. prepare.py keeps look-alikes in one shard.
+
+    Raises:
+        UserError: there are too few shards, or a class would have no training images.
+    """
+    order = sorted(images.shards, key=lambda shard: shard.fingerprint)
+    begin = round((fold - 1) * share * len(order))
+    chosen = order[begin : max(begin + 1, round(fold * share * len(order)))]
+    training = replace(images, shards=[shard for shard in images.shards if shard not in chosen])
+    if not chosen or not all(training.counts().values()):
+        raise UserError(
+            f"{images.root}: {len(order)} shards are too few to use {share:.0%} of them (--val), whole ones, for "
+            "validation and train on images of every class with the others. Name more shards, or write smaller ones "
+            "with prepare.py --shard-size."
+        )
+    return training, replace(images, shards=chosen)
 
 
 def write_index(folder: Path, classes: Sequence[str], shards: Sequence[Shard]) -> None:
@@ -109,79 +153,225 @@ def write_index(folder: Path, classes: Sequence[str], shards: Sequence[Shard]) -
     (folder / INDEX).write_text(text, encoding="utf-8")
 
 
-def split_validation(images: Shards, share: float, fold: int = 1) -> tuple[Shards, Shards]:
-    """(training, validation): whole shards, so that each is read for one purpose only.
-
-    The first `fold` sets aside the first share of all, the second one the next, and so on. What the shards contain
-    decides, so the same ones are set aside in every run and on every machine. prepare.py keeps images that look the
-    same in one shard.
-
-    Raises:
-        UserError: too few shards, or a class that has no others.
-    """
-    order = sorted(images.shards, key=lambda shard: shard.fingerprint)
-    begin = round((fold - 1) * share * len(order))
-    end = max(begin + 1, round(fold * share * len(order)))
-    aside = {shard.name for shard in order[begin:end]}
-    parts = [
-        replace(images, shards=[shard for shard in images.shards if (shard.name in aside) == chosen])
-        for chosen in (False, True)
-    ]
-    if not all(part.shards for part in parts):
-        raise UserError(
-            f"{images.root}: too few shards ({len(order)}) to train with some and set {share:.0%} aside for "
-            "validation (--val), whole ones. Name more, or write smaller ones with prepare.py --shard-size."
-        )
-    if empty := [name for name, count in parts[0].counts().items() if not count]:
-        raise UserError(
-            f"{images.root}: without the shards set aside for validation there are no images of "
-            f"{', '.join(empty)}. Add images, or write smaller shards with prepare.py --shard-size."
-        )
-    return parts[0], parts[1]
-
-
-def _read_index(root: str) -> Shards:
-    place = f"{root}/{INDEX}"
+def _read_index(root: str) -> ShardedImages:
+    place, advice = f"{root}/{INDEX}", f"python prepare.py SOURCE --shards writes shards, and {INDEX} beside them."
     try:
-        with open_stream(place) as stream:
+        with _open(place) as stream:
             index = json.loads(stream.read())
+        images = ShardedImages(root, list(index["classes"]), [Shard(**one) for one in index["shards"]])
+        fits = index["version"] == VERSION and images.shards and len(set(images.classes)) == len(images.classes) > 1
+        for shard in images.shards:
+            numbers = [shard.bytes, *shard.counts]
+            fits &= len(shard.counts) == len(images.classes) and isinstance(shard.fingerprint, str)
+            fits &= all(isinstance(number, int) and number >= 0 for number in numbers)
+            fits &= re.fullmatch(r"\w[\w.-]*\.tar", shard.name) is not None  # never in another folder
     except UserError as error:
-        raise UserError(f"{error}\nExpected a folder of shards with {INDEX}; {MAKE}.") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{place} is damaged. Get it again; {MAKE}.") from None
-    try:
-        if index["version"] != VERSION:
-            raise UserError(f"{place} is of version {index['version']}; this one reads {VERSION}. {MAKE}.")
-        images = Shards(root, [str(name) for name in index["classes"]], [Shard(**one) for one in index["shards"]])
-        numbers = [number for shard in images.shards for number in (shard.bytes, *shard.counts)]
-        fits = (
-            images.shards
-            and len(set(images.classes)) == len(images.classes) > 1
-            and all(len(shard.counts) == len(images.classes) for shard in images.shards)
-            and all(isinstance(number, int) and number >= 0 for number in numbers)
-            and all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in images.shards)  # never another folder
-            and all(isinstance(shard.fingerprint, str) for shard in images.shards)
-        )
-    except (TypeError, KeyError):
+        raise UserError(f"{error}\nExpected a folder of shards with {INDEX}; {advice}") from None
+    except (ValueError, RecursionError, TypeError, KeyError):
         fits = False
     if not fits:
-        raise UserError(f"{place} is not an index of shards as prepare.py writes it. Get it again; {MAKE}.")
+        raise UserError(f"{place} is damaged, or no index of shards of version {VERSION}. Get it again; {advice}")
     return images
 
 
-def _chosen(images: Shards, names: str) -> list[Shard]:
-    """The shards that `{00000..00127}.tar` means, of those in the index."""
-    from braceexpand import UnbalancedBracesError, braceexpand  # webdataset's own
+def _named(images: ShardedImages, names: str) -> list[Shard]:
+    """Return the shards of the index that "{00000..00127}.tar" means."""
+    from braceexpand import UnbalancedBracesError, braceexpand  # comes with webdataset
 
-    known, chosen = {shard.name: shard for shard in images.shards}, {}
+    known = {shard.name: shard for shard in images.shards}
     try:
-        for name in braceexpand(names, escape=False):
-            if name not in known:
-                raise UserError(
-                    f"{images.root}/{INDEX} knows no {name}, but {len(known)} shards, {min(known)} to {max(known)}. "
-                    "Name some of those, or give the folder for all of them."
-                )
-            chosen[name] = known[name]
+        return [known[name] for name in dict.fromkeys(braceexpand(names, escape=False))]
     except UnbalancedBracesError as error:
-        raise UserError(f"--data {names}: {error}. Expected for instance {{00000..00127}}.tar.") from None
-    return list(chosen.values())
+        raise UserError(f"--data {names}: {error}. Expected, for instance, {{00000..00127}}.tar.") from None
+    except KeyError as name:
+        raise UserError(
+            f"{images.root}/{INDEX} lists no {name.args[0]}, but {len(known)} shards, {min(known)} to {max(known)}. "
+            "Name some of these, or give the folder for all of them."
+        ) from None
+
+
+# ---- batches
+
+
+def train_loader(
+    images: ShardedImages, preprocess: Preprocess, batch_size: int, batches: int, seed: int, workers: int = 0
+) -> "ShardLoader":
+    """Return shuffled batches for this process, equally many in every process.
+
+    Shards go whole to processes and workers, which therefore get different numbers of images: a worker with too few
+    begins again, one with too many leaves some out.
+
+    Args:
+        images: what to train on.
+        preprocess: how to prepare the images.
+        batch_size: images of a batch of this process.
+        batches: batches of this process in an epoch.
+        seed: decides on the order, together with the epoch and the numbers of processes and workers.
+        workers: processes that read and decode.
+    """
+    return ShardLoader(_Batches(images, preprocess, batch_size, workers, batches=batches, seed=seed))
+
+
+def val_loader(
+    images: ShardedImages, preprocess: Preprocess, batch_size: int, workers: int = 0, rank=RANK, world_size=WORLD_SIZE
+) -> "ShardLoader":
+    """Return batches of every `world_size`-th image: each image comes once, in one process.
+
+    Every process reads all shards, but decodes only its own images; see `distributed.gather_strided`.
+    """
+    return ShardLoader(_Batches(images, preprocess, batch_size, workers, rank, world_size))
+
+
+class ShardLoader(DataLoader):
+    """Batches of (images (n, 3, size, size) uint8, labels (n,) int64), from `train_loader` or `val_loader`."""
+
+    def __init__(self, batches: "_Batches"):
+        options = {"worker_init_fn": loaders.ignore_signals, "pin_memory": torch.cuda.is_available()}
+        super().__init__(batches, batch_size=None, num_workers=batches.workers, **options)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over an epoch. Raises ImageError for an image or shard that cannot be read."""
+        for batch in super().__iter__():
+            if isinstance(batch, str):
+                raise ImageError(batch)
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.dataset.epoch = epoch
+
+    def remark(self) -> str:
+        """Say how many images an epoch of training omits and repeats; "" where it is none."""
+        omitted, repeated = self.dataset.omitted_and_repeated()
+        shown = f"of {len(self.dataset.images):,} images an epoch omits about {omitted:,}, others each time"
+        return f"From shards: {shown}, and repeats about {repeated:,}." if omitted or repeated else ""
+
+
+@dataclass
+class _Batches(IterableDataset):
+    """The batches of one pass, shared out among the workers; in place of the next one, the message of an error."""
+
+    images: ShardedImages
+    preprocess: Preprocess
+    batch_size: int
+    workers: int
+    rank: int = 0  # of all images only those at rank, rank + world_size, ... are decoded
+    world_size: int = 1
+    batches: int = 0  # of an epoch of training; 0: each image once
+    seed: int = 0
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return self.batches or -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | str]:
+        import webdataset as wds
+
+        worker = info.id if (info := get_worker_info()) else 0
+        samples = wds.DataPipeline(self.units)
+        if self.batches:
+            shuffle = wds.shuffle(SHUFFLE_IMAGES, rng=random.Random(f"{self.seed} {self.epoch} {RANK} {worker}"))
+            count = len(range(worker, self.batches, max(1, self.workers))) * self.batch_size
+            samples = samples.compose(wds.split_by_node, wds.split_by_worker, _samples, shuffle).with_epoch(count)
+            samples = iter(samples) if count else iter(())
+        else:
+            samples = iter(samples.compose(wds.split_by_worker, _samples))
+        try:
+            while batch := list(itertools.islice(samples, self.batch_size)):
+                decoded, labels = zip(*map(self._decode, batch), strict=True)
+                yield torch.stack(decoded), torch.tensor(labels)
+        except UserError as error:  # an exception would come out of a worker with its traceback as text
+            yield str(error)
+
+    def units(self) -> list[tuple[str, Shard, int, range]]:
+        """List what processes and workers take in turn: shards, or parts of shards where these are too few.
+
+        Returns:
+            (path or URL, shard, index of its first image among all, indices that belong to this part).
+        """
+        shards = list(
+            zip(self.images.shards, itertools.accumulate(map(len, self.images.shards), initial=0), strict=False)
+        )
+        if self.batches:
+            random.Random(f"{self.seed} {self.epoch}").shuffle(shards)
+        parts = -(-max(1, self.workers) * (WORLD_SIZE if self.batches else 1) // len(shards))
+        units = []
+        for part, (shard, first) in itertools.product(range(parts), shards):
+            start = first + (self.rank + part * self.world_size - first) % (parts * self.world_size)
+            indices = range(start, first + len(shard), parts * self.world_size)
+            units.append((f"{self.images.root}/{shard.name}", shard, first, indices))
+        return units
+
+    def omitted_and_repeated(self) -> tuple[int, int]:
+        """Count the images that an epoch of training omits and repeats, in all processes."""
+        units, workers, repeated = self.units(), max(1, self.workers), 0
+        for rank, worker in itertools.product(range(WORLD_SIZE), range(workers)):
+            own = sum(len(indices) for *_, indices in units[rank::WORLD_SIZE][worker::workers])
+            repeated += max(0, len(range(worker, self.batches, workers)) * self.batch_size - own)
+        return len(self.images) - self.batches * self.batch_size * WORLD_SIZE + repeated, repeated
+
+    def _decode(self, sample: dict) -> tuple[Tensor, int]:
+        """Decode an image to (3, size, size) uint8 and its label. Raises ImageError, which names shard and key."""
+        where, classes = f"{sample['__url__']}, key {sample['__key__']}", len(self.images.classes)
+        encoded = [content for ending, content in sample.items() if f".{ending}" in EXTENSIONS]
+        label = sample.get("cls", b"").strip()
+        if len(encoded) != 1 or not label.isdigit() or len(label) > 9 or int(label) >= classes:
+            found = {ending: "..." if ending != "cls" else label[:20] for ending in sample if ending[:2] != "__"}
+            raise ImageError(f"{where}: expected one image, and in .cls a number below {classes}; found {found}.")
+        try:
+            return self.preprocess.read(encoded[0]), int(label)
+        except ImageError as error:
+            raise ImageError(f"{where} {error}. prepare.py --shards leaves such images out.") from None
+
+
+def _samples(units: Iterable[tuple[str, Shard, int, range]]) -> Iterator[dict]:
+    """Yield the samples of `_Batches.units` as webdataset makes them. Raises UserError for an unreadable shard."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    for url, shard, first, indices in units:
+        index = first
+        with _open(url, shard.bytes) as stream:
+            try:
+                for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+                    if index in indices:
+                        yield sample
+                    index += 1
+            except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+                reason = str(error.args[0] if error.args else error).partition(" @ ")[0]  # webdataset adds the stream
+                raise UserError(f"{url} is damaged ({reason}). Get it again.") from None
+        if index - first != len(shard):
+            found = f"{url} holds {index - first:,} images, but {INDEX} says {len(shard):,}"
+            raise UserError(f"{found}: one of them is damaged, or they do not belong together. Get both again.")
+
+
+def _open(place: str, size: int = 0) -> BinaryIO:
+    """Open a file; one at a URL is copied first, so that a connection that breaks is noticed and made again.
+
+    Args:
+        place: path or URL.
+        size: bytes that it must have; 0: any number.
+
+    Raises:
+        UserError: the file cannot be read or has another size.
+    """
+    for pause in (*RETRY_PAUSES_S, None) if is_url(place) else (None,):
+        try:
+            if is_url(place):
+                with urllib.request.urlopen(place, timeout=TIMEOUT_S) as answer:
+                    file = tempfile.TemporaryFile()  # noqa: SIM115
+                    shutil.copyfileobj(answer, file)
+            else:
+                file = Path(place).open("rb")  # noqa: SIM115
+            found = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if size in (0, found):
+                return file
+            file.close()
+            problem = f"it has {found:,} bytes, expected {size:,}"
+        except (OSError, http.client.HTTPException) as error:
+            problem = getattr(error, "strerror", None) or str(error).strip("<>")
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 429):
+                break
+        if pause is not None:
+            time.sleep(pause)
+    raise UserError(f"{place} cannot be read ({problem}). Get it again.")

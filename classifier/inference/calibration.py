@@ -1,17 +1,17 @@
 """What is fitted to a trained network on validation images: the temperature and the OOD statistics."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from classifier.checkpoint import Checkpoint
-from classifier.data import loaders, shard_batches
+from classifier.data import loaders, shards
 from classifier.data.image_folder import ImageFolder
-from classifier.data.shards import Shards
+from classifier.data.shards import ShardedImages
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
@@ -69,11 +69,10 @@ def infer_features(
     return torch.cat(logits).cpu(), [torch.cat(values).cpu() for values in zip(*features, strict=True)]
 
 
-def _some(part: ImageFolder | Shards, preprocess: Preprocess) -> DataLoader:
-    if isinstance(part, Shards):  # whose images are shuffled
-        return shard_batches.loader(
-            shard_batches.Batches(part, preprocess, BATCH_SIZE, limit=MAX_OOD_IMAGES, rank=0, count=1)
-        )
+def _some(part: ImageFolder | ShardedImages, preprocess: Preprocess) -> Iterable[tuple[Tensor, Tensor]]:
+    if isinstance(part, ShardedImages):  # whose images are shuffled
+        batches = shards.val_loader(part, preprocess, BATCH_SIZE, rank=0, world_size=1)
+        return itertools.islice(batches, MAX_OOD_IMAGES // BATCH_SIZE)
     return loaders.loader(loaders.ImageDataset(balanced_subset(part), preprocess, threads=2), BATCH_SIZE)
 
 

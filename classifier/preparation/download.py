@@ -1,16 +1,22 @@
-"""A large file from the web, continued where it broke off, and checked."""
+"""Download a large file, continue where it broke off, and check it."""
 
 import hashlib
-import io
+import http.client
 import os
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
 from classifier.cli import UserError
-from classifier.data.streams import Web
 
-CHUNK = 1 << 20  # bytes
+CHUNK_BYTES = 1 << 20
+RETRY_PAUSES_S = (1, 2, 4, 8)  # before each further connection that brings nothing new
+TIMEOUT_S = 30  # without an answer
 
 
 def fetch(url: str, target: Path, size: int, sha256: str) -> None:
@@ -18,57 +24,69 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
 
     Args:
         url: where the file is.
-        target: where it goes; nothing is done where it already is, complete.
+        target: where it goes; a complete one is not downloaded again.
         size: its bytes.
         sha256: of its content, in hexadecimal.
 
     Raises:
-        UserError: where it cannot be had, or is another file than expected.
+        UserError: the server does not give the file, or gives another one.
     """
-    if target.exists():
-        _check(target, size, sha256)
-        return
-    part = target.with_name(target.name + ".part")
-    if part.exists() and part.stat().st_size > size:
-        part.unlink()
-    had = part.stat().st_size if part.exists() else 0
-    if had < size:
+    part = target if target.exists() else target.with_name(target.name + ".part")
+    pauses = list(RETRY_PAUSES_S)
+    while (found := _size(part)) < size and part != target:
+        problem = "the connection closed"
         try:
-            _append(url, part, had, size)
-        except UserError as error:
+            _append(url, part, found, size)
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP {error.code} {error.reason}"
+            if error.code < 500 and error.code not in (408, 429):
+                pauses = []
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+            problem = getattr(error, "reason", "") or error
+        if _size(part) > found:
+            pauses = list(RETRY_PAUSES_S)
+        elif pauses:
+            time.sleep(pauses.pop(0))
+        else:
             raise UserError(
-                f"{error} The same command continues it (without {part.name} it begins anew); or get the file with a "
-                "browser and give its path."
-            ) from None
-    _check(part, size, sha256)
+                f"The download of {url} stopped at {_size(part):,} of {size:,} bytes ({problem}). The same command "
+                "continues it; or get the file with a browser and give its path."
+            )
+    digest = hashlib.sha256()
+    with part.open("rb") as file:
+        while found == size and (chunk := file.read(CHUNK_BYTES)):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        what = f"SHA-256 {digest.hexdigest()}, expected {sha256}" if found == size else f"{found:,} bytes, not {size:,}"
+        raise UserError(f"{part} is not the published file ({what}). Remove it and run the same command again.")
     part.replace(target)
 
 
-def _append(url: str, part: Path, had: int, size: int) -> None:
-    """The bytes that `part` lacks."""
-    with (
-        io.BufferedReader(Web(url, size, had), CHUNK) as stream,
-        part.open("ab") as file,
-        tqdm(total=size, initial=had, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
-    ):
-        while chunk := stream.read1(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
-            if file.tell() > size:
-                raise UserError(f"{url} gives more than the expected {size:,} bytes: it is another file now.")
-        file.flush()
-        os.fsync(file.fileno())
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
-def _check(file: Path, size: int, sha256: str) -> None:
-    digest, found = hashlib.sha256(), file.stat().st_size
-    if found == size:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() == sha256:
-            return
-    what = (
-        f"{found:,} bytes, expected {size:,}" if found != size else f"SHA-256 {digest.hexdigest()}, expected {sha256}"
-    )
-    raise UserError(f"{file} is not the published file ({what}): remove it and run the same command again")
+def _append(url: str, part: Path, found: int, size: int) -> None:
+    """Append what one connection gives to the `found` bytes in `part`; begin again where the server knows no ranges.
+
+    Raises:
+        UserError: the file of the server has another size.
+    """
+    request = urllib.request.Request(url, headers={"Range": f"bytes={found}-"} if found else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        start, total = 0, answer.headers.get("Content-Length") or size
+        if matched := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", "")):
+            start, total = int(matched[1]), matched[2]
+        if int(total) != size:
+            raise UserError(f"{url} has {int(total):,} bytes, expected {size:,}: it is another file now.")
+        if start not in (0, found):
+            raise http.client.HTTPException(f"asked for byte {found:,}, was given {start:,}")
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+        ):
+            while file.tell() < size and (chunk := answer.read1(CHUNK_BYTES)):
+                file.write(chunk)
+                bar.update(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())

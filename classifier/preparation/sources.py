@@ -1,51 +1,62 @@
-"""What a zip, a folder or a text list holds: for each image its name, its class, the split it was given, its bytes.
+"""List the images of a zip, a folder or a text list, with their classes and the split they were given.
 
 Nothing is written here except a zip found inside a zip, which goes into a scratch folder. The source is never changed.
 """
 
 import codecs
+import csv
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classifier.cli import UserError
 from classifier.data import archives
 from classifier.data.images import ImageError, has_image_extension, is_image_path
-from classifier.preparation.labels import labels
-from classifier.preparation.lists import read_list
+from classifier.text import plural
 
-SPARE = 100_000_000  # bytes of the disk that stay free
-OTHER_ARCHIVES = {
-    b"Rar!": "a RAR",
-    b"7z\xbc\xaf": "a 7-Zip",
-    b"\x1f\x8b": "a gzip",
-    b"BZh": "a bzip2",
-    b"\xfd7zX": "an xz",
-}
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test", "test1": "test",  # test1: Kaggle's
+}  # fmt: skip
+NUMBERED = re.compile(r"(.+?)\.\d+\.\w+")  # Kaggle's cat.0.jpg
+UNREAD = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zX": "xz"}
+SPARE_BYTES = 100_000_000  # of the disk stay free
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An image of the source: `file` is the image itself or, with a `member` number, the zip that holds it."""
+@dataclass
+class SourceImage:
+    """An image on its way from the source into the dataset; the modules named below fill in the later fields."""
 
-    name: str  # as shown to people: the path inside the source, with "/"
+    name: str  # for people: the path inside the source, with "/"
     label: str
-    split: str | None  # "train", "test", or None where the source gives no split
-    file: Path
+    split: str | None  # "train" or "test"; None where the source has no split
+    file: Path  # the image or, with a `member` number, the zip that holds it
     member: int | None
-    size: int
+    size: int  # bytes
+    problem: str = ""  # examine: why it cannot be used
+    sha256: str = ""
+    phash: bytes | None = None  # examine: perceptual hash, None for an image that is too plain
+    copy: Path | None = None  # examine: its bytes in the scratch folder
+    group: int = 0  # duplicates: the same for images that look the same
+    conflict: bool = False  # duplicates: the group has two classes
+    left_out: str = ""  # duplicates: why it is not used
+    part: str = ""  # split: "train", "test", or "" where it is not used
+    target: str = ""  # split: "train/<class>/<name>"; in shards "train/<shard>/<name>"
 
 
 @dataclass
 class Source:
-    """What was found: the labelled images, and how many other files there were."""
+    """The labelled images of a source, and how many other files there were."""
 
-    entries: list[Entry]
-    ignored: int = 0  # not images
-    unlabelled: int = 0  # images that belong to no class
+    images: list[SourceImage]
+    ignored: int = 0  # files that are not images
+    unlabelled: int = 0  # images without a class
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,112 +68,104 @@ def read_source(source: Path, scratch: Path) -> Source:
         scratch: an existing folder for a zip found inside the zip.
 
     Raises:
-        UserError: for a source that is missing, damaged, dangerous, of another kind, or holds no two classes.
+        UserError: the source is missing, damaged, dangerous, of another kind, or holds fewer than two classes.
     """
-    found = _reader(source)(source, scratch)
-    if not found.entries:
-        raise UserError(_nothing_found(source, found))
-    classes = sorted({entry.label for entry in found.entries})
+    kind = _kind(source)
+    found = _read_zip(source, scratch) if kind == "zip" else (_read_folder if kind == "folder" else _read_list)(source)
+    if not found.images:
+        zips = sorted(source.glob("*.zip")) if kind == "folder" else []
+        raise UserError(
+            f"{source} holds no image with a class ({plural(found.unlabelled, 'image')} without a class, "
+            f"{plural(found.ignored, 'other file')}). Expected a folder per class, at least two of them with images; "
+            "or file names like cat.0.jpg; or a list with 'path class' per line."
+            + (f" It holds {zips[0].name}: give that file." if zips else "")
+        )
+    classes = {image.label for image in found.images}
     if len(classes) < 2:
-        raise UserError(f"{source}: all {len(found.entries)} images are of one class, '{classes[0]}'; two are needed")
+        raise UserError(f"All {len(found.images)} images of {source} have the class '{classes.pop()}'. Two are needed.")
     return _settle_split(found)
 
 
 def fingerprint(source: Path) -> str:
-    """A text that differs when the source's content does: of names, sizes and check sums or times, not of all bytes.
-
-    Raises:
-        UserError: as `read_source`.
-    """
-    reader, lines = _reader(source), []
-    if reader is _read_zip:
+    """Hash names, sizes and checksums or times, so that a changed source is noticed. Raises UserError."""
+    kind = _kind(source)
+    if kind == "zip":
         lines = [f"{of.orig_filename}|{of.file_size}|{of.CRC}" for of in archives.open_zip(source).infolist()]
-    elif reader is _read_folder:
+    elif kind == "folder":
         files = ((file, file.stat()) for file in _files(source))
         lines = [f"{file.relative_to(source).as_posix()}|{of.st_size}|{of.st_mtime_ns}" for file, of in files]
     else:
-        files = ((name, label, _stat(file)) for name, label, file in read_list(source))
+        files = ((name, label, _stat(file)) for name, label, file in _list_rows(source))
         lines = [f"{name}|{label}|{of and (of.st_size, of.st_mtime_ns)}" for name, label, of in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def read_bytes(entry: Entry) -> bytes:
-    """The bytes of one image.
+def read_bytes(image: SourceImage) -> bytes:
+    """Read the bytes of one image.
 
     Raises:
-        ImageError: where that one file cannot be read.
-        UserError: where the zip is damaged there, so that nothing else in it can be trusted either.
+        ImageError: this one file cannot be read.
+        UserError: the zip is damaged here, so that nothing else in it can be trusted either.
     """
-    if entry.member is None:
-        try:
-            if entry.file.stat().st_size > archives.MAX_BYTES:
-                raise ImageError(f"has more than {archives.MAX_BYTES // 10**6} MB")
-            return entry.file.read_bytes()
-        except FileNotFoundError:
-            raise ImageError("is not there") from None
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return archives.read_member(entry.file, entry.member)
-
-
-def close_zips() -> None:
-    """Close what `read_bytes` keeps open; Windows deletes no open file."""
-    archives.open_zip.cache_clear()
+    if image.member is not None:
+        return archives.read_member(image.file, image.member)
+    try:
+        if image.file.stat().st_size > archives.MAX_BYTES:
+            raise ImageError(f"has more than {archives.MAX_BYTES // 10**6} MB")
+        return image.file.read_bytes()
+    except FileNotFoundError:
+        raise ImageError("does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise a UserError where the disk of `folder` has no `needed` bytes free."""
+    """Raise a UserError where the disk of `folder` does not have `needed` bytes free."""
     free = shutil.disk_usage(folder).free
-    if needed + SPARE > free:
+    if needed + SPARE_BYTES > free:
         raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free: "
-            "make room, or choose another disk with --output"
+            f"{what} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free. Make room, or choose "
+            "another disk with --output."
         )
 
 
-def _reader(source: Path) -> Callable[[Path, Path], Source]:
-    """The function that reads this kind of source, told by its first bytes and not by its name."""
+def _kind(source: Path) -> str:
+    """Return "folder", "zip" or "list", by the first bytes of a file and not by its name."""
     if source.is_dir():
-        return _read_folder
+        return "folder"
     try:
         with source.open("rb") as file:
             head = file.read(512)
-    except FileNotFoundError:
-        raise UserError(f"{source} is not there: give a zip, a folder or a text list") from None
     except OSError as error:
-        raise UserError(f"{source} cannot be read ({error.strerror})") from None
+        raise UserError(f"{source} cannot be read ({error.strerror}). Give a zip, a folder or a text list.") from None
     if head.startswith(b"PK"):
-        return _read_zip
-    for start, kind in OTHER_ARCHIVES.items():
+        return "zip"
+    for start, name in UNREAD.items():
         if head.startswith(start):
-            raise UserError(f"{source} is {kind} archive: unpack it and give the folder")
-    if (
-        source.suffix.lower() == ".zip"
-        or not head
-        or (b"\0" in head and head[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    ):
+            raise UserError(f"{source} is a {name} archive. Unpack it and give the folder.")
+    if source.suffix.lower() == ".zip" or not head or (b"\0" in head and head[:2] not in UTF_16):
         shown = "empty" if not head else "a web page" if head.lstrip()[:1] == b"<" else "something else"
-        raise UserError(f"{source} is no zip and no text list but {shown}: get the file again, or give a folder")
-    return _read_list
+        raise UserError(f"{source} is neither a zip nor a text list but {shown}. Get the file again, or give a folder.")
+    return "list"
 
 
-# ---- zip, folder, list --------------------------------------------------------------------------------------------
+# ---- zip and folder
 
 
 def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
     members = archives.members(path)
-    images = [member for member in members if is_image_path(member[0])]
-    archives.check_images(path, images)
+    inside = [member for member in members if is_image_path(member[0])]
+    archives.check_images(path, inside)
     infos = archives.open_zip(path).infolist()
-    entries = [
-        Entry("/".join(parts), label, split, path, number, infos[number].file_size)
-        for (parts, number), (split, label) in zip(images, labels([parts for parts, _ in images]), strict=True)
+    images = [
+        SourceImage("/".join(parts), label, split, path, number, infos[number].file_size)
+        for (parts, number), (split, label) in zip(inside, _labels([parts for parts, _ in inside]), strict=True)
         if label
     ]
-    found = Source(entries, len(members) - len(images), len(images) - len(entries))
+    found = Source(images, len(members) - len(inside), len(inside) - len(images))
     zips = {parts[-1].lower(): number for parts, number in members if parts[-1].lower().endswith(".zip")}
     inner = zips.get("train.zip", next(iter(zips.values())) if len(zips) == 1 else None)
-    if entries or inner is None or depth == 2:
+    if images or inner is None or depth == 2:
         return found
     # Kaggle's dogs-vs-cats.zip holds train.zip. It is copied out, since reading it in place is slow.
     name, target = infos[inner].filename, scratch / f"inner{depth}.zip"
@@ -170,25 +173,25 @@ def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
     archives.copy_member(path, inner, target)
     try:
         deeper = _read_zip(target, scratch, depth + 1)
-    except UserError as error:  # of a file that the person has not
+    except UserError as error:
         raise UserError(str(error).replace(str(target), f"{path}: {name}")) from None
     counts = {"ignored": deeper.ignored + found.ignored - 1, "unlabelled": deeper.unlabelled + found.unlabelled}
     return replace(deeper, **counts, notes=[f"the images are those of {name} in {path.name}", *deeper.notes])
 
 
-def _read_folder(folder: Path, scratch: Path) -> Source:
+def _read_folder(folder: Path) -> Source:
     files = [(file, file.relative_to(folder).parts) for file in _files(folder)]
-    images = [(file, parts) for file, parts in files if is_image_path(parts)]
-    entries = [
-        Entry("/".join(parts), label, split, file, None, file.stat().st_size)
-        for (file, parts), (split, label) in zip(images, labels([parts for _, parts in images]), strict=True)
+    inside = [(file, parts) for file, parts in files if is_image_path(parts)]
+    images = [
+        SourceImage("/".join(parts), label, split, file, None, file.stat().st_size)
+        for (file, parts), (split, label) in zip(inside, _labels([parts for _, parts in inside]), strict=True)
         if label
     ]
-    return Source(entries, len(files) - len(images), len(images) - len(entries))
+    return Source(images, len(files) - len(inside), len(inside) - len(images))
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below; a folder that is a link counts as well, unless it leads back to where it is in."""
+    """List all files below a folder, also through links to folders, unless these lead back."""
     found, open_folders = [], [(folder, ())]
     while open_folders:
         here, above = open_folders.pop()
@@ -198,54 +201,116 @@ def _files(folder: Path) -> list[Path]:
         try:
             children = list(here.iterdir())
         except OSError as error:
-            raise UserError(f"{here} cannot be read ({error.strerror})") from None
+            raise UserError(f"{here} cannot be read ({error.strerror}).") from None
         open_folders += [(child, (*above, real)) for child in children if child.is_dir()]
         found += [child for child in children if child.is_file()]
     return found
 
 
-def _read_list(path: Path, scratch: Path) -> Source:
-    listed = [(name, label, file, _stat(file)) for name, label, file in read_list(path)]
+def _labels(paths: Sequence[tuple[str, ...]]) -> list[tuple[str | None, str | None]]:
+    """Return (split, class) of each path, None where it has none.
+
+    Below any wrapper folders there may be folders that are all named train, val or test; then comes a folder per
+    class, or Kaggle's file names `cat.0.jpg`.
+    """
+    depth, below = 0, paths
+    while len({path[depth] for path in below if len(path) > depth + 1}) == 1:
+        below = [path for path in below if len(path) > depth + 1]
+        depth += 1
+    wrapper = below[0][:depth] if below else ()
+    tops = {path[depth] for path in below if len(path) > depth + 1}
+    parts = sorted(top for top in tops if top.lower() in SPLITS)
+    is_split = bool(tops) and len(parts) == len(tops)
+    if len(parts) > 1 and not is_split:
+        raise UserError(
+            f"Beside {', '.join(parts)} there is {', '.join(sorted(tops - set(parts)))}. The former are parts of a "
+            "split; what the latter is, is unclear. Give a folder or zip without it."
+        )
+    answers = []
+    for path in paths:
+        rest = path[depth:] if path[:depth] == wrapper else ()
+        split = SPLITS[rest[0].lower()] if is_split and len(rest) > 1 else None
+        rest = rest[1:] if split else rest
+        numbered = NUMBERED.fullmatch(rest[0]) if len(rest) == 1 else None
+        label = rest[0] if len(rest) > 1 else numbered[1] if numbered else None
+        answers.append((split, label and _class_name(label)))
+    return answers
+
+
+def _class_name(label: str) -> str:
+    return unicodedata.normalize("NFC", label.strip())  # macOS writes é as two characters
+
+
+def _settle_split(found: Source) -> Source:
+    """Turn train, val and test into train and test; a split without train, or of train alone, is none."""
+    given = {image.split for image in found.images}
+    if "train" not in given or given <= {"train", None}:
+        return replace(found, images=[replace(image, split=None) for image in found.images])
+    into = {"train": "train", "test": "test", "val": "train" if "test" in given else "test"}
+    notes = list(found.notes)
+    if "val" in given:
+        reason = "train.py chooses its own" if "test" in given else "there is no test part"
+        notes.append(f"the validation images of the source join {into['val']}: {reason}")
+    images = [replace(image, split=into[image.split or "train"]) for image in found.images]
+    return replace(found, images=images, notes=notes)
+
+
+# ---- text list
+
+
+def _read_list(path: Path) -> Source:
+    listed = [(name, label, file, _stat(file)) for name, label, file in _list_rows(path)]
     if not any(of for *_, of in listed):
         raise UserError(
-            f"{path}: none of its {len(listed)} files is there; the first is sought at {listed[0][2]}. "
-            "Paths are meant from the folder of the list"
+            f"{path}: none of its {plural(len(listed), 'file')} exists. The first was expected at {listed[0][2]}; "
+            "paths are relative to the folder of the list."
         )
-    entries = [
-        Entry(name, label, None, file, None, of.st_size if of else 0)
+    images = [
+        SourceImage(name, label, None, file, None, of.st_size if of else 0)
         for name, label, file, of in listed
         if has_image_extension(file)
     ]
-    return Source(entries, len(listed) - len(entries))
+    return Source(images, len(listed) - len(images))
+
+
+def _list_rows(path: Path) -> list[tuple[str, str, Path]]:
+    """Read a list as (path as written, class, file), without heading, empty lines and `#` comments.
+
+    A tab, a comma or white space separates the two; paths may hold the other separators, and `/` or backslashes.
+
+    Raises:
+        UserError: a line has no class, or there are no lines.
+    """
+    raw = path.read_bytes()
+    encoding = "utf-16" if raw.startswith(UTF_16) else archives.encoding_of(raw)
+    lines = [line.strip() for line in raw.decode(encoding, "replace").removeprefix("\ufeff").split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    readings = [[_split_line(line, separator) for line in lines] for separator in ("\t", ",", None)]
+    rows = max(readings, key=lambda rows: sum(bool(label) and has_image_extension(name) for name, label in rows))
+    if rows and not has_image_extension(rows[0][0]):
+        rows, lines = rows[1:], lines[1:]  # a heading
+    bad = next((line for line, row in zip(lines, rows, strict=True) if not all(row)), None if rows else "none")
+    if bad:
+        raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[:80]}'.")
+    return [(name, _class_name(label), path.resolve().parent / name) for name, label in rows]
+
+
+def _split_line(line: str, separator: str | None) -> tuple[str, str]:
+    if separator == ",":
+        try:
+            *fields, label = next(csv.reader([line]))
+        except csv.Error:
+            return "", ""
+        name = ",".join(fields)
+    else:
+        *names, label = line.rsplit(separator, 1)
+        name = "".join(names)
+    return name.strip().replace("\\", "/"), label.strip()
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """Size and time of a file, None where there is none, or no file could have that name."""
+    """Return size and time of a file, None where it does not exist or no file could have this name."""
     try:
         return file.stat() if file.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-def _settle_split(found: Source) -> Source:
-    """The given split as train and test: validation images are set aside from train later, by train.py."""
-    given = {entry.split for entry in found.entries}
-    if "train" not in given or given <= {"train", None}:
-        return replace(found, entries=[replace(entry, split=None) for entry in found.entries])
-    into = {"train": "train", "test": "test", "val": "train" if "test" in given else "test"}
-    notes = list(found.notes)
-    if "val" in given:
-        reason = "train.py sets its own validation images aside" if "test" in given else "there is no test part"
-        notes.append(f"the source's validation images join {into['val']}: {reason}")
-    entries = [replace(entry, split=into[entry.split or "train"]) for entry in found.entries]
-    return replace(found, entries=entries, notes=notes)
-
-
-def _nothing_found(source: Path, found: Source) -> str:
-    zips = sorted(source.glob("*.zip")) if source.is_dir() else []
-    hint = f" There is {zips[0].name} in it: give that." if zips else ""
-    return (
-        f"{source}: no image with a class was found ({found.unlabelled} images without, {found.ignored} other "
-        f"files). Expected a folder per class, at least two of them with images in them, names like cat.0.jpg, or a "
-        f"list of 'path class'.{hint}"
-    )

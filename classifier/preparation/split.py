@@ -1,68 +1,74 @@
-"""Which images are for training and which for testing: by their content, so the same everywhere."""
+"""Decide which images are for training and which for testing, by content alone, and what their files are called."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from classifier.cli import UserError
-from classifier.preparation.duplicates import HashedImage, Ruling
+from classifier.files import safe_name
+from classifier.preparation.duplicates import groups
+from classifier.preparation.sources import SourceImage
+from classifier.text import plural
 
 
-def assign_sides(images: Sequence[HashedImage], rulings: Sequence[Ruling], test: float) -> list[str]:
-    """ "train", "test", or "" for those left out.
+def assign_parts(images: Sequence[SourceImage], test: float) -> None:
+    """Set `part` of each image to "train", "test" or, where it is left out, "".
 
-    A given split is kept. Otherwise each class's groups of like images are ordered by their smallest SHA-256, and
-    the first ones are for testing: the same on any machine, in any order of files, under any names. A group goes to
-    one side as a whole, to train where it has two classes.
+    A given split is kept. Otherwise the groups of images that look the same are taken in the order of their smallest
+    SHA-256, the first ones of each class for testing: the same on any machine, in any order of files, under any
+    names. A group goes to one part as a whole, to train where it has two classes.
 
     Args:
-        images: what there is.
-        rulings: what `duplicates.rule` said of it.
+        images: after `find_duplicates`.
         test: below 1 the fraction of each class that is for testing, from 1 on the number of images.
 
     Raises:
-        UserError: where a class has not that many.
+        UserError: a class has too few images.
     """
-    sides = ["" if ruling.left_out else "train" for ruling in rulings]
+    kept = [image for image in images if not image.left_out]
+    for image in kept:
+        image.part = image.split or "train"
     if any(image.split for image in images):
-        return [side and image.split for side, image in zip(sides, images, strict=True)]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i, ruling in enumerate(rulings):
-        if not ruling.left_out and not ruling.conflict:
-            groups[ruling.group].append(i)
-    wanted = test_counts(images, rulings, test)
+        return
+    wanted = _test_counts(kept, test)
     missing = dict(wanted)
-    for same in sorted(groups.values(), key=lambda same: min(images[i].sha256 for i in same)):
-        label = images[same[0]].label
-        if len(same) <= missing[label]:
-            missing[label] -= len(same)
-            for i in same:
-                sides[i] = "test"
+    free = groups([image for image in kept if not image.conflict])
+    for group in sorted(free, key=lambda group: min(image.sha256 for image in group)):
+        if len(group) <= missing[group[0].label]:
+            missing[group[0].label] -= len(group)
+            for image in group:
+                image.part = "test"
     for label, number in missing.items():
         if number == wanted[label]:
             raise UserError(
-                f"class '{label}': no {number} images can be set aside for testing, since too many of them look the "
-                "same and would be on both sides: choose a larger --test, or add other images"
+                f"Class '{label}' cannot give {plural(number, 'image')} for testing: too many of its images look the "
+                "same and would be on both sides. Choose a larger --test, or add other images."
             )
-    return sides
 
 
-def test_counts(images: Iterable[HashedImage], rulings: Iterable[Ruling], test: float) -> dict[str, int]:
-    """How many images of each class are for testing.
-
-    Raises:
-        UserError: where a class has not that many, and one more to train with.
-    """
-    rows = [(image.label, ruling) for image, ruling in zip(images, rulings, strict=True) if not ruling.left_out]
-    kept = Counter(label for label, _ in rows)
-    free = Counter(label for label, ruling in rows if not ruling.conflict)
-    wanted = {label: int(test) if test >= 1 else max(1, int(kept[label] * test + 0.5)) for label in sorted(kept)}
+def _test_counts(kept: Sequence[SourceImage], test: float) -> dict[str, int]:
+    """Return how many images of each class are for testing. Raises UserError where a class has too few."""
+    counts = Counter(image.label for image in kept)
+    shared = Counter(image.label for image in kept if image.conflict)
+    wanted = {label: int(test) if test >= 1 else max(1, int(counts[label] * test + 0.5)) for label in sorted(counts)}
     for label, number in wanted.items():
-        if number > min(free[label], kept[label] - 1):
-            shared = kept[label] - free[label]
+        if number > min(counts[label] - shared[label], counts[label] - 1):
             raise UserError(
-                f"--test {test:g}: class '{label}' has {kept[label]:,} good images"
-                + (f", {shared:,} of them also in another class" if shared else "")
-                + f"; it cannot give {number:,} for testing and keep some for training: "
-                + ("choose a smaller --test, or add images" if number > 1 else "add images")
+                f"--test {test:g}: class '{label}' has {plural(counts[label], 'good image')}"
+                + (f", {shared[label]:,} of them also in another class" if shared[label] else "")
+                + f". It cannot give {number:,} for testing and keep some for training: "
+                + ("choose a smaller --test, or add images." if number > 1 else "add images.")
             )
     return wanted
+
+
+def name_files(images: Sequence[SourceImage], folders: Mapping[str, str]) -> None:
+    """Set `target` of each image that is used to "<part>/<class folder>/<name>"."""
+    taken = set()
+    for image in sorted(images, key=lambda image: (image.name, image.sha256)):
+        if image.part:
+            folder, name = f"{image.part}/{folders[image.label]}", safe_name(image.name.split("/")[-1])
+            if (folder, name.casefold()) in taken:  # two folders of the source have an image of this name
+                stem, dot, ending = name.rpartition(".")
+                name = f"{stem[:40]}-{image.sha256}{dot}{ending}"
+            taken.add((folder, name.casefold()))
+            image.target = f"{folder}/{name}"

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from classifier import distributed
-from classifier.data import image_folder, loaders, shard_batches, shards
+from classifier.data import image_folder, loaders, shards
 from classifier.data.image_folder import ImageFolder
-from classifier.data.shards import Shards
+from classifier.data.shards import ShardedImages
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.training import checks, pretrained
@@ -32,8 +32,8 @@ class TrainingSet:
 
     root: str
     kind: str
-    training: ImageFolder | Shards
-    validation: ImageFolder | Shards
+    training: ImageFolder | ShardedImages
+    validation: ImageFolder | ShardedImages
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Batches:
         ready: the images of both, where they can be asked for in any order; in a stream they cannot.
     """
 
-    order: loaders.ResumableSampler | shard_batches.Batches
+    order: loaders.ResumableSampler | shards.ShardLoader
     train: DataLoader
     val: DataLoader
     shown: list[int]
@@ -59,9 +59,9 @@ class Batches:
 
 def read(settings: Settings) -> TrainingSet:
     """The images that --data names, split. Raises UserError."""
-    if shards.are_meant(settings.data):
+    if shards.is_shards(settings.data):
         images = shards.read(settings.data)
-        root, kind = images.above(), "images"
+        root, kind = images.parent, "images"
         training, validation = shards.split_validation(images, settings.val, settings.fold)
     else:
         place, kind = checks.find_images(settings.data)
@@ -88,11 +88,13 @@ def batches(
         UserError: settings that shards cannot fulfil.
     """
     size = settings.batch_size
-    if isinstance(found.training, Shards):
-        order, streams, pixels = shard_batches.for_run(
-            found.training, found.validation, seen, preprocess, settings, SHOWN
-        )
-        return Batches(order, streams["train"], streams["val"], list(range(len(pixels))), pixels)
+    if isinstance(found.training, ShardedImages):
+        micro_batch = size // distributed.WORLD_SIZE // settings.accumulate
+        micro_batches = len(found.training) // size * settings.accumulate
+        train = shards.train_loader(found.training, seen, micro_batch, micro_batches, settings.seed, settings.workers)
+        val = shards.val_loader(found.validation, preprocess, size, settings.workers)
+        pixels = next(iter(shards.val_loader(found.validation, preprocess, SHOWN)))[0]
+        return Batches(train.dataset, train, val, list(range(len(pixels))), pixels)
     share = distributed.shard(range(len(found.validation)))
     ready = tuple(
         loaders.cached_dataset(part, prepare, Path(found.root, ".cache"), device, settings.workers)

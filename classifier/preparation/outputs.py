@@ -1,0 +1,148 @@
+"""Fill a folder as a whole or not at all; write images in shards.
+
+Everything is written into a hidden folder inside the output. When it is complete, it is renamed to READY, in one step;
+from then on its parts only move up. A run that was killed before that step has left nothing but the hidden folder,
+which the next run removes; after it, the next run completes the moves.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from classifier.cli import UserError
+from classifier.files import file_lock
+from classifier.preparation.duplicates import groups
+from classifier.preparation.sources import SourceImage
+
+STAGING, READY, LOCK = ".preparing-", ".prepared", ".preparing.lock"
+MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Make the folder `output` where needed, and keep other runs out of it for the block. Raises UserError."""
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    with file_lock(output / LOCK, f"Another prepare.py is at work in {output}. Wait for it, or end it.", timeout=1):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (output / LOCK).unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()  # only where it is empty still
+
+
+def recover(output: Path, names: Sequence[str]) -> bool:
+    """Clean up after a run that was killed; return whether it had got far enough to be completed."""
+    for stale in output.glob(STAGING + "*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    if complete := (output / READY).is_dir():
+        publish(output, names)
+    return complete
+
+
+@contextlib.contextmanager
+def staged(output: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Make two hidden folders in `output`, (scratch, result). What is in `result` at the end moves to `output`.
+
+    With any exception both vanish and `output` is as before.
+    """
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=output))
+    try:
+        scratch, result = staging / "scratch", staging / "result"
+        scratch.mkdir()
+        result.mkdir()
+        yield scratch, result
+        if hasattr(os, "sync"):
+            os.sync()  # the images reach the disk before the name that says they are there
+        result.rename(output / READY)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    publish(output, names)
+
+
+def publish(output: Path, names: Sequence[str]) -> None:
+    """Move the finished parts from READY to their places, in the order of `names`.
+
+    Raises:
+        UserError: something else stands in a place.
+    """
+    ready = output / READY
+    for name in names:
+        if not (ready / name).exists():
+            continue
+        if occupied(output, [name]):
+            raise UserError(f"{output / name} has appeared meanwhile. Move it away and run the same command again.")
+        if (output / name).is_dir():
+            (output / name).rmdir()  # empty; Windows cannot rename onto a folder
+        (ready / name).rename(output / name)
+    ready.rmdir()
+
+
+def occupied(output: Path, names: Sequence[str]) -> list[str]:
+    """Return those of `names` that are in `output` already; an empty folder does not count."""
+    places = [(name, output / name) for name in names]
+    return [name for name, at in places if (any(at.iterdir()) if at.is_dir() else os.path.lexists(at))]
+
+
+def write_folders(images: Sequence[SourceImage], result: Path) -> None:
+    """Move the images that are used, and not in shards, to their targets in the folder `result`."""
+    for image in images:
+        if image.part and image.copy:
+            (result / image.target).parent.mkdir(parents=True, exist_ok=True)
+            image.copy.rename(result / image.target)
+
+
+def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None:
+    """Write the training images into WebDataset shards in `result`/train, with their index, and set their targets.
+
+    The hashes of their contents decide on the order, so that each shard has all classes, and every run writes the
+    same shards. Images that look the same stay together, in training or in validation.
+
+    Args:
+        images: what there is, with targets as for folders.
+        size: images of a shard, about; fewer where there would not be MIN_SHARDS.
+        result: a folder without train/.
+    """
+    from webdataset import TarWriter  # not at the top: it loads PyTorch, as the next one does
+
+    from classifier.data.shards import Shard, write_index
+
+    def order(group: list[SourceImage]) -> str:
+        return hashlib.sha256(min(image.sha256 for image in group).encode()).hexdigest()  # not that of the split again
+
+    used = [image for image in images if image.part == "train"]
+    count = max(-(-len(used) // size), min(MIN_SHARDS, len(used)))
+    contents: list[list[SourceImage]] = [[] for _ in range(count)]
+    taken = 0
+    for group in sorted(groups(used), key=order):
+        contents[taken * count // len(used)] += sorted(group, key=lambda image: (image.sha256, image.label))
+        taken += len(group)
+
+    folder, index, written = result / "train", [], 0
+    folder.mkdir()
+    classes = sorted({image.target.split("/")[1] for image in used})
+    bar = tqdm(total=len(used), desc="writing shards", unit="image", disable=None)
+    for shard in filter(None, contents):
+        path, counts, members = folder / f"{len(index):05}.tar", [0] * len(classes), []
+        with path.open("wb") as file, TarWriter(file, mtime=0) as tar:
+            for image in shard:
+                label, content = classes.index(image.target.split("/")[1]), image.copy.read_bytes()
+                key, ending = f"{written:09}", image.target.rpartition(".")[2].lower()
+                tar.write({"__key__": key, ending: content, "cls": str(label)})
+                image.copy = image.copy.unlink()
+                image.target = f"train/{path.name}/{key}.{ending}"
+                counts[label] += 1
+                members.append((label, hashlib.blake2b(content, digest_size=16).hexdigest()))
+                written += 1
+                bar.update()
+        fingerprint = hashlib.blake2b(repr(sorted(members)).encode(), digest_size=16).hexdigest()
+        index.append(Shard(path.name, path.stat().st_size, counts, fingerprint))
+    bar.close()
+    write_index(folder, classes, index)
