@@ -265,6 +265,7 @@ def test_the_shipped_pth_is_read_and_left_alone(project, capsys):
 
 def test_two_networks(project, capsys):
     checkpoints.save(always_red(), Path("module/red.pth"))
+    checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), RUN)
     run("module/colors.pth", "module/red.pth")
     # correct: 11 and 6 of 13, of which 4 both; so 7 against 2, and p = 2 * (1 + 9 + 36) / 2**9
     words = "no significant difference between colors and red: 7 images correct only by colors, 2 only by red, p = 0.18"
@@ -275,6 +276,7 @@ def test_two_networks(project, capsys):
     assert content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
     assert content["networks"]["red"]["confusion_matrix"][2] == [0, 0, 6]
     page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "colors: The network was trained on drawings" in page and "The most accurate is <b>colors" in page
     assert words in page and "Correct only by colors or only by red: 9 images" in page
     assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recalls, the better network first
     differences = rows(folder / "differences.csv")

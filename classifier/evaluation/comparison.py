@@ -1,6 +1,7 @@
 """Several networks on the same images: which differences are significant, and a report that compares them."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -74,27 +75,28 @@ def ranked(results: Sequence[EvalResult]) -> list[EvalResult]:
 
 def table(results: Sequence[EvalResult]) -> list[tuple[str, ...]]:
     """Return the networks as rows, headings first, the most accurate network first."""
-    rows = [
-        ("network", "accuracy", "95% interval", "lowest recall", "ECE", "parameters", "multiply-adds", "MB", "images/s",
-         "ms, batch of 1", "95th percentile")
-    ]  # fmt: skip
+    columns = {
+        "accuracy": "{accuracy:.2%}",
+        "95% interval": "{interval[0]:.2%} to {interval[1]:.2%}",
+        "lowest recall": "{lowest[class]} {lowest[recall]:.1%}",
+        "ECE": "{calibration_error:.3f}",
+        "parameters": "{millions:.1f} M",
+        "multiply-adds": "{billions:.2f} G",
+        "MB": "{megabytes:.1f}",
+        "images/s": "{throughput:.0f}",
+        "ms, batch of 1": "{milliseconds_for_one:.1f}",
+        "95th percentile": "{milliseconds_for_one_p95:.1f}",
+    }
+    rows = [("network", *columns)]
     for result in ranked(results):
         report = result.report
-        low, high = report["interval"]
-        lowest = min((row for row in report["per_class"] if row["recall"] is not None), key=lambda row: row["recall"])
-        rows.append((
-            result.name,
-            f"{report['accuracy']:.2%}",
-            f"{low:.2%} to {high:.2%}",
-            f"{lowest['class']} {lowest['recall']:.1%}",
-            f"{report['calibration_error']:.3f}",
-            f"{report['parameters'] / 1e6:.1f} M",
-            f"{report['multiply_adds'] / 1e9:.2f} G" if report["multiply_adds"] else "-",
-            f"{report['megabytes']:.1f}",
-            f"{1000 / report['milliseconds_per_picture']:.0f}",
-            f"{report['milliseconds_for_one']:.1f}",
-            f"{report['milliseconds_for_one_p95']:.1f}",
-        ))  # fmt: skip
+        values = {
+            "lowest": min((row for row in report["per_class"] if row["count"]), key=lambda row: row["recall"]),
+            "millions": report["parameters"] / 1e6,
+            "billions": (report["multiply_adds"] or math.nan) / 1e9,
+            "throughput": 1000 / report["milliseconds_per_picture"],
+        }
+        rows.append((result.name, *(text.format_map(report | values) for text in columns.values())))
     return rows
 
 
@@ -119,7 +121,7 @@ def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdict
         if differ:
             text = f"Correct only by {first.name} or only by {second.name}: {plural(len(differ), 'image')}"
             differences[f"differences_{number}"] = f"{text}, {shown} of them here" if len(differ) > shown else text
-            titles = [f"{folder.classes[first.labels[i]]}\ncorrect: {(first if first.correct[i] else second).name}"
+            titles = [f"{folder.classes[folder.labels[i]]}\ncorrect: {(first if first.correct[i] else second).name}"
                       for i in differ[:shown]]  # fmt: skip
             figures[f"differences_{number}"] = plots.contact_sheet(thumbnails(folder, differ[:shown]), titles)
     best = ranked(results)[0]
@@ -128,31 +130,12 @@ def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdict
         "best": best,
         "report": best.report,
         "table": table(results),
-        "recalls": {
-            result.name: {row["class"]: row["recall"] for row in result.report["per_class"]}
-            for result in ranked(results)
-        },
-        "remarks": _remarks(results),
+        "results": ranked(results),
         "verdicts": verdicts,
         "differences": differences,
     }
-    rows = [
-        (path, folder.classes[label], *answers)
-        for path, label, *answers in zip(
-            folder.paths, folder.labels, *(result.answers for result in results), strict=True
-        )
-        if len(set(answers)) > 1
-    ]
+    answers = zip(*(result.answers for result in results), strict=True)
+    images = zip(folder.paths, folder.labels, answers, strict=True)
+    rows = [(path, folder.classes[label], *given) for path, label, given in images if len(set(given)) > 1]
     content = {"networks": {result.name: result.report for result in results}, "verdicts": verdicts}
     return write(target, content, figures, page, {"differences.csv": [("path", "label", *by_name), *rows]})
-
-
-def _remarks(results: Sequence[EvalResult]) -> list[str]:
-    """Return the remarks on all networks once, the others after the names of those that they are about."""
-    named: dict[str, list[str]] = {}
-    for result in results:
-        for remark in result.report["remarks"]:
-            named.setdefault(remark, []).append(result.name)
-    return [
-        remark if len(names) == len(results) else f"{', '.join(names)}: {remark}" for remark, names in named.items()
-    ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from classifier.evaluation.metrics import Calibration, best_epoch
@@ -53,7 +54,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         "axes.titlelocation": "left",
     }
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#e5e5e5"}
-    style |= {"axes.grid": False, "axes.grid.axis": "y", "legend.frameon": False}
+    style |= {"axes.grid": False, "legend.frameon": False}
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
@@ -101,54 +102,41 @@ def contact_sheet(
 
 
 @styled
-def curves(histories: Mapping[str, list[dict]]) -> Figure:
-    """Draw loss and accuracy over the epochs of runs: training dashed, validation solid, the best epoch marked.
+def curves(
+    histories: Mapping[str, list[dict]],
+    panels: Sequence[tuple[str, str]] = (("loss", "epoch"), ("accuracy", "epoch")),
+) -> Figure:
+    """Draw loss and accuracy of training runs: training dashed, validation solid, the best epoch marked.
 
     Args:
         histories: name of a run -> its epochs, each
             {"epoch": 1, "minutes": 0.4, "train": {"loss": 0.6, "accuracy": 0.7}, "val": {"loss": ..., "accuracy": ...}}
+        panels: (what is drawn, over what).
     """
-    figure = Figure(figsize=(9, 3.6 + 0.22 * len(histories)), layout="constrained")
-    panels = figure.subplots(1, 2)
-    runs = []
-    for number, (name, history) in enumerate(histories.items()):
-        color = COLORS[number % len(COLORS)]
-        epochs = [entry["epoch"] for entry in history]
-        marker = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
-        for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
+    figure = Figure(figsize=(4.5 * max(1.5, len(panels)), 3.6 + 0.22 * len(histories)), layout="constrained")
+    runs = {}
+    for axes, (key, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for color, (name, history) in zip(itertools.cycle(COLORS), histories.items(), strict=False):
+            best = best_epoch(history)
             for part, line in (("train", {"linestyle": "--", "lw": 1.1, "alpha": 0.8}), ("val", {"lw": 1.8})):
-                axes.plot(epochs, [entry[part][key] for entry in history], color=color, **line, **marker)
-        best = best_epoch(history)
-        panels[1].plot(best["epoch"], best["val"]["accuracy"], "o", markersize=9, color=color, markerfacecolor="none")
-        label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
-        runs.append(Line2D([], [], color=color, lw=1.8, label=label))
-    for axes, title in zip(panels, ("loss (cross-entropy)", "accuracy"), strict=True):
-        axes.set(title=title, xlabel="epoch")
+                axes.plot(*zip(*((epoch[x], epoch[part][key]) for epoch in history), strict=True), color=color, **line)
+            axes.plot(best[x], best["val"][key], "o", markersize=9, color=color, markerfacecolor="none")
+            label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
+            runs[name] = Line2D([], [], color=color, lw=1.8, label=label)
+        axes.set(title=key if key == "accuracy" else "loss (cross-entropy)", xlabel=x)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        axes.grid(True)
-    _in_percent(panels[1], "y")
+        axes.grid(axis="y")
+        if key == "accuracy":
+            _in_percent(axes, "y")
     parts = [Line2D([], [], color=INK, lw=1.2, linestyle=style) for style in ("--", "-")]
-    panels[0].legend(parts, ["training", "validation"], loc="upper right")
-    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)))
+    figure.axes[0].legend(parts, ["training", "validation"], loc="best")
+    figure.legend(handles=list(runs.values()), loc="outside lower center", ncols=min(2, len(runs)))
     return figure
 
 
-@styled
 def accuracy_over_time(histories: Mapping[str, list[dict]]) -> Figure:
-    """Draw validation accuracy over the minutes of training, a point per epoch; `histories` as for `curves`."""
-    figure = Figure(figsize=(7, 3.4 + 0.22 * len(histories)), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, history) in enumerate(histories.items()):
-        color, best = COLORS[number % len(COLORS)], best_epoch(history)
-        label = f"{shorten(name, 40)}: {best['val']['accuracy']:.2%} after {best['minutes']:.0f} min"
-        minutes, accuracies = zip(*((entry["minutes"], entry["val"]["accuracy"]) for entry in history), strict=True)
-        axes.plot(minutes, accuracies, "o-", color=color, lw=1.8, markersize=3, label=label)
-    axes.set(title="validation accuracy", xlabel="minutes of training", xlim=(0, None))
-    axes.margins(y=0.15)
-    axes.grid(True)
-    _in_percent(axes, "y")
-    figure.legend(loc="outside lower center")
-    return figure
+    """Draw accuracy over the minutes of training; `histories` as for `curves`."""
+    return curves(histories, [("accuracy", "minutes")])
 
 
 @styled
@@ -161,7 +149,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], best: float 
         axes.axvline(best, color=RED, lw=1, linestyle="--")
         axes.annotate(f"{best:.1e}", (best, max(losses)), (4, -4), textcoords="offset points", color=RED, va="top")
     axes.set(title="loss, smoothed", xlabel="learning rate", xscale="log")
-    axes.grid(True)
+    axes.grid(axis="y")
     return figure
 
 
@@ -282,16 +270,15 @@ def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: st
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for i, (name, report) in enumerate(zip(names, reports, strict=True)):
-        color, (low, high) = COLORS[i % len(COLORS)], report["interval"]
+    for color, name, report in zip(itertools.cycle(COLORS), names, reports, strict=False):
+        low, high = report["interval"]
         point, error = (report[key], report["accuracy"]), [[report["accuracy"] - low], [high - report["accuracy"]]]
         axes.errorbar(*point, error, fmt="o", color=color, capsize=3, lw=1.2)
         axes.annotate(shorten(name, 30), point, (7, 4), textcoords="offset points", color=color, fontsize=9)
     axes.margins(x=0.25)
     axes.set(title="accuracy with its 95% interval", xlabel=title, xscale="log")
-    number = EngFormatter()  # "20", "1.8 G"
-    axes.xaxis.set_major_formatter(number)
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: number(value) if f"{value:e}"[0] in "25" else ""))
+    axes.xaxis.set(major_formatter=EngFormatter(), minor_locator=NullLocator())  # "20", "1.5 G"
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     _in_percent(axes, "y")
-    axes.grid(True)
+    axes.grid(axis="y")
     return figure
