@@ -7,21 +7,20 @@
 Expected: the weights that come with the project: 45 MB in 6 seconds on a busy core, with probabilities within
 0.0000004 of the network's own; on 501 photographs the same, and the same class for each.
 
-    input     image         uint8 (N, H, W, 3)           N images of one size, any size: RGB, upright, 0..255
+    input     picture         uint8 (N, H, W, 3)           N images of one size, any size: RGB, upright, 0..255
     output    probabilities   float32 (N, classes)         softmax of the logits, divided by the temperature
     metadata  classes         JSON, in the order of the probabilities; and model, size, resize, test, sha256, ...
 
-Resizing, cropping and normalisation are inside, so a program only has to decode images; what this prints at the end
-shows how. The pixels are exactly those of Pillow, from which the network learned; ONNX's own Resize gives others, by up
-to 13 of 255. 12 megapixels take 0.3 seconds of one core, so a program should decode large JPEGs at a fraction of their
-size, as training did. Before the file takes its place it answers some images, and has to say what the network says.
+Resizing, cropping and normalization are inside, so a program only has to decode images; what this prints at the end
+shows how. The pixels are exactly those of Pillow, with which the network was trained; ONNX's own Resize gives others,
+by up to 13 of 255. 12 megapixels take 0.3 seconds of one core, so a program should decode large JPEGs at a fraction of
+their size, as training did. Before the file is written, its answers are compared with the network's on some images.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -40,17 +39,18 @@ from classifier import checkpoint as checkpoints
 from classifier import cli
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data.drawings import draw
 from classifier.data.images import ImageError, has_image_extension, load_image
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
+from classifier.files import atomic_write
 from classifier.inference.predictor import build_predictor, fold_batch_norm
+from classifier.text import plural
 
-EXAMPLES = 16  # images that the file has to answer
-TOLERANCE = 0.0005  # of a probability: between what the file and what the network says
-STEPS = 2**22  # Pillow's resize counts the shares of pixels in these
+MAX_EXAMPLES = 16  # images that the file's answers are checked with
+TOLERANCE = 0.0005  # between a probability of the file and the network's
+WEIGHT_STEPS = 2**22  # in which Pillow's resize counts the weights of pixels
 
-USE = """\
+SNIPPET = """\
 import json
 import numpy as np
 import onnxruntime
@@ -61,7 +61,7 @@ classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 image = Image.open({image})
 image.draft(None, ({side}, {side}))  # large JPEGs are decoded at a fraction of their size, which is faster
 image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-(probabilities,) = session.run(["probabilities"], {{"image": image[None]}})
+(probabilities,) = session.run(["probabilities"], {{"picture": image[None]}})
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
 
@@ -75,14 +75,11 @@ class Settings:
     output: Annotated[Path | None, conf.arg(metavar="FILE")] = None
     """The .onnx to write; without one, the weights' name and folder."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace an existing file."""
 
 
-class Answer(nn.Module):
-    """All that happens between a decoded image and its probabilities.
-
-    (N, H, W, 3) uint8 -> (N, classes) float32
-    """
+class ExportedNetwork(nn.Module):
+    """The way from a decoded image to its probabilities: (N, H, W, 3) uint8 -> (N, classes) float32."""
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__()
@@ -91,55 +88,55 @@ class Answer(nn.Module):
         self.temperature = checkpoint.temperature
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
-        x = self.preprocess.normalize(resized(image, self.preprocess))
+        x = self.preprocess.normalize(resize(image, self.preprocess))
         return (self.network(x) / self.temperature).softmax(1)
 
 
-def resized(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """What `Preprocess.pixels` makes of an image, value for value, with what ONNX has.
+def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return what `Preprocess.pixels` returns, value for value, by operations that ONNX has.
 
-    (N, H, W, 3) uint8 -> (N, 3, size, size) float64, whole numbers in 0..255
+    (N, H, W, 3) uint8 -> (N, 3, size, size) float64, integers in 0..255
     """
     height, width = image.shape[1:3]
     side = torch.sym_min(height, width)
     rows, columns = (side, side) if preprocess.resize == "crop" else (height, width)
     x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
-    x = whole(x @ shares(width, columns, preprocess, dim=0))  # (N, 3, H, size); Pillow rounds here, too
-    return whole(shares(height, rows, preprocess, dim=1) @ x)  # (N, 3, size, size)
+    x = _to_pixels(x @ resize_weights(width, columns, preprocess, dim=0))  # (N, 3, H, size); Pillow rounds here, too
+    return _to_pixels(resize_weights(height, rows, preprocess, dim=1) @ x)  # (N, 3, size, size)
 
 
-def whole(sums: Tensor) -> Tensor:
-    """Sums in 1 / STEPS -> whole numbers in 0..255, halves rounded upwards."""
-    return (sums / STEPS + 0.5).floor().clamp(0, 255)
+def _to_pixels(sums: Tensor) -> Tensor:
+    """Round sums in 1 / WEIGHT_STEPS to integers in 0..255, halves upwards."""
+    return (sums / WEIGHT_STEPS + 0.5).floor().clamp(0, 255)
 
 
-def shares(length: int, kept: int, preprocess: Preprocess, dim: int) -> Tensor:
-    """How much of each old pixel goes into each new one, along one side of an image: float64, in 1 / STEPS.
+def resize_weights(length: int, kept: int, preprocess: Preprocess, dim: int) -> Tensor:
+    """Return the weight of each old pixel in each new one, along one side of an image: float64, in 1 / WEIGHT_STEPS.
 
     As in Pillow (src/libImaging/Resample.c): a triangle ("bilinear") or a cubic ("bicubic") around the middle of the
     new pixel, which widens where the image gets smaller, so that each old pixel counts.
 
     Args:
         length: old pixels.
-        kept: how many of them, in the middle, become new ones; those beside them still have a share at the edges.
-        preprocess: says how many new ones, and the interpolation.
+        kept: how many of them, in the middle, become new ones; those beside them still have a weight at the edges.
+        preprocess: has the number of new ones and the interpolation.
         dim: 0 gives (length, size), 1 gives (size, length). Older versions of onnxruntime cannot transpose float64.
     """
     size = preprocess.size
     old, new = torch.arange(length).unsqueeze(1 - dim), torch.arange(size).unsqueeze(dim)
-    # from the middle of a new pixel to that of an old one, in 1 / (2 * size) old pixels: whole numbers, so exact
+    # from the middle of a new pixel to that of an old one, in 1 / (2 * size) old pixels: integers, so exact
     distance = (size * (2 * old + 1 - (length - kept)) - (2 * new + 1) * kept).abs()
     t = distance.double() / (2 * torch.sym_max(kept, size))
     if preprocess.interpolation == "bilinear":
-        share = (1 - t).clamp(min=0)
+        weight = (1 - t).clamp(min=0)
     else:  # Keys' cubic with a = -0.5
         near, far = (1.5 * t - 2.5) * t * t + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
-        share = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
-    return (share / share.sum(dim, keepdim=True) * STEPS).round()
+        weight = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
+    return (weight / weight.sum(dim, keepdim=True) * WEIGHT_STEPS).round()
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Export, check, and show how to use it."""
+    """Export, check, and print how to use the file."""
     settings = cli.parse(Settings, __doc__.split("\n")[0], args)
     need_packages()
     path = settings.weights or checkpoints.newest(Path("module"))
@@ -149,53 +146,38 @@ def main(args: Sequence[str] | None = None) -> None:
         raise UserError(f"--output {target} has to end in .onnx.")
     if target.exists() and not settings.overwrite:
         raise UserError(f"{target} exists already. Choose another name with --output, or replace it with --overwrite.")
-    seen = checkpoint.preprocess
+    preprocess, classes = checkpoint.preprocess, plural(len(checkpoint.classes), "class", "classes")
     print(f"weights    {path}")
     if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")
-    print(
-        f"network    {checkpoint.model}, {len(checkpoint.classes)} classes, sees {seen.size} x {seen.size} "
-        f"({seen.resize})",
-        flush=True,
-    )
+    print(f"network    {checkpoint.model}, {classes}, {preprocess.size} x {preprocess.size} ({preprocess.resize})")
 
     start = time.perf_counter()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:  # opened before the work, so that a read-only folder shows at once
-            file.write(onnx_bytes(checkpoint, metadata(checkpoint)))
-            file.flush()
-            os.fsync(file.fileno())
-        seconds = time.perf_counter() - start
-        images, kind, example = examples(seen.size)
-        difference = largest_difference(temporary, checkpoint, images)
-        if not difference <= TOLERANCE:  # or not a number
-            raise UserError(
-                f"Nothing is written: the ONNX of {path} says something else than the network itself, {difference:.2g} "
-                f"in a probability where {TOLERANCE} is allowed. Another version may do better: "
-                "pip install --upgrade -r requirements-export.txt"
-            )
-        temporary.replace(target)
+        with atomic_write(target) as file:  # opened before the work, so that a read-only folder shows at once
+            content = onnx_bytes(checkpoint, metadata(checkpoint))
+            images, kind, example = example_images(preprocess.size)
+            difference = largest_difference(content, checkpoint, images)
+            if not difference <= TOLERANCE:  # or NaN
+                raise UserError(
+                    f"Nothing is written: the ONNX of {path} differs from the network by {difference:.2g} in a "
+                    f"probability, where {TOLERANCE} is allowed. Another version may do better: "
+                    "pip install --upgrade -r requirements-export.txt"
+                )
+            file.write(content)
     except OSError as error:
-        raise UserError(
-            f"{target} cannot be written ({error.strerror or error}). Choose another place with --output."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder is none, for instance
-            temporary.unlink()
-    print(f"written    {target}, {target.stat().st_size / 1e6:.1f} MB, in {seconds:.0f} seconds")
-    print(f"checked    on {len(images)} {kind}: probabilities differ by at most {difference:.1g}")
+        reason = error.strerror or error
+        raise UserError(f"{target} cannot be written ({reason}). Choose another place with --output.") from error
+    print(f"written    {target}, {len(content) / 1e6:.1f} MB, in {time.perf_counter() - start:.0f} seconds")
+    print(f"checked    on {plural(len(images), kind)}: probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
-    names = {
-        name: json.dumps(file.as_posix(), ensure_ascii=False)
-        for name, file in (("model", target), ("picture", example))
-    }
-    print("    " + USE.format(**names, side=2 * seen.size).replace("\n", "\n    ").rstrip())
+    model, image = (json.dumps(file.as_posix(), ensure_ascii=False) for file in (target, example))
+    snippet = SNIPPET.format(model=model, image=image, side=2 * preprocess.size)
+    print("    " + snippet.replace("\n", "\n    ").rstrip())
 
 
 def need_packages() -> None:
-    """Raises UserError where a package is missing that only this script needs."""
+    """Raise UserError where a package is missing that only this script needs; silence those that are there."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -209,17 +191,17 @@ def need_packages() -> None:
 
 
 def onnx_bytes(checkpoint: Checkpoint, notes: dict[str, str]) -> bytes:
-    """The network as the content of an .onnx, weights in float32, with `notes` as metadata."""
+    """Return the network as the content of an .onnx, weights in float32, with `notes` as metadata."""
     image = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter says of itself
+        warnings.simplefilter("ignore")  # the exporter's about itself
         program = torch.onnx.export(
-            Answer(checkpoint).eval().requires_grad_(False),
+            ExportedNetwork(checkpoint).eval().requires_grad_(False),
             (image,),
             dynamo=True,
             input_names=["picture"],
             output_names=["probabilities"],
-            dynamic_shapes={"picture": {0: "images", 1: "height", 2: "width"}},
+            dynamic_shapes={"image": {0: "pictures", 1: "height", 2: "width"}},
             verbose=False,
         )
     model = program.model_proto
@@ -232,52 +214,52 @@ def onnx_bytes(checkpoint: Checkpoint, notes: dict[str, str]) -> bytes:
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the file says of itself: text only, lists and dictionaries as JSON."""
-    seen, scores = checkpoint.preprocess, checkpoint.scores.get("test", {})
+    """Return what the file tells about itself: text only, lists and dictionaries as JSON."""
+    preprocess, scores = checkpoint.preprocess, checkpoint.scores.get("test", {})
     test = {key: scores[key] for key in ("accuracy", "interval", "loss", "count", "date") if key in scores}
     return {
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
         "model": checkpoint.model,
-        "size": str(seen.size),
-        "resize": seen.resize,
-        "interpolation": seen.interpolation,
+        "size": str(preprocess.size),
+        "resize": preprocess.resize,
+        "interpolation": preprocess.interpolation,
         "temperature": str(checkpoint.temperature),
         "trained_on": str(checkpoint.data.get("kind", "unknown")),
         **({"test": json.dumps(test)} if test else {}),
         "weights": checkpoint.path.name,
-        "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),  # of that file
+        "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
 
-def examples(size: int) -> tuple[list[Image.Image], str, Path]:
-    """Images to ask the network about, what they are, and the file of one: of dataset/test, otherwise drawings."""
-    root = Path("dataset/test")
-    paths = sorted(path for path in root.rglob("*") if has_image_extension(path.name))
+def example_images(size: int) -> tuple[list[Image.Image], str, Path]:
+    """Return images of dataset/test, otherwise generated ones; what they are, and the file of one."""
+    paths = sorted(path for path in Path("dataset/test").rglob("*") if has_image_extension(path.name))
     images, opened = [], []
-    for path in paths[:: -(-len(paths) // EXAMPLES) or 1]:
+    for path in paths[:: -(-len(paths) // MAX_EXAMPLES) or 1]:
         with contextlib.suppress(ImageError):
             images.append(load_image(path, size))
             opened.append(path)
     if images:
-        return images, f"images of {root}", opened[0]
-    drawings = [draw("test", ("cat", "dog")[n % 2], n) for n in range(EXAMPLES)]
-    # of several proportions, as photographs are
-    return [image.crop((0, 0, 192, 192 - 6 * n)) for n, image in enumerate(drawings)], "drawings", Path("image.jpg")
+        return images, "test image", opened[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (MAX_EXAMPLES, 7, 5, 3), dtype=np.uint8)
+    sizes = [(192, 192 - 6 * n) for n in range(MAX_EXAMPLES)]  # of several proportions, as photographs are
+    images = [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x, size in zip(pixels, sizes, strict=True)]
+    return images, "generated image", Path("image.jpg")
 
 
-def largest_difference(file: Path, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> float:
-    """Between the probabilities that onnxruntime gets from `file` and those of the network itself, in float32."""
+def largest_difference(content: bytes, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> float:
+    """Return the largest difference between probabilities from onnxruntime and from the network itself, in float32."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    answer = build_predictor(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", ""))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    predict = build_predictor(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", ""))
     differences = []
     for image in images:
         pair = [image, ImageOps.mirror(image)]  # two at a time, so that a mix-up would show
-        own = answer(torch.stack([checkpoint.preprocess.pixels(image) for image in pair])).probabilities
-        (others,) = session.run(["probabilities"], {"picture": np.stack([np.asarray(image) for image in pair])})
-        differences.append(np.abs(others - own.numpy()).max())
+        expected = predict(torch.stack([checkpoint.preprocess.pixels(image) for image in pair])).probabilities
+        (found,) = session.run(["probabilities"], {"picture": np.stack([np.asarray(image) for image in pair])})
+        differences.append(np.abs(found - expected.numpy()).max())
     return float(np.max(differences))
 
 
