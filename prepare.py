@@ -78,7 +78,7 @@ def main() -> None:
             "--sample draws folders: python prepare.py dataset/sample --shards --output OTHER makes shards."
         )
     if settings.sample:
-        from classifier.data.sample_set import draw_sample_set
+        from classifier.data.drawings import draw_sample_set
 
         draw_sample_set(output / "sample")
         print(f"The sample set of drawings is in {output / 'sample'}.")

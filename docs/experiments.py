@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier.data.drawings import draw
-from classifier.data.sample_set import CLASSES
+from classifier.data.drawings import CLASSES, draw
 from classifier.data.transforms import Augment, Preprocess, resize_batch
 from resnet import BasicBlock, ResNet
 

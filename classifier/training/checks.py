@@ -9,8 +9,8 @@ from classifier import distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder
+from classifier.data.drawings import draw_sample_set, holds_sample_set
 from classifier.data.images import has_image_extension
-from classifier.data.sample_set import draw_sample_set, holds_sample_set
 from classifier.training.config import Settings
 from classifier.training.schedules import size_of_epoch
 
