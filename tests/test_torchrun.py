@@ -22,22 +22,29 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyTorch for Win
 
 CPU = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
 MEASURED = {"seconds", "milliseconds_per_picture", "milliseconds_for_one", "milliseconds_for_one_p95"}
-# predict.py, whose second process is killed at its third batch, unless torchrun has started it again
+MEASURED |= {"date", "device", "megabytes"}
+# predict.py with a network whose third batch kills the second process, unless torchrun has started it again
 DYING = f"""
 import os, signal, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 import predict
 from classifier import cli
+from resnet import resnet18
+from zoo import MODELS
 
-label, batches = predict.label, []
+batches = []
 
-def dying(batch, *others):
-    batches.append(batch)
+def die(network, inputs):
+    batches.append(inputs)
     if len(batches) == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return label(batch, *others)
 
-predict.label = dying
+def dying(num_classes):
+    network = resnet18(num_classes=num_classes)
+    network.register_forward_pre_hook(die)
+    return network
+
+MODELS["resnet18"] = dying
 cli.run(predict.main)
 """
 
@@ -65,12 +72,12 @@ def project(tmp_path, monkeypatch):
 
 
 def reports():
-    """Of each network the newest report.json, without the place and what is measured, and predictions.csv."""
+    """Of each network the newest report.json, without what is measured, predictions.csv, and the device."""
     found = {}
     for path in sorted(Path("logs/evaluate").glob("run*/*/report.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in report.items() if key not in MEASURED | {"date", "device", "megabytes"}}
-        found[path.parts[2]] = kept, path.with_name("predictions.csv").read_bytes(), report["device"]
+        scores = {key: value for key, value in report.items() if key not in MEASURED}
+        found[path.parts[2]] = scores, path.with_name("predictions.csv").read_bytes(), report["device"]
     return found
 
 
@@ -78,16 +85,16 @@ def test_three_processes_score_as_one(project):
     command = ["--tta", "flip", "--batch-size", 5, *CPU]
     done = torchrun(3, "evaluate.py", *command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report     ") == 2 and done.stdout.count("3 processes, each on") == 3
+    assert done.stdout.count("/report.html") == 3 and done.stdout.count("3 processes, each on") == 3  # one voice
     assert len(list(Path("logs/evaluate").glob("*/*"))) == 3  # two networks, and how they compare
     assert checkpoints.load(Path("module/run.pth")).scores["test"]["count"] == 23
     several = reports()
     evaluate.main(list(map(str, command)))
     one = reports()
     assert set(one) == set(several) == {"run", "run-flip"}
-    for name, (report, table, device) in one.items():
-        assert (report, table) == several[name][:2]  # to the last digit
-        assert report["count"] == 23 and several[name][2] == f"3 processes, each on {device}"
+    for name, (scores, table, device) in one.items():
+        assert (scores, table) == several[name][:2]  # to the last digit
+        assert scores["count"] == 23 and several[name][2] == f"3 processes, each on {device}"
 
 
 def test_two_processes_label_as_one_and_go_on_where_one_stopped(project):
@@ -119,11 +126,13 @@ def test_a_killed_process_costs_a_turn_or_two(project):
     assert Path("predictions.csv").read_bytes() == Path("one.csv").read_bytes()
 
 
-def test_a_mistake_is_told_once(project):
-    done = torchrun(2, "evaluate.py", "--device", "cuda:99")
-    assert done.returncode != 0 and "weights" not in done.stdout
-    assert done.stderr.count("error: --device cuda:99") == 1
+def test_a_mistake_is_reported_once(project):
     Path("dataset/test/dog/0.png").write_bytes(b"text")  # in the second batch, which is the second process's
     done = torchrun(2, "evaluate.py", "--batch-size", 11, *CPU)
     assert done.returncode != 0 and not Path("logs/evaluate").exists()
-    assert done.stderr.count("dog/0.png is not an image that can be read") == 1
+    assert done.stderr.count("dog/0.png is not an image") == 1
+
+
+def test_a_wrong_device_is_reported_once(project):
+    done = torchrun(2, "evaluate.py", "--device", "cuda:99")
+    assert done.returncode != 0 and done.stderr.count("error: --device cuda:99") == 1
