@@ -1,32 +1,28 @@
-"""Label images that nobody has labelled.
+"""Label images: write the class of each image, and the probabilities, into a table.
 
-    python predict.py photos more/*.jpg holiday.zip     images, folders with all that is in them, zips
-    find . -name "*.jpg" | python predict.py -          paths from elsewhere, one per line, or of find -print0
-    python predict.py photos --sort-into sorted         besides, a copy of each image in sorted/<class>/
-    python predict.py test.zip --kaggle                 besides, the file for Kaggle's "Dogs vs. Cats Redux"
+    python predict.py photos more/*.jpg holiday.zip     images, folders with all their subfolders, zips
+    find . -name "*.jpg" | python predict.py -          a list of paths, one per line, or from find -print0
+    python predict.py photos --sort-into sorted         also copy each image to sorted/<class>/
+    python predict.py test.zip --kaggle                 also write the submission for Kaggle's "Dogs vs. Cats Redux"
     torchrun --nproc-per-node=8 predict.py photos       on eight GPUs, or with --device cpu in eight processes
 
-Expected: the weights that come with the project label 2,000 photographs (200 x 200) in 8.3 s on two cores (AMD EPYC,
-bfloat16), 242 a second, as evaluate.py does (241), and five seconds go into starting and the contact sheet. A million
-paths take 80 MB of memory, and another 80 MB where they are names in one folder.
+Expected: the shipped weights label 2,000 photographs (200 x 200) in 8.3 s on two cores (AMD EPYC, bfloat16), 242 images
+per second, as evaluate.py does (241); starting and the contact sheet take another five seconds.
 
-Without --weights the newest in module/ answer. predictions.csv gets a row for each image (path, class, probability of
-each class, and a note where there is no answer), predictions.png some of the images with their answers, and
-predictions.csv.json says which weights these were. The same command goes on where an interrupted run stopped, and
-answers images that were added since. What was already answered stays, so an image has one row however often it is
-named. No file of yours is changed or moved.
+Without --weights, the newest file in module/ is used. predictions.csv gets a row per image (path, class, probability of
+each class, and a note where there is no class), predictions.png shows some of them, and predictions.csv.json records
+which weights were used. The same command continues where an interrupted run stopped and labels images that were added
+since; rows that are there stay. Your files are neither changed nor moved.
 
-Of several processes the first one finds the images, deals them out and alone writes: the table is that of one
-process, row by row, and any number of processes goes on with it.
+Of several processes the first finds the images and writes the table, which is that of one process, row by row.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,12 +36,14 @@ from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.device import Compute, Precision, select_compute
+from classifier.data import archives
+from classifier.device import Precision, select_compute
 from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
-from classifier.prediction import loader, outputs, sources
-from classifier.prediction.sources import Unlabelled, UnlabelledImage, key
+from classifier.prediction import outputs, sources
+from classifier.prediction.sources import UnlabelledImage, key
 from classifier.prediction.table import OR_ELSE, Table
+from classifier.text import plural
 
 
 @dataclass
@@ -57,18 +55,18 @@ class Settings:
     weights: Path | None = None
     """A .pth; without one, the newest in module/."""
     output: Path = Path("predictions.csv")
-    """The table; the contact sheet gets the same name with .png."""
+    """The table; the contact sheet has the same name with .png."""
     sort_into: Path | None = None
-    """Copy each image into SORT_INTO/<class>/; nothing is moved or overwritten."""
+    """Copy each image to SORT_INTO/<class>/; nothing is moved or overwritten."""
     kaggle: bool = False
-    """Write <output>.kaggle.csv too: id, the number in the file name, and label, P(dog) within 0.005 to 0.995; 0.5 for
+    """Also write <output>.kaggle.csv: id, the number in the file name, and label, P(dog) within 0.005 to 0.995; 0.5 for
     an image that cannot be read."""
     restart: bool = False
-    """Throw the answers in the output away and begin anew."""
+    """Discard the rows of an earlier run and start over."""
     batch_size: int = 64
-    """Images at a time, in each process."""
+    """Images per batch, in each process."""
     workers: int = min(4, os.cpu_count() or 1)
-    """How many images are opened side by side, in each process."""
+    """Number of threads that read images, in each process."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -76,153 +74,120 @@ class Settings:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Label what the command line names."""
+    """Label the images that the command line names."""
     with distributed.process_group():
         settings = distributed.run_on_main_and_broadcast(lambda: command_line(args))
         try:
             predict(settings)
+        except OSError as error:
+            raise UserError(
+                f"The results cannot be written ({error}). Free some disk space, close programs that have the files "
+                f"open, or choose another --output. The same command continues after the rows in {settings.output}."
+            ) from error
         finally:
-            sources.close_zips()
+            archives.open_zip.cache_clear()
 
 
 def command_line(args: Sequence[str] | None) -> Settings:
-    """The settings, with the weights that answer; without anything named, print the usage and exit."""
-    options = {"config": (conf.FlagCreatePairsOff,)}
-    settings = cli.parse(Settings, __doc__.split("\n")[0], args, **options)
+    """Return the settings, with the file of the weights. Raises UserError for what can be seen to be wrong."""
+    settings = cli.parse(Settings, __doc__.split("\n")[0], args, config=(conf.FlagCreatePairsOff,))
     if not settings.paths:
-        with contextlib.suppress(SystemExit):
-            cli.parse(Settings, __doc__.split("\n")[0], ["--help"], **options)
-        sys.exit(2)
-    check(settings)
+        raise UserError("Name images, folders or zips to label: python predict.py IMAGES; --help shows the options.")
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if getattr(settings, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it has to be at least {least}.")
+    if settings.output.suffix.lower() != ".csv":
+        raise UserError(f"--output {settings.output}: the name of the table has to end in .csv")
+    if target := settings.sort_into:
+        if target.exists() and not target.is_dir():
+            raise UserError(f"--sort-into {target} is a file. Name a folder; it need not exist yet.")
+        for path in settings.paths:
+            if path != sources.STDIN and Path(path).resolve().is_relative_to(target.resolve()):
+                raise UserError(f"{path} is in {target}, where copies go. Choose another --sort-into.")
     return dataclasses.replace(settings, weights=settings.weights or checkpoints.newest(Path("module")))
 
 
 def predict(settings: Settings) -> None:
-    """Label, then make everything else out of the table."""
+    """Label the images that have no row yet, then make the other files from the table."""
     checkpoint = checkpoints.load(settings.weights)
-    classes, side = checkpoint.classes, checkpoint.preprocess.size
-    folders = class_folders([*classes, neither(classes)]) if settings.sort_into else {}
-    if settings.kaggle:
-        outputs.dog(classes)
-    output, sheet, submission = settings.output, *map(settings.output.with_suffix, (".png", ".kaggle.csv"))
-    table = Table(output, checkpoint)
-    before = distributed.run_on_main_and_broadcast(lambda: table.resume((sheet, submission), settings.restart))
-    compute = select_compute(settings.device, settings.precision, before)
-    if before not in ("", compute.format):
-        raise UserError(f"{output} was begun in {before}, and this would be {compute.format}. {OR_ELSE}")
+    table = Table(settings.output, checkpoint)
+    folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
+
+    def find() -> tuple[dict[str, UnlabelledImage], int, list[UnlabelledImage], str]:
+        exclude = filter(None, (table.sheet, settings.sort_into))
+        images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
+        if not images:
+            raise UserError(f"There is no image to label ({plural(others, 'other file')}). Name images or folders.")
+        if settings.kaggle:
+            outputs.check_kaggle(checkpoint.classes, (image.name for image in images.values()))
+        recorded = table.resume(settings.restart)
+        kept = {key(row[0]) for row in table.rows()}
+        return images, others, [image for name, image in images.items() if name not in kept], recorded
+
+    images, others, new, recorded = distributed.run_on_main_and_broadcast(find)
+    compute = select_compute(settings.device, settings.precision, recorded)
+    if recorded not in ("", compute.format):
+        raise UserError(f"{table.path} was begun in {recorded}; this run would use {compute.format}. {OR_ELSE}")
     table.note["format"] = compute.format
-    print(f"weights    {checkpoint.path}")
-    if checkpoint.data.get("kind") == "drawings":
-        print(f"learned    from drawings only; --weights module/{checkpoints.SHIPPED} has seen photographs")
-    if checkpoint.assumed:
-        print(f"assumed    {checkpoint.assumed}")
-    print(f"network    {checkpoint.model}, {len(classes)} classes, sees {side} x {side}")
-    print(f"device     {compute}", flush=True)
+    outputs.print_header(checkpoint, compute)
+    if len(images) > len(new):
+        print(f"kept       {plural(len(images) - len(new), 'row')} in {table.path}", flush=True)
 
-    # in the first process, key of the name of each image that has a row -> whether it is named now
-    seen = {key(row[0]): False for row in table.rows()}
-    if seen:
-        print(f"kept       {len(seen):,} rows that {output} has already")
-    without = [sheet, settings.sort_into or sheet]
-    named = Unlabelled(settings.paths, frozenset(map(os.path.realpath, without)))
-
-    def new_ones() -> Iterator[UnlabelledImage]:
-        numbers = set()
-        for image in named:
-            named_before, seen[key(image.name)] = seen.get(key(image.name)), True
-            if settings.kaggle and not named_before:
-                outputs.kaggle_id(image.name, numbers)  # what makes no submission is told now, not after the work
-            if named_before is None:
-                yield image
-
-    answer = build_predictor(checkpoint, compute)
-    batches = loader.batches(new_ones(), checkpoint.preprocess.read, settings.batch_size, settings.workers)
-    count, start = 0, time.perf_counter()
-    with table, contextlib.closing(batches), tqdm(unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
-        try:
-            for batch in batches:
-                shares = distributed.all_gather_object(list(label(batch, answer, checkpoint, compute)))
-                rows = list(itertools.chain(*shares))
-                if distributed.IS_MAIN:
-                    table.append(rows)
-                count += len(rows)
-                bar.update(len(rows))
-        except KeyboardInterrupt:
+    predictor = build_predictor(checkpoint, compute)
+    batches = sources.load_batches(new, checkpoint.preprocess.read, settings.batch_size, settings.workers)
+    start = time.perf_counter()
+    bar = tqdm(total=len(new), unit=" images", leave=False, disable=distributed.DISABLE_TQDM)
+    with contextlib.closing(batches), bar:
+        for batch in batches:
+            shares = distributed.all_gather_object(label(batch, predictor, checkpoint, compute.device))
+            rows = list(itertools.chain(*shares))
             if distributed.IS_MAIN:
-                print(f"\n{count:,} new answers are in {output}. The same command goes on there.", file=sys.stderr)
-            raise
-    seconds = time.perf_counter() - start
+                table.append(rows)
+            bar.update(len(rows))
     if not distributed.IS_MAIN:
         return
 
-    def given() -> Iterator[list[str]]:
-        return (row for row in table.rows() if seen.get(key(row[0])))
-
-    outputs.print_summary(given(), count, named.others, seconds)
-    written = [output]
-    if outputs.draw_sheet(given(), checkpoint.preprocess, sheet):
-        written.append(sheet)
+    rows = [row for row in table.rows() if key(row[0]) in images]
+    outputs.print_summary(rows, len(new), others, time.perf_counter() - start)
+    written = [table.path, *outputs.draw_sheet(rows, images, checkpoint.preprocess, table.sheet)]
     if settings.kaggle:
-        outputs.write_kaggle(given(), classes, submission)
-        written.append(submission)
+        written.append(outputs.write_kaggle(rows, checkpoint.classes, table.submission))
     if settings.sort_into:
-        outputs.copy_by_class(given(), folders, settings.sort_into)
-        written.append(settings.sort_into)
+        written.append(outputs.copy_by_class(rows, images, folders, settings.sort_into))
     print("written    " + "\n           ".join(map(str, written)))
 
 
-def check(settings: Settings) -> None:
-    """Raise a UserError for what can be seen to be wrong in the command."""
-    for name, low in (("batch_size", 1), ("workers", 0)):
-        if getattr(settings, name) < low:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; at least {low} is needed.")
-    if settings.output.suffix.lower() != ".csv":
-        raise UserError(f"--output {settings.output}: expected the name of a table that ends in .csv")
-    sources.check(settings.paths)
-    if sources.STDIN in settings.paths and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        raise UserError(
-            "A process has died, and those before have read standard input. The same command goes on, given the list "
-            f"anew; what is answered stays in {settings.output}."
-        )
-    if target := settings.sort_into and settings.sort_into.resolve():
-        if target.exists() and not target.is_dir():
-            raise UserError(f"--sort-into {settings.sort_into} is a file. Name a folder; it need not exist yet.")
-        for path in settings.paths:
-            if path != sources.STDIN and Path(path).resolve().is_relative_to(target):
-                raise UserError(f"{path} is in {settings.sort_into}, where copies go. Choose another --sort-into.")
-
-
 def label(
-    batch: Sequence[tuple[UnlabelledImage, Tensor | str]],
-    answer: Callable[[Tensor], Prediction],
+    batch: Sequence[tuple[UnlabelledImage, Tensor | UserError]],
+    predictor: Callable[[Tensor], Prediction],
     checkpoint: Checkpoint,
-    compute: Compute,
-) -> Iterator[list[str]]:
-    """The row of each image; one that cannot be read has a note instead of an answer."""
-    classes = checkpoint.classes
-    pixels = [opened for _, opened in batch if isinstance(opened, Tensor)]
-    answers = iter(())
-    if pixels:
+    device: torch.device,
+) -> list[list[str]]:
+    """Return the row of each image; one that cannot be read has a note instead of a class."""
+    classes, rows, answers = checkpoint.classes, [], iter(())
+    if pixels := [content for _, content in batch if isinstance(content, Tensor)]:
         try:
-            found = answer(torch.stack(pixels).to(compute.device))
+            prediction = predictor(torch.stack(pixels).to(device))
         except torch.OutOfMemoryError:
-            asked = f"{len(batch)} images at a time need more memory than {compute.device} has"
-            raise UserError(f"{asked}. Try a smaller --batch-size.") from None
-        if not found.logits.isfinite().all():
-            raise UserError(f"{checkpoint.path} gives logits that are not numbers. Train it again.")
-        answers = zip(found.probabilities.tolist(), found.is_ood.tolist(), strict=True)
-    for image, opened in batch:
-        if isinstance(opened, str):
-            yield [image.name, "", *[""] * len(classes), opened]
+            raise UserError(
+                f"{device} has too little memory for {len(batch)} images: try a smaller --batch-size."
+            ) from None
+        if not prediction.logits.isfinite().all():
+            raise UserError(f"{checkpoint.path} gives logits that are not finite. Train it again.")
+        answers = zip(prediction.probabilities.tolist(), prediction.is_ood.tolist(), strict=True)
+    for image, content in batch:
+        if isinstance(content, UserError):
+            rows.append([image.name, "", *[""] * len(classes), str(content)])
             continue
-        probabilities, unlike = next(answers)
+        probabilities, is_ood = next(answers)
         best = classes[probabilities.index(max(probabilities))]
-        note = f"unlike the training images; nearest is {best}" if unlike else ""
-        yield [image.name, neither(classes) if unlike else best, *(f"{p:.5g}" for p in probabilities), note]
+        name, note = (neither(classes), f"out of distribution; the nearest class is {best}") if is_ood else (best, "")
+        rows.append([image.name, name, *(f"{p:.5g}" for p in probabilities), note])
+    return rows
 
 
 def neither(classes: Sequence[str]) -> str:
-    """What to call an image that is of none of the classes."""
+    """Return the name in the class column of an image that belongs to none of the classes."""
     return next(name for name in ("neither", "unlike", "none of them") if name not in map(str.casefold, classes))
 
 

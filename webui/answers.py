@@ -7,17 +7,16 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from classifier.cli import UserError
 from classifier.data.images import load_image
 from classifier.inference.cam import overlay
 from classifier.inference.predictor import Prediction
-from classifier.prediction import loader
-from classifier.prediction.sources import Unlabelled
+from classifier.prediction.sources import find_images, load_batches
 from webui.models import Loaded
 from webui.uploads import Upload
 
 MANY = 500  # images at once
 SHOWN = 5  # classes in an answer, each with its heat map; programs get all of them
-EMPTY = "holds no images"  # a zip
 BATCH = 32  # images at a time
 CLEARLY = 0.2  # by which the first class has to be more probable than the second; with two classes, 60 to 40
 
@@ -75,24 +74,27 @@ def ask_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0) -> I
         image = load_image(source, preprocess.size)
         return preprocess.pixels(image), _small(image, thumbnail)
 
-    answered: set[str] = set()
-    for batch in loader.batches(Unlabelled([upload.path for upload in uploads]), open_one, BATCH, threads=2):
-        opened = [found for _, found in batch if not isinstance(found, str)]
+    images = []
+    for upload in uploads:
+        try:
+            images += find_images([upload.path])[0].values()
+        except UserError as error:  # a zip that is damaged, hostile or without images
+            yield [(upload.name, str(error).removeprefix(f"{upload.path} ").removeprefix(f"{upload.path}: "))]
+    for batch in load_batches(images, open_one, BATCH, workers=2):
+        opened = [found for _, found in batch if not isinstance(found, UserError)]
         if opened:
             answers, _ = loaded.look(torch.stack([pixels for pixels, _ in opened]).to(loaded.compute.device))
         rows, place = [], 0
         for image, found in batch:
             name = names[image.file] + image.name.removeprefix(image.file)
-            if isinstance(found, str):
-                rows.append((name, found.removeprefix(f"{image.file} ").removeprefix(f"{image.file}: ")))
+            if isinstance(found, UserError):
+                rows.append((name, str(found).removeprefix(f"{image.file} ").removeprefix(f"{image.file}: ")))
                 continue
             answer = _answer(loaded, answers, place)
             answer.thumbnail = found[1]
             place += 1
             rows.append((name, answer))
-        answered |= {image.file for image, _ in batch}
         yield rows
-    yield [(upload.name, EMPTY) for upload in uploads if upload.path not in answered]
 
 
 def _answer(loaded: Loaded, answers: Prediction, place: int) -> Answer:

@@ -5,6 +5,7 @@ import functools
 import re
 import shutil
 import stat
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from classifier.cli import UserError
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+READING = threading.Lock()  # zipfile promises nothing about threads that read members of one archive
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,7 +115,8 @@ def read_member(path: Path, number: int) -> bytes:
     archive = open_zip(path)
     info = archive.infolist()[number]
     try:
-        return archive.read(info)
+        with READING:
+            return archive.read(info)
     except DAMAGES as error:
         raise UserError(f"{path} is damaged at {info.filename!r} ({error}): get the file again") from None
 

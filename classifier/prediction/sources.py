@@ -1,29 +1,25 @@
-"""What a person names (images, folders, zips, patterns, a list on standard input) -> a stream of images to label.
+"""Find the images that a command line names (paths, patterns, zips, a list on standard input), and read them."""
 
-The stream holds the names of one folder, or of one zip, at a time.
-"""
-
-# os.path takes any text for a name, where pathlib raises for some and rewrites others: "./a" is shown as it was given.
-# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH207, PTH208
+# os.path keeps a name as it was given ("./a"), and takes any text for one.
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH207, PTH208
 
 import codecs
-import functools
 import glob
-import io
-import itertools
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+from classifier import distributed
 from classifier.cli import UserError
 from classifier.data import archives
 from classifier.data.images import is_image_path
 
 STDIN = "-"
-LONGEST = 1 << 16  # bytes of the first path in a list; more without an end are no list of paths
+
+Content = TypeVar("Content")
 
 
 class UnlabelledImage(NamedTuple):
@@ -32,150 +28,130 @@ class UnlabelledImage(NamedTuple):
     name: str  # as the person would write it: "photos/1.jpg", "holiday.zip/inner/1.jpg"
     file: str
     member: int | None = None
-    problem: str = ""  # why it cannot even be opened
+
+    def read(self) -> bytes:
+        """Return the bytes of the file. Raises UserError or OSError."""
+        return Path(self.file).read_bytes() if self.member is None else archives.read_member(self.file, self.member)
 
 
-@dataclass
-class Unlabelled:
-    """The images that `paths` name, in a fixed order: as named, and in a folder or zip by name.
+def key(name: str) -> str:
+    """Return one spelling for `a` and `./a`; a/../b is not b where a is a link."""
+    return name if ".." in name else os.path.normpath(name)
 
-    Iterating walks folders and reads standard input as it goes. What is named itself is given also where it is missing
-    or no image; in folders and zips, files that are no images by their name are only counted, and hidden
-    folders are passed over.
+
+def find_images(paths: Sequence[str], exclude: frozenset[str] = frozenset()) -> tuple[dict[str, UnlabelledImage], int]:
+    """Find the images that `paths` name, each once: in the order of `paths`, within a folder or zip by name.
+
+    Args:
+        paths: images (whatever they are called), folders, zips, patterns, or "-" for a list on standard input.
+        exclude: real paths of files and folders to leave out: results of earlier runs.
+
+    Returns:
+        `key` of its name -> image, and the number of other files in the folders and zips.
+
+    Raises:
+        UserError: nothing matches one of `paths`, or it is a zip that cannot be used.
     """
-
-    paths: Sequence[str]
-    without: frozenset[str] = frozenset()  # real paths of files and folders that are left out: results of earlier runs
-    others: int = 0  # files that are no images, so far
-
-    def __iter__(self) -> Iterator[UnlabelledImage]:
-        results = set(map(os.path.basename, self.without))
-        for path in self.paths:
-            for name in read_lines(sys.stdin.buffer) if path == STDIN else expand(path):
-                if os.path.basename(name) in results and os.path.realpath(name) in self.without:  # of *.png
-                    self.others += 1
-                elif os.path.isdir(name):
-                    yield from self._folder(name)
-                elif is_zip(name) and os.path.isfile(name):
-                    yield from self._zip(name)
-                else:
-                    yield UnlabelledImage(name, name)
-
-    def _zip(self, path: str) -> Iterator[UnlabelledImage]:
-        try:
-            images, others = read_zip(path)
-        except UserError as error:  # of a list on standard input; `check` has seen the others
-            yield UnlabelledImage(path, path, problem=str(error))
-            return
-        self.others += others
-        yield from (UnlabelledImage(f"{path}/{name}", path, member) for name, member in images.items())
-
-    def _folder(self, folder: str, above: tuple[str, ...] = ()) -> Iterator[UnlabelledImage]:
-        real = os.path.realpath(folder)
-        if real in above or real in self.without:  # a link that leads back to where it is in
-            return
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError as error:
-            yield UnlabelledImage(folder, folder, problem=f"is a folder that cannot be read ({error.strerror})")
-            return
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.isdir(path):
-                if not name.startswith(".") and name != "__MACOSX":
-                    yield from self._folder(path, (*above, real))
-            elif is_image_path((name,)) and os.path.join(real, name) not in self.without:
-                yield UnlabelledImage(path, path)
-            else:
-                self.others += 1
-
-
-def check(paths: Sequence[str]) -> None:
-    """Raise a UserError for what can be seen to be wrong before any work: missing, weights, a zip that is none."""
-    for path in paths:
-        if path == STDIN:
-            continue
-        if not os.path.lexists(path) and expand(path) == [path]:
-            raise UserError(f"{path} does not exist. Give images, folders, zips, patterns such as *.jpg, or - .")
-        if path.lower().endswith(".pth"):
-            raise UserError(f"{path} holds weights, not an image: python predict.py IMAGES --weights {path}")
-        if is_zip(path) and os.path.isfile(path) and not read_zip(path)[0]:
-            inner = [parts[-1] for parts, _ in archives.members(path) if is_zip(parts[-1])]
-            hint = f" There is {inner[0]} in it: unpack {path} and give that." if inner else ""
-            raise UserError(f"{path} holds no images.{hint}")
+    names = (
+        name for path in paths for name in (read_paths(sys.stdin.buffer.read()) if path == STDIN else expand(path))
+    )
+    found = [image for name in names for image in _images_of(name, exclude)]
+    images: dict[str, UnlabelledImage] = {}
+    for image in filter(None, found):
+        images.setdefault(key(image.name), image)
+    return images, found.count(None)
 
 
 def expand(path: str) -> list[str]:
-    """The path itself or, where there is none but it has * or ?, all that match, sorted: Windows leaves that to us."""
-    if os.path.lexists(path) or not set(path) & set("*?"):
+    """Return the path, or what a pattern matches, sorted: on Windows the shell leaves patterns to the program."""
+    if os.path.lexists(path):
         return [path]
-    return sorted(glob.glob(path.replace("[", "[[]"), recursive=True)) or [path]
+    matches = sorted(glob.glob(path.replace("[", "[[]"), recursive=True)) if set(path) & set("*?") else []
+    if not matches:
+        raise UserError(f"{path} does not exist. Give images, folders, zips, patterns such as *.jpg, or - .")
+    return matches
 
 
-def read_lines(stream: io.BufferedReader) -> Iterator[str]:
-    """The paths in a stream: one per line, UTF-8, or each ended by a null character, as `find -print0` writes.
+def read_paths(content: bytes) -> list[str]:
+    """Return the paths in a list: one per line in UTF-8, or each ended by a null character (`find -print0`).
 
-    UTF-16 is read as well, all of it at once: a list that PowerShell has written with `>`.
-
-    Raises:
-        UserError: where no path ends.
+    UTF-16 with a byte order mark is read as well: PowerShell writes it with `>`.
     """
-    first = stream.readline(LONGEST)
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        lines = (first + stream.read()).decode("utf-16", "replace").split("\n")
-        names = (line.removesuffix("\r").encode() for line in lines)
-    elif b"\0" in first + stream.peek():  # the first name may have several lines
-        names = _null_ended(first, stream)
-    elif len(first) == LONGEST and not first.endswith(b"\n"):
-        raise UserError("standard input holds no list of paths: no line ends within 65,536 bytes.")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", "replace").encode()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    names = content.split(b"\0") if b"\0" in content else (line.removesuffix(b"\r") for line in content.split(b"\n"))
+    return [name.decode("utf-8", "surrogateescape") for name in names if name.strip()]
+
+
+def _images_of(path: str, exclude: frozenset[str], above: tuple[str, ...] = ()) -> Iterator[UnlabelledImage | None]:
+    """Yield the images of a file, folder or zip; None for each file that is passed over."""
+    if os.path.isdir(path):
+        real = os.path.realpath(path)
+        if real in exclude or real in above:  # a link may lead back to where it is
+            return
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            print(f"skipped    {path} ({error.strerror})")
+            return
+        for name in names:
+            inner = os.path.join(path, name)
+            if os.path.isdir(inner):
+                if not name.startswith(".") and name != "__MACOSX":
+                    yield from _images_of(inner, exclude, (*above, real))
+            else:
+                is_image = is_image_path((name,)) and os.path.join(real, name) not in exclude
+                yield UnlabelledImage(inner, inner) if is_image else None
+    elif os.path.abspath(path) in exclude:
+        yield None
+    elif path.lower().endswith(".zip") and os.path.isfile(path):
+        yield from _images_in_zip(path)
     else:
-        first = first.removeprefix(b"\xef\xbb\xbf")  # a mark that Windows puts before text
-        names = (line.removesuffix(b"\n").removesuffix(b"\r") for line in itertools.chain([first], stream))
-    yield from (name.decode("utf-8", "surrogateescape") for name in names if name.strip())
+        yield UnlabelledImage(path, path)
 
 
-def _null_ended(first: bytes, stream: io.BufferedReader) -> Iterator[bytes]:
-    rest, more = b"", first
-    while more:
-        *names, rest = (rest + more).split(b"\0")
-        yield from names
-        more = stream.read1(LONGEST)
-    yield rest
-
-
-def is_zip(path: str) -> bool:
-    """By its name."""
-    return path.lower().endswith(".zip")
-
-
-@functools.lru_cache(maxsize=2)
-def read_zip(path: str) -> tuple[dict[str, int], int]:
-    """(path inside the zip -> member number, for each image by its path; how many other files there are).
-
-    Raises:
-        UserError: for a zip that is damaged, encrypted or hostile.
-    """
+def _images_in_zip(path: str) -> Iterator[UnlabelledImage | None]:
     members = archives.members(path)
     images = sorted(member for member in members if is_image_path(member[0]))
     archives.check_images(path, images)
-    return {"/".join(parts): number for parts, number in images}, len(members) - len(images)
+    if not images:
+        inner = next((parts[-1] for parts, _ in members if parts[-1].lower().endswith(".zip")), "")
+        raise UserError(f"{path} holds no images" + (f", but {inner}: unpack it and give that" if inner else ""))
+    yield from (UnlabelledImage("/".join((path, *parts)), path, number) for parts, number in images)
+    yield from [None] * (len(members) - len(images))
 
 
-def key(name: str) -> int:
-    """The same for `a` and `./a`. Of a million names two share their 64 bits in one of 37 million runs."""
-    return hash(name if ".." in name else os.path.normpath(name))  # a/../b is not b where a is a link
+def read_image(image: UnlabelledImage, read: Callable[[str | bytes], Content]) -> Content | UserError:
+    """Return what `read` makes of the file's path or bytes, or the error that says why it cannot be read."""
+    try:
+        if image.member is not None:
+            return read(image.read())
+        if not os.path.isfile(image.file):  # a device or a pipe might never end
+            return UserError("is not a file" if os.path.exists(image.file) else "does not exist")
+        return read(image.file)
+    except UserError as error:
+        return error
 
 
-def close_zips() -> None:
-    """Forget all zips; Windows moves and deletes no open file."""
-    read_zip.cache_clear()
-    archives.open_zip.cache_clear()
+def load_batches(
+    images: Sequence[UnlabelledImage], read: Callable[[str | bytes], Content], batch_size: int, workers: int
+) -> Iterator[list[tuple[UnlabelledImage, Content | UserError]]]:
+    """Yield batches of (image, what `read_image` returns), read by threads while the caller works on the last batch.
 
+    Of several processes each takes its batch of every WORLD_SIZE * batch_size images. All yield equally often; the
+    last batches may be shorter or empty.
+    """
+    first, step = distributed.RANK * batch_size, distributed.WORLD_SIZE * batch_size
+    with ThreadPoolExecutor(max(1, workers)) as pool:
 
-def find(name: str) -> UnlabelledImage:
-    """The image that the stream had under this name. Raises UserError where its zip is no longer readable."""
-    for ending in re.finditer(r"\.zip(?=/)", name, re.IGNORECASE):
-        path = name[: ending.end()]
-        if os.path.isfile(path):
-            return UnlabelledImage(name, path, read_zip(path)[0].get(name[ending.end() + 1 :]))
-    return UnlabelledImage(name, name)
+        def submit(start: int) -> list[tuple[UnlabelledImage, Future]]:
+            return [(image, pool.submit(read_image, image, read)) for image in images[start : start + batch_size]]
+
+        try:
+            following = submit(first)
+            for start in range(0, len(images), step):
+                batch, following = following, submit(start + step + first)
+                yield [(image, future.result()) for image, future in batch]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
