@@ -106,8 +106,8 @@ def test_two_processes_label_as_one_and_go_on_where_one_stopped(project):
     predict.main([*named[1:2], *options])  # which has a row already when the others come
     done = torchrun(2, "predict.py", "-", "--sort-into", "sorted", *options, input="\n".join(named))
     assert done.returncode == 0, done.stderr
-    assert "kept       1 rows" in done.stdout and "answered   27, 26 new" in done.stdout
-    assert "of all 2 processes together" in done.stdout and done.stdout.count("written ") == 1
+    assert "kept       1 row " in done.stdout and "labelled   26 images\nnew        26 images" in done.stdout
+    assert "with 2 processes" in done.stdout and done.stdout.count("written ") == 1
     rows = {name: Path(name).read_bytes().splitlines() for name in ("one.csv", "predictions.csv")}
     heading, first, *others = rows["predictions.csv"]
     again = [row.split(b",")[:2] for row in [heading, *others]]
@@ -121,7 +121,9 @@ def test_a_killed_process_costs_a_turn_or_two(project):
     done = torchrun(2, project / "dying.py", *options, restarts=1)
     assert done.returncode == 0, done.stderr
     kept = int(re.search(r"kept +(\d) rows", done.stdout)[1])
-    assert kept in (4, 8) and f"answered   23, {23 - kept} new" in done.stdout  # 4 in a turn; the second may get lost
+    assert (
+        kept in (4, 8) and f"labelled   23 images\nnew        {23 - kept} images" in done.stdout
+    )  # 4 in a turn; the second may get lost
     predict.main([*options, "--output", "one.csv"])
     assert Path("predictions.csv").read_bytes() == Path("one.csv").read_bytes()
 

@@ -70,8 +70,11 @@ def print_summary(rows: Sequence[list[str]], new: int, others: int, seconds: flo
     if others:
         print(f"skipped    {plural(others, 'other file')}")
     processes = f" with {WORLD_SIZE} processes" if WORLD_SIZE > 1 else ""
-    speed = f"{new:,} new in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}" if new else "none new"
-    print(f"labelled   {plural(counts.total(), 'image')}; {speed}")
+    print(f"labelled   {plural(counts.total(), 'image')}")
+    print(
+        f"new        {plural(new, 'image')}"
+        + (f" in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}") * (new > 0)
+    )
 
 
 def draw_sheet(
