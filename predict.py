@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ def main(args: Sequence[str] | None = None) -> None:
         settings = distributed.run_on_main_and_broadcast(lambda: command_line(args))
         try:
             predict(settings)
+        except KeyboardInterrupt:
+            if distributed.IS_MAIN:
+                print(f"\nThe same command continues after the rows in {settings.output}.", file=sys.stderr)
+            raise
         except OSError as error:
             raise UserError(
                 f"The results cannot be written ({error}). Free some disk space, close programs that have the files "

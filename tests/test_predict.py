@@ -351,10 +351,11 @@ def test_a_table_that_another_program_has_changed(run, content):
     assert Path("predictions.csv").read_bytes() == content.encode()
 
 
-def test_ctrl_c_keeps_what_is_there(run, monkeypatch):
+def test_ctrl_c_keeps_what_is_there(run, monkeypatch, capsys):
     monkeypatch.setattr(Colors, "stop_at", 3)
     with pytest.raises(KeyboardInterrupt):
         run("photos")
+    assert "The same command continues after the rows in predictions.csv" in capsys.readouterr().err
     assert list(table()) == [own(f"{i}.png") for i in range(8)]
     assert list(run("photos")) == [own(f"{i}.png") for i in range(10)] and run.new == 2
 
