@@ -70,7 +70,7 @@ def plain_maps(weights: checkpoints.Checkpoint) -> Callable[[Tensor], Tensor]:
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     see = with_feature_maps(network, CPU)
     return lambda pixels: torch.einsum(
-        "kc,nchw->nkhw", linear.weight.detach(), see(weights.preprocess.normalize(pixels))[2]
+        "kc,nchw->nkhw", linear.weight.detach(), see(weights.preprocess.normalize(pixels))[2].detach()
     )
 
 

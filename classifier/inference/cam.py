@@ -1,11 +1,10 @@
 """Class activation maps: which places of an image speak for each class, and a picture of it to lay over the photograph.
 
-Most networks end in the mean over all places and one linear layer. There the linear layer can as well be applied at
-each place: the class activation map of Zhou et al., "Learning Deep Features for Discriminative Localization", 2016
-(https://arxiv.org/abs/1512.04150). The logit is its mean over all places, plus the bias, so nothing is left out and no
-backward pass is needed. AlexNet and VGG end otherwise; for them the gradient tells how much each channel counts:
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017
-(https://arxiv.org/abs/1610.02391).
+How much each channel of the last feature map counts for a class is the mean of its gradient: Selvaraju et al.,
+"Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017
+(https://arxiv.org/abs/1610.02391). In networks that end in the mean over all places and one linear layer, these are
+that layer's weights: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016
+(https://arxiv.org/abs/1512.04150), and the mean of a map, plus the bias, is the logit.
 
 A map shows what speaks for a class more than for the others: the mean over all classes is subtracted, as softmax
 ignores what all classes have in common. With 200 test images of cats and dogs, blurring the fifth of the image where
@@ -19,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
@@ -27,7 +26,7 @@ from classifier.device import Compute
 from classifier.inference import ood
 from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits, with_feature_maps
 
-MAX_GRADIENT_CLASSES = 10  # per image
+MAX_CLASSES = 10  # of an image that get a map
 OVERLAY_SIDE = 160  # pixels; maps have 6 to 8 places along a side, so that more would show nothing more
 WEAK_LOGITS = 1.0  # a map that stays below this is drawn paler
 COLOR_LEVELS = 64  # more cannot be told apart, and make the file larger
@@ -40,9 +39,9 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
     """Return a function from images, as for `build_predictor`, to a `Prediction` and maps in one forward pass.
 
     Maps are (N, classes, h, w) float32 on the CPU, h and w being those of the last feature map, in logits: by how much
-    the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Where
-    gradients are needed, only the MAX_GRADIENT_CLASSES most probable classes have one; the maps of the others are 0.
-    A network without `forward_features` has maps of zeros. Several threads may call the function.
+    the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Only the
+    10 most probable classes have one; the maps of the others are 0, and all maps of a network without
+    `forward_features`. Several threads may call the function.
 
     Raises:
         CheckpointError: the OOD statistics are damaged.
@@ -52,50 +51,21 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
     if not hasattr(network, "forward_features"):  # a network of the user's own
         predict = build_predictor(checkpoint, compute)
         return lambda images: (predict(images), torch.zeros(len(images), len(checkpoint.classes), 1, 1))
-    linear = linear_after_mean(network)
-    weight = None if linear is None else linear.weight.detach().to(compute.device)
-    forward = with_feature_maps(network, compute, gradient=linear is None)
+    forward = with_feature_maps(network, compute)
 
     def predict_with_maps(images: Tensor) -> tuple[Prediction, Tensor]:
         logits, features, last_map = forward(checkpoint.preprocess.normalize(images))
-        maps = gradient_maps(logits, last_map) if weight is None else activation_maps(last_map, weight)
-        return prediction_from_logits(checkpoint, logits, features), maps.cpu()
+        return prediction_from_logits(checkpoint, logits, features), activation_maps(logits, last_map).cpu()
 
     return predict_with_maps
 
 
-def linear_after_mean(network: nn.Module) -> nn.Linear | None:
-    """Return the last linear layer if `forward_head` is the mean over all places followed by it, else None.
-
-    Tested with a map of random numbers; the network is in evaluation mode, float32, on the CPU.
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        return None
-    features = torch.rand(1, layers[-1].in_features, 3, 4)
-    try:
-        with torch.inference_mode():
-            logits, expected = network.forward_head(features), layers[-1](features.mean((2, 3)))
-    except RuntimeError:  # its maps have another number of channels than that layer takes
-        return None
-    return layers[-1] if torch.allclose(logits, expected, rtol=1e-3, atol=1e-4) else None
-
-
-def activation_maps(last_map: Tensor, weight: Tensor) -> Tensor:
-    """Return (N, classes, h, w) float32 from (N, C, h, w) and the last linear layer's weight (classes, C).
-
-    The mean over all places, plus the bias, is the logit, each minus its mean over the classes.
-    """
-    return torch.einsum("kc,nchw->nkhw", weight - weight.mean(0), last_map.float())
-
-
-def gradient_maps(logits: Tensor, last_map: Tensor) -> Tensor:
+def activation_maps(logits: Tensor, last_map: Tensor) -> Tensor:
     """Return (N, classes, h, w) float32 from (N, classes) and the map (N, C, h, w), with gradient, that they come from.
 
-    Grad-CAM times the number of places, which makes it equal to `activation_maps` where both exist, and without the
-    final ReLU: what speaks against a class is negative.
+    Grad-CAM times the number of places, without the final ReLU: what speaks against a class is negative.
     """
-    count = min(MAX_GRADIENT_CLASSES, logits.shape[1])
+    count = min(MAX_CLASSES, logits.shape[1])
     best = logits.topk(count).indices
     with torch.inference_mode(False):  # whatever the caller has switched off
         chosen = (logits - logits.mean(1, keepdim=True)).gather(1, best.clone())  # (N, count)

@@ -85,15 +85,18 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
     linear layer, (N, D).
     """
     forward = with_feature_maps(network, compute)
-    return lambda x: forward(x)[:2]
+
+    def logits_and_features(x: Tensor) -> tuple[Tensor, Features]:
+        logits, features, _ = forward(x)
+        return logits.detach(), features
+
+    return logits_and_features
 
 
-def with_feature_maps(
-    network: nn.Module, compute: Compute, gradient: bool = False
-) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
+def with_feature_maps(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
     """Return a function as `with_features` does, but to (logits, features, last feature map (N, C, h, w)).
 
-    With `gradient`, the logits can be differentiated with respect to that map.
+    The logits can be differentiated with respect to that map.
     """
     network, last_layer = _optimized(network, compute)
     maps: dict[tuple[int, ...], Tensor] = {}  # the last map of each size
@@ -115,9 +118,8 @@ def with_feature_maps(
                     x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
                     last_map = network.forward_features(x)
                     means = [_channel_means(values) for values in maps.values()]
-                with torch.inference_mode(not gradient):
-                    if gradient:
-                        last_map = last_map.clone().requires_grad_()
+                with torch.inference_mode(False):
+                    last_map = last_map.clone().requires_grad_()
                     logits = network.forward_head(last_map).float()
                 return logits, [*means, head_inputs[0]], last_map
             finally:
