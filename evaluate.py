@@ -102,8 +102,9 @@ def evaluate(settings: Settings) -> None:
             report.print_scores(result.report)
             page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
             print(f"report     {page}", flush=True)
-        if found and settings.part == "test" and not checkpoint.assumed and is_part(checkpoint, folder, "test"):
-            print(f"           {note_score(checkpoint.path, time_ns, found[0].report)}")
+            own_test = settings.part == "test" and not checkpoint.assumed and is_part(checkpoint, folder, "test")
+            if own_test and not result.mirrored:
+                print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
         results += found
 
     if len(results) > 1:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,16 +16,10 @@ LEVEL = 0.05  # significance: how often a difference may be claimed where there 
 MAX_DIFFERENCES = 640  # images on the sheets of all pairs together, but at least 8 for each: the page is one file
 
 
-class Disagreement(NamedTuple):
-    """Two networks on the same images."""
+def mcnemar(first: Tensor, second: Tensor) -> tuple[int, int, float]:
+    """Return how many images only the first and only the second network gets right, and McNemar's exact p-value.
 
-    first: int  # images that only the first one classifies correctly
-    second: int  # images that only the second one classifies correctly
-    p: float  # probability of a split at least as uneven if neither is better
-
-
-def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
-    """Return McNemar's exact test: whether the images that one network alone gets right split as a fair coin would.
+    That is the probability of a split at least as uneven if neither network is better, as of tosses of a fair coin.
 
     Args:
         first, second: (N,) bool, whether each network's prediction of each image is correct.
@@ -35,7 +28,7 @@ def mcnemar(first: Tensor, second: Tensor) -> Disagreement:
 
     only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
     both = only_first + only_second
-    return Disagreement(only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0)
+    return only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0
 
 
 def verdicts(results: Sequence[EvalResult]) -> list[dict]:
@@ -47,25 +40,28 @@ def verdicts(results: Sequence[EvalResult]) -> list[dict]:
     pairs = list(itertools.combinations(results, 2))
     tests = [mcnemar(first.correct, second.correct) for first, second in pairs]
     found, significant = [{}] * len(pairs), True
-    for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: tests[i].p)):
-        significant = significant and tests[i].p <= LEVEL / (len(pairs) - rank)
-        first, second = (result.name for result in pairs[i])
-        found[i] = {"first": first, "second": second, "only_first_right": tests[i].first}
-        found[i] |= {"only_second_right": tests[i].second, "p": tests[i].p, "real": significant}
-        found[i] |= {"words": _sentence(first, second, tests[i], significant, len(pairs))}
+    for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: tests[i][2])):
+        (first, second), (only_first, only_second, p) = (result.name for result in pairs[i]), tests[i]
+        significant = significant and p <= LEVEL / (len(pairs) - rank)
+        found[i] = {"first": first, "second": second, "only_first_right": only_first, "only_second_right": only_second}
+        found[i] |= {"p": p, "real": significant}
+        found[i]["words"] = _sentence(**found[i], pairs=len(pairs))
     return found
 
 
-def _sentence(first: str, second: str, test: Disagreement, significant: bool, pairs: int) -> str:
-    if not test.first + test.second:
+def _sentence(
+    first: str, second: str, only_first_right: int, only_second_right: int, p: float, real: bool, pairs: int
+) -> str:
+    if not only_first_right + only_second_right:
         return f"{first} and {second} are correct on exactly the same images"
-    (more, better), (less, worse) = sorted(((test.first, first), (test.second, second)), key=lambda pair: -pair[0])
-    p = f"p = {test.p:.2g}" if test.p >= 0.0001 else "p < 0.0001"
-    counts = f"{plural(more, 'image')} correct only by {better}, {less:,} only by {worse}, {p}"
-    if significant:
-        return f"{better} is better than {worse}: {counts}"
-    among = f", too large for one of {pairs} pairs" * (test.p <= LEVEL)
-    return f"no significant difference between {first} and {second}: {counts}{among}"
+    counts = ((only_first_right, first), (only_second_right, second))
+    (more, better), (less, worse) = sorted(counts, key=lambda pair: -pair[0])
+    value = f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
+    text = f"{plural(more, 'image')} correct only by {better}, {less:,} only by {worse}, {value}"
+    if real:
+        return f"{better} is better than {worse}: {text}"
+    among = f", too large for one of {pairs} pairs" * (p <= LEVEL)
+    return f"no significant difference between {first} and {second}: {text}{among}"
 
 
 def ranked(results: Sequence[EvalResult]) -> list[EvalResult]:

@@ -247,9 +247,9 @@ def rankings(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> F
         left.plot(false_positives, true_positives, label=f"{name}: area {area:.4f}", **line)
         precision, recall, _ = precision_recall_curve(positive, scores)
         mean = average_precision_score(positive, scores)
-        right.plot(recall, precision, label=f"{name}: average precision {mean:.4f}", **line)
+        right.plot(recall, precision, label=f"{name}: AP {mean:.4f}", **line)
     left.set(title="ROC curve", xlabel="false positive rate", ylabel="true positive rate (recall)")
-    right.set(title="precision-recall curve", xlabel="recall", ylabel="precision")
+    right.set(title="precision-recall curve (AP: average precision)", xlabel="recall", ylabel="precision")
     for axes, corner in ((left, "lower right"), (right, "lower left")):
         if drawn:
             axes.legend(loc=corner)
@@ -277,8 +277,8 @@ def accuracy_over_cost(names: Sequence[str], reports: Sequence[Mapping], key: st
         axes.annotate(shorten(name, 30), point, (7, 4), textcoords="offset points", color=color, fontsize=9)
     axes.margins(x=0.25)
     axes.set(title="accuracy with its 95% interval", xlabel=title, xscale="log")
-    axes.xaxis.set(major_formatter=EngFormatter(), minor_locator=NullLocator())  # "20", "1.5 G"
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5, 7)), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else EngFormatter()(value))  # "1.5 G"
     _in_percent(axes, "y")
     axes.grid(axis="y")
     return figure
