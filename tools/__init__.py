@@ -1,0 +1,1 @@
+"""Tools that training does not need."""
