@@ -95,11 +95,11 @@ def test_what_a_spreadsheet_makes_of_it_is_read_and_continued(table):
     [
         (b"train/cat/1.jpg,aa,cat,relabel,bird,2026", "unknown class, 'bird'"),
         (b"train/cat/1.jpg,aa,cat,delete,,2026", "unknown decision, 'delete'"),
-        (b"train/cat/1.jpg,aa,cat,keep", "not whole"),
-        (b"train/cat/1.jpg,,cat,keep,,2026", "not whole"),
-        (b'"', "not whole"),
-        (b"\xff\xfe\x00\x01,\x00", "not whole"),
-        ("我的猫,cat".encode("gb18030"), "not whole"),
+        (b"train/cat/1.jpg,aa,cat,keep", "is incomplete"),
+        (b"train/cat/1.jpg,,cat,keep,,2026", "is incomplete"),
+        (b'"', "is incomplete"),
+        (b"\xff\xfe\x00\x01,\x00", "is incomplete"),
+        ("我的猫,cat".encode("gb18030"), "is incomplete"),
     ],
 )
 def test_a_row_that_makes_no_sense_is_told_and_passed_over(row, reason, table):
@@ -144,16 +144,16 @@ def test_a_name_that_no_table_can_hold(table):
     assert not table.exists()
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(table, monkeypatch):
+def test_a_full_disk_leaves_the_file_as_it_was(table):
+    resource = pytest.importorskip("resource")
     record(table, A, CLASSES)
-    before = table.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        record(table, Correction("train/dog/1.jpg", "bb", "dog", KEEP), CLASSES)
+    before, limits = table.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))  # only the row's beginning fits
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(the disk is full\)"):
+            record(table, Correction("train/dog/1.jpg", "bb", "dog", KEEP), CLASSES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert table.read_bytes() == before
 
 

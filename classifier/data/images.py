@@ -1,4 +1,4 @@
-"""Bytes to an upright RGB image, or a clear error. The only place that opens an image.
+"""Decode image files: upright RGB, or a clear error. Nothing else opens an image.
 
 Training, evaluation, prediction and the web page all come through `load_image`, so the same file gives the same
 pixels everywhere.
@@ -18,19 +18,18 @@ from classifier.cli import UserError
 
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; a phone's largest photograph has about this many
 
-# File name endings that are looked at at all; what is inside decides (a PNG named .jpg is read as a PNG).
+# Files with other endings are not looked at; the content decides how one is read (a PNG named .jpg as a PNG).
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"}
 EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"}
 
-# Decoders that may run on a stranger's file. Pillow knows forty more, some of which start other programs (EPS).
-# Those that this Pillow was built without are not asked for.
+# Decoders that may run on a stranger's file, if this Pillow has them. It knows forty more, some of which start other
+# programs (EPS).
 Image.init()
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 
-# EXIF tag 0x0112: how the camera was held -> what turns the image upright.
-ORIENTATION = 0x0112
-UPRIGHT = {
+ORIENTATION = 0x0112  # EXIF tag: how the camera was held
+UPRIGHT = {  # value of the tag -> what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -46,13 +45,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # remarks on 
 
 
 class ImageError(UserError):
-    """Not an image, a damaged one, or one that is too large. `load_image` says what it is, not which file."""
+    """Not an image, a damaged one, or one that is too large. `load_image` says why, not which file."""
 
 
 def has_image_extension(name: str | os.PathLike) -> bool:
-    """Whether a file of this name claims to be an image. `._cat.jpg` (macOS' resource forks) does not."""
-    name = Path(name).name
-    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+    """Whether a file's name is that of an image; `._cat.jpg` (macOS' resource forks) is not."""
+    name = os.path.basename(name)  # noqa: PTH119 (called for each of very many files)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
 
 
 def is_image_path(parts: Sequence[str]) -> bool:
@@ -66,12 +65,12 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
     Args:
         source: a file's path, or the bytes of one.
         side: what is needed of the shorter side, in pixels. A JPEG at least four times as large is decoded at a half, a
-            quarter or an eighth of its size, which is many times faster and leaves at least twice of what is needed.
+            quarter or an eighth of its size, which is many times faster and leaves at least twice what is needed.
             0: all of it.
 
     Returns:
-        An RGB image, 8 bits a channel: turned upright as its EXIF says, 16-bit grey scaled to 8 bits,
-        transparency laid on white, the first frame of an animation.
+        An RGB image, 8 bits per channel: turned upright according to its EXIF, 16-bit grey scaled to 8 bits,
+        transparency on white, the first frame of an animation.
 
     Raises:
         ImageError: for anything else, whatever the file contains.
@@ -79,7 +78,8 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
     try:
         stream = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise ImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError("cannot be read ({reason})", reason=str(reason)) from error
     with stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
@@ -93,16 +93,15 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
         except Image.UnidentifiedImageError:
             raise ImageError(_what_it_is_instead(stream)) from None
         except Image.DecompressionBombError:
-            raise ImageError(f"has more than {MAX_PIXELS // 10**6} million pixels") from None
-        except (
-            Exception
-        ) as error:  # damaged files make decoders raise OSError, SyntaxError, struct.error, IndexError, ...
-            raise ImageError(f"is damaged: {str(error) or type(error).__name__}") from error
+            raise ImageError("has more than {limit} million pixels", limit=MAX_PIXELS // 10**6) from None
+        except Exception as error:  # of damaged files: OSError, SyntaxError, struct.error, IndexError, ...
+            raise ImageError("is damaged: {error}", error=str(error) or type(error).__name__) from error
 
 
 def _refuse_too_large(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError(f"is {width} x {height}, more than {MAX_PIXELS // 10**6} million pixels")
+        size = {"width": width, "height": height, "limit": MAX_PIXELS // 10**6}
+        raise ImageError("is {width} x {height}, more than {limit} million pixels", **size)
 
 
 def _upright(image: Image.Image) -> Image.Image:

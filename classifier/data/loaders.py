@@ -61,9 +61,6 @@ class CachedImageDataset(ImageDataset):
         super().__init__(folder, preprocess)
         self.pixels, self.rows, self.labels = pixels, rows, torch.tensor(folder.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.__getitems__([index])[0][0], self.folder.labels[index]
-
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         pixels = np.asarray(self.pixels[self.rows[indices]])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels[indices]  # channels-last in memory
@@ -74,15 +71,11 @@ class GPUImageDataset(ImageDataset):
 
     def __init__(self, cached: CachedImageDataset, device: torch.device):
         super().__init__(cached.folder, cached.preprocess)
-        shape = (len(cached), *cached[0][0].shape) if len(cached) else (0, 3, 1, 1)
+        shape = (len(cached), 3, cached.preprocess.size, cached.preprocess.size)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
-        for start in range(0, len(cached), 256):
-            part = range(start, min(start + 256, len(cached)))
-            self.pixels[start : part.stop] = cached.__getitems__(list(part))[0].to(device)
+        for part in torch.arange(len(cached)).split(256):
+            self.pixels[part] = cached.__getitems__(part.tolist())[0].to(device)
         self.labels = cached.labels.to(device)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.pixels[index].cpu(), self.folder.labels[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         at = torch.tensor(indices, device=self.labels.device)
@@ -145,8 +138,7 @@ class Features(Dataset):
 class ResumableSampler(Sampler):
     """Every image once, in an order that depends on nothing but the seed and the epoch.
 
-    Set `epoch` and `start` before each pass. With `start`, that many images at the beginning of the order are left out,
-    as when an interrupted epoch is resumed.
+    Set `epoch` and `start` before each pass; `start` images at the beginning are left out, to resume an epoch.
 
     Args:
         images: how many there are.
@@ -163,18 +155,12 @@ class ResumableSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.images, generator=generator)
-        steps = order[self.start :][: self._steps() * self.batch_size]
-        steps = steps.view(self._steps(), distributed.WORLD_SIZE, self._share())
+        steps = order[self.start :][: len(self) * distributed.WORLD_SIZE]
+        steps = steps.view(-1, distributed.WORLD_SIZE, self.batch_size // distributed.WORLD_SIZE)
         yield from steps[:, distributed.RANK].flatten().tolist()
 
     def __len__(self) -> int:
-        return self._steps() * self._share()
-
-    def _steps(self) -> int:
-        return (self.images - self.start) // self.batch_size
-
-    def _share(self) -> int:
-        return self.batch_size // distributed.WORLD_SIZE
+        return (self.images - self.start) // self.batch_size * (self.batch_size // distributed.WORLD_SIZE)
 
 
 def loader(
