@@ -1,4 +1,4 @@
-"""Validation accuracy over minutes of training, of runs on the same machine: docs/accuracy.png.
+"""Draw validation accuracy over minutes of training, of runs on one machine: docs/accuracy.png.
 
     python -m benchmarks.accuracy module/classic.pth module/default.pth
 

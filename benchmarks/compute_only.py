@@ -1,4 +1,4 @@
-"""How fast a training step would be if images cost nothing: one batch, over and over, in the format train.py takes.
+"""Measure a training step without any images: one batch of noise, over and over, in the number format of train.py.
 
     python -m benchmarks.compute_only --size 224 --batch-size 32 --seconds 20
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from classifier.device import select_compute
 from resnet import resnet18
 
-WARM = 5  # steps that are not counted
+WARM_UP_STEPS = 5
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     x = x.contiguous(memory_format=compute.memory_format)
     labels = torch.randint(0, 2, (options.batch_size,), device=compute.device)
     marks = [time.perf_counter()]
-    while len(marks) <= 2 * WARM or marks[-1] - marks[WARM] < options.seconds:
+    while len(marks) <= 2 * WARM_UP_STEPS or marks[-1] - marks[WARM_UP_STEPS] < options.seconds:
         with compute.autocast():
             logits = network(x)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
@@ -44,7 +44,15 @@ def main() -> None:
         optimizer.step()
         loss.item()
         marks.append(time.perf_counter())
-    print(json.dumps({"images_per_second": options.batch_size * (len(marks) - 1 - WARM) / (marks[-1] - marks[WARM])}))
+    print(
+        json.dumps(
+            {
+                "images_per_second": options.batch_size
+                * (len(marks) - 1 - WARM_UP_STEPS)
+                / (marks[-1] - marks[WARM_UP_STEPS])
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The table of gpu.sh, from the folder its scripts ran in.
-
-python -m benchmarks.gpu_table FOLDER
-"""
+"""Print the table of gpu.sh, from the folder that its scripts ran in: python -m benchmarks.gpu_table FOLDER."""
 
 import json
 import sys
@@ -27,7 +24,7 @@ def main() -> None:
     rows += [
         ("network, epochs, images per step", f"{weights.model}, {len(history)}, {weights.settings['batch_size']}"),
         (f"seconds of all {len(history)} epochs", f"{60 * history[-1]['minutes']:.1f}"),
-        (f"right on {report['count']:,} test images", f"{report['accuracy']:.2%} ({low:.2%} to {high:.2%})"),
+        (f"accuracy on {report['count']:,} test images", f"{report['accuracy']:.2%} ({low:.2%} to {high:.2%})"),
         (f"images/s at {weights.settings['size']} pixels", f"{rate:,.0f}"),
         ("share of the compute-only rate", f"{rate / compute:.0%} of {compute:,.0f}"),
     ]

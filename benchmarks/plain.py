@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from resnet import resnet18
 
-WARM = 5  # steps that are not counted
+WARM_UP_STEPS = 5
 
 
 def main() -> None:
@@ -42,7 +42,9 @@ def main() -> None:
     if options.what == "train":
         optimizer, loss_function = torch.optim.Adam(network.parameters(), lr=1e-4), nn.CrossEntropyLoss()
         marks = [time.perf_counter()]
-        while marks[-1] - marks[min(WARM, len(marks) - 1)] < options.seconds or len(marks) <= 2 * WARM:
+        while (
+            marks[-1] - marks[min(WARM_UP_STEPS, len(marks) - 1)] < options.seconds or len(marks) <= 2 * WARM_UP_STEPS
+        ):
             for x, labels in loader:
                 optimizer.zero_grad()
                 loss = loss_function(network(x), labels)
@@ -50,10 +52,16 @@ def main() -> None:
                 optimizer.step()
                 loss.item()
                 marks.append(time.perf_counter())
-                if len(marks) > 2 * WARM and marks[-1] - marks[WARM] > options.seconds:
+                if len(marks) > 2 * WARM_UP_STEPS and marks[-1] - marks[WARM_UP_STEPS] > options.seconds:
                     break
         print(
-            json.dumps({"images_per_second": options.batch_size * (len(marks) - 1 - WARM) / (marks[-1] - marks[WARM])})
+            json.dumps(
+                {
+                    "images_per_second": options.batch_size
+                    * (len(marks) - 1 - WARM_UP_STEPS)
+                    / (marks[-1] - marks[WARM_UP_STEPS])
+                }
+            )
         )
         return
 

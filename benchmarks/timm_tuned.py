@@ -18,7 +18,7 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-WARM = 5  # steps that are not counted
+WARM_UP_STEPS = 5
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     loss_function, average = LabelSmoothingCrossEntropy(0.1), ModelEmaV3(network, decay=0.998)
     network.train()
     marks = [time.perf_counter()]
-    while len(marks) <= 2 * WARM or marks[-1] - marks[WARM] < options.seconds:
+    while len(marks) <= 2 * WARM_UP_STEPS or marks[-1] - marks[WARM_UP_STEPS] < options.seconds:
         for x, labels in loader:
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
@@ -53,9 +53,17 @@ def main() -> None:
             average.update(network)
             loss.item()
             marks.append(time.perf_counter())
-            if len(marks) > 2 * WARM and marks[-1] - marks[WARM] > options.seconds:
+            if len(marks) > 2 * WARM_UP_STEPS and marks[-1] - marks[WARM_UP_STEPS] > options.seconds:
                 break
-    print(json.dumps({"images_per_second": options.batch_size * (len(marks) - 1 - WARM) / (marks[-1] - marks[WARM])}))
+    print(
+        json.dumps(
+            {
+                "images_per_second": options.batch_size
+                * (len(marks) - 1 - WARM_UP_STEPS)
+                / (marks[-1] - marks[WARM_UP_STEPS])
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
