@@ -1,4 +1,4 @@
-"""Do heat maps show what an answer rests on? What they point at is blurred, and the answer asked for again.
+"""Measure whether class activation maps show what a prediction rests on: what they point at is blurred.
 
     python -m benchmarks.heatmap module/catdog-resnet18.pth --data dataset
 
@@ -9,25 +9,22 @@ is near 0 or 1 before and after.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks.__main__ import table
 from classifier import checkpoint as checkpoints
 from classifier.data import image_folder, loaders
-from classifier.device import Compute
+from classifier.device import select_compute
 from classifier.inference import calibration
 from classifier.inference.cam import cam_predictor
-from classifier.inference.predictor import with_feature_maps
 
-CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last, "", "")
-AREA = 0.2  # that is blurred
-BLUR = 1 / 12  # standard deviation, of the side
+BLURRED_AREA = 0.2  # share of the image
+BLUR_STD = 1 / 12  # share of the side
 
 
 def main() -> None:
@@ -39,54 +36,36 @@ def main() -> None:
     options = parser.parse_args()
     weights = checkpoints.load(options.weights)
     folder = calibration.balanced_subset(image_folder.read_folder(options.data / "test"), options.images)
-    look, plain = cam_predictor(weights, CPU), plain_maps(weights)
+    compute = select_compute("cpu", "fp32")
+    predict = cam_predictor(weights, compute)
 
     falls: dict[tuple[str, str], list[Tensor]] = {}
     torch.manual_seed(0)
     batches = loaders.loader(loaders.ImageDataset(folder, weights.preprocess), 25)
-    for pixels, _ in loaders.on_device(batches, CPU.device):
-        answers, maps = look(pixels)
-        ways = {"less the mean of the classes": maps, "plain": plain(pixels), "random": torch.randn_like(maps)}
+    for images, _ in loaders.on_device(batches, compute.device):
+        before, maps = predict(images)
         for rank, which in enumerate(("best class", "second")):
-            chosen = answers.logits.topk(2).indices[:, rank]
-            for way, values in ways.items():
-                values = values[torch.arange(len(values)), chosen]
-                after, _ = look(blurred(pixels, values))
-                found = [of_class(part.probabilities, chosen) for part in (answers, after)]
-                probability = found[0] - found[1]
-                odds = found[0].logit(1e-6) - found[1].logit(1e-6)
-                falls.setdefault((which, way), []).append(torch.stack([probability, odds]))
-    lines = [("class", "map", "probability falls by", "log odds fall by")]
-    for (which, way), parts in falls.items():
+            chosen = before.logits.topk(2).indices[:, rank : rank + 1]
+            for name, values in (("class activation map", maps), ("random", torch.randn_like(maps))):
+                after, _ = predict(blurred(images, values[torch.arange(len(values)), chosen[:, 0]]))
+                found = [part.probabilities.gather(1, chosen)[:, 0] for part in (before, after)]
+                odds = [probabilities.logit(1e-6) for probabilities in found]
+                falls.setdefault((which, name), []).append(torch.stack([found[0] - found[1], odds[0] - odds[1]]))
+    rows = [("class", "map", "probability falls by", "log odds fall by")]
+    for (which, name), parts in falls.items():
         values = torch.cat(parts, 1)
         error = values.std(1) / values.shape[1] ** 0.5
-        lines.append((which, way, *(f"{mean:.3f} +- {e:.3f}" for mean, e in zip(values.mean(1), error, strict=True))))
-    print(f"{weights.model}, {len(folder.paths)} images; mean +- standard error\n\n{table(lines)}")
+        rows.append((which, name, *(f"{mean:.3f} ± {e:.3f}" for mean, e in zip(values.mean(1), error, strict=True))))
+    print(f"{weights.model}, {len(folder.paths)} images; mean ± standard error\n\n{table(rows)}")
 
 
-def plain_maps(weights: checkpoints.Checkpoint) -> Callable[[Tensor], Tensor]:
-    """Class activation maps as in the paper, without the mean of the classes taken off."""
-    network = weights.network()
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    see = with_feature_maps(network, CPU)
-    return lambda pixels: torch.einsum(
-        "kc,nchw->nkhw", linear.weight.detach(), see(weights.preprocess.normalize(pixels))[2].detach()
-    )
-
-
-def of_class(values: Tensor, chosen: Tensor) -> Tensor:
-    """(N, classes), (N,) -> (N,)"""
-    return values.gather(1, chosen[:, None])[:, 0]
-
-
-def blurred(pixels: Tensor, values: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8, blurred where the map (N, h, w) is strongest."""
-    side = pixels.shape[-1]
+def blurred(images: Tensor, values: Tensor) -> Tensor:
+    """Return images (N, 3, S, S) uint8, blurred where the map (N, h, w) is strongest."""
+    side = images.shape[-1]
     fine = F.interpolate(values[:, None], (side, side), mode="bicubic")
-    bound = fine.flatten(1).quantile(1 - AREA, dim=1).view(-1, 1, 1, 1)
-    sigma = BLUR * side
-    soft = gaussian_blur(pixels, 2 * round(2 * sigma) + 1, sigma)
-    return torch.where(fine > bound, soft, pixels)
+    bound = fine.flatten(1).quantile(1 - BLURRED_AREA, dim=1).view(-1, 1, 1, 1)
+    std = BLUR_STD * side
+    return torch.where(fine > bound, gaussian_blur(images, 2 * round(2 * std) + 1, std), images)
 
 
 if __name__ == "__main__":

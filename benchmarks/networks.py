@@ -3,9 +3,9 @@
     python -m benchmarks.networks DATASET --minutes 6           each of the seven below for six minutes
     python -m benchmarks.networks DATASET --models resnet18 vgg16_bn --minutes 30
 
-Each network's speed is measured in a short run first, and it gets as many epochs as the minutes allow. The weights stay
-in OUTPUT/module, so a run that was stopped continues with the next network. evaluate.py compares them; its table goes to
-benchmarks/networks.md, and the whole report is in OUTPUT/logs/evaluate/comparison.
+Each network's speed is measured in a short run first, and it gets as many epochs as the minutes allow. The weights are
+in OUTPUT/module, so a run that was stopped continues with the next network. evaluate.py compares them; its table goes
+to benchmarks/networks.md, and the whole report is in OUTPUT/logs/evaluate/comparison.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""The page under load and by itself: benchmarks/page.md.
+"""Measure the page, under load and by itself: benchmarks/page.md.
 
     python -m benchmarks.page [WEIGHTS]
 
-app.py is started as anybody would, and asked through its API. Times are those of the server, from the end of the upload
-to the answer with its heat maps (what the page shows as "answered in"), and of the whole call. Two minutes.
+app.py is called through its API. Times are those of the server, from the end of the upload to the prediction with its
+class activation maps, and of the whole call. Two minutes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.__main__ import HERE, PROJECT, table
 from classifier import checkpoint as checkpoints
 
-CLIENTS, REQUESTS, BAD = 16, 1000, 10  # one request in ten is a file that is no image
+CLIENTS, REQUESTS, BAD = 16, 1000, 10  # one request in ten is not an image
 SIZES = {"12 megapixels": (4032, 3024), "500 x 375": (500, 375)}
 ROUNDS = 40
 
@@ -43,17 +43,12 @@ def main() -> None:
         folder = Path(name)
         (folder / "module").mkdir()
         os.link(weights, folder / "module" / weights.name)
-        starts = []
-        for _ in range(3):  # the first one tries which number format is fastest; the others remember
-            begun = time.perf_counter()
-            process, address = start(folder)
-            httpx.get(address, trust_env=False).raise_for_status()
-            starts.append(time.perf_counter() - begun)
-            if len(starts) < 3:
-                process.terminate()
-                process.wait()
+        begun = time.perf_counter()
+        process, address = start(folder)
+        httpx.get(address, trust_env=False).raise_for_status()
+        seconds = time.perf_counter() - begun
         try:
-            rows.append(("from the command to a page, seconds", f"{statistics.median(starts):.1f}", "8"))
+            rows.append(("from the command to a page, seconds", f"{seconds:.1f}", "8"))
             client = Client(address, verbose=False)
             for (kind, size), bar in zip(SIZES.items(), ("300", "80"), strict=True):
                 path = folder / "photo.jpg"
@@ -92,11 +87,11 @@ def load(address: str, process: int, folder: Path) -> list[tuple[str, str, str]]
         good.append(folder / f"{number}.jpg")
         photograph((500, 375), number).save(good[-1])
     bad = folder / "bad.jpg"
-    bad.write_text("no image")
+    bad.write_text("text")
     client = Client(address, verbose=False)
     alone = {path: label(client.predict(handle_file(path), api_name="/classify")) for path in good}
     clients = threading.local()
-    counts = {"right": 0, "sentence": 0, "wrong": 0}
+    counts = {"correct": 0, "refused": 0, "wrong": 0}
     memory, seconds = [], []
     lock = threading.Lock()
 
@@ -107,9 +102,9 @@ def load(address: str, process: int, folder: Path) -> list[tuple[str, str, str]]
         begun = time.perf_counter()
         try:
             answer = label(own.predict(handle_file(path), api_name="/classify"))
-            result = "right" if answer == alone.get(path) else "wrong"
+            result = "correct" if answer == alone.get(path) else "wrong"
         except AppError as error:
-            result = "sentence" if path == bad and "not an image" in str(error) else "wrong"
+            result = "refused" if path == bad and "not an image" in str(error) else "wrong"
         with lock:
             counts[result] += 1
             seconds.append(time.perf_counter() - begun)
@@ -121,8 +116,9 @@ def load(address: str, process: int, folder: Path) -> list[tuple[str, str, str]]
         list(pool.map(ask, range(REQUESTS)))
     lasted = time.perf_counter() - begun
     return [
-        (f"{REQUESTS} requests of {CLIENTS} clients: right, refused with a sentence, wrong or lost",
-         f"{counts['right']}, {counts['sentence']}, {REQUESTS - counts['right'] - counts['sentence']}", "900, 100, 0"),
+        (f"{REQUESTS} requests of {CLIENTS} clients: correct, refused with a message, wrong or lost",
+         f"{counts['correct']}, {counts['refused']}, {REQUESTS - counts['correct'] - counts['refused']}",
+         "900, 100, 0"),
         ("the same, requests a second; median and 95th percentile of ms",
          f"{REQUESTS / lasted:.0f}; {1000 * statistics.median(seconds):.0f}, "
          f"{1000 * statistics.quantiles(seconds, n=20)[-1]:.0f}", ""),

@@ -1,22 +1,20 @@
-"""One, two and four processes on this machine: benchmarks/scaling.md.
+"""Measure one, two and four processes on this machine: benchmarks/scaling.md.
 
     python -m benchmarks.scaling DATA [--rounds 3]
 
-DATA as for `python -m benchmarks`. Each process has one thread; the same work in one process with a thread for each
-core is there to compare. Configurations run in turns, and medians count. Linux and macOS.
+DATA as for `python -m benchmarks`. Each process has one thread, but for one process with a thread per core to compare
+with. Configurations take turns, and medians are reported. Linux and macOS.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.__main__ import HERE, PROJECT, Bench, table
+from benchmarks.__main__ import HERE, PROJECT, Bench, run, table
 from classifier import checkpoint
 from classifier.device import device_name, torch
 
@@ -36,7 +34,7 @@ def main() -> None:
         f"{count} process{'es' * (count > 1)} of 1 thread": (count, 1) for count in (1, 2, 4)
     }
     rates: dict[str, dict[str, list[float]]] = {name: {} for name in configurations}
-    root = Bench(options.data.resolve(), 0).take(options.images, options.images // 2)
+    root = Bench(options.data).take(options.images, options.images // 2)
     for _ in range(options.rounds):
         for name, (count, threads) in configurations.items():
             with tempfile.TemporaryDirectory() as folder:
@@ -57,35 +55,25 @@ def main() -> None:
 
 
 def measure(folder: Path, dataset: Path, count: int, threads: int) -> dict[str, float]:
-    """Images/s of training, evaluation and prediction."""
-    run(folder, count, threads, "train.py", "--data", dataset, "--name", "run", *TRAIN)
-    saved = checkpoint.load(folder / "module" / "run.last.pth")
-    images = dataset / "test"
-    run(folder, count, threads, "evaluate.py", "module/run.pth", "--data", images, *ANSWER)
+    """Return the images per second of training, evaluation and prediction."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+
+    def start(script: str, *arguments: object) -> None:
+        run(*launcher, PROJECT / script, *arguments, cwd=folder, OMP_NUM_THREADS=str(threads))
+
+    start("train.py", "--data", dataset, "--name", "run", *TRAIN)
+    saved = checkpoint.load(folder / "module" / "run.pth")
+    start("evaluate.py", "module/run.pth", "--data", dataset / "test", *ANSWER)
     (report,) = (folder / "logs" / "evaluate").glob("*/*/report.json")
-    start = time.perf_counter()
-    run(folder, count, threads, "predict.py", images, *ANSWER)
-    seconds = time.perf_counter() - start
+    begun = time.perf_counter()
+    start("predict.py", dataset / "test", *ANSWER)
+    seconds = time.perf_counter() - begun
     rows = len((folder / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()) - 1
     return {
-        "training": saved.resume["history"][-1]["images_per_second"],
+        "training": saved.scores["history"][-1]["images_per_second"],
         "evaluation": 1000 / json.loads(report.read_text(encoding="utf-8"))["milliseconds_per_picture"],
         "prediction, from start to end": rows / seconds,
     }
-
-
-def run(folder: Path, count: int, threads: int, script: str, *arguments: object) -> None:
-    """One of the project's scripts, in so many processes."""
-    command = [
-        sys.executable,
-        *["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"][: 4 * (count > 1)],
-    ]
-    done = subprocess.run(
-        [*command, str(PROJECT / script), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{script} failed:\n{done.stderr}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
-"""timm's own loader, network, optimizer and step, with what makes it fast here: bfloat16, channels-last, workers.
+"""Time timm's own loader, network, optimizer and step, with bfloat16, channels-last and workers to make it fast.
 
-Crops, flips and changes of colour are those of train.py's default recipe, as are loss and average of weights.
+Crops, flips and colour jitter are those of train.py's default recipe, as are loss and average of weights.
 
     python -m benchmarks.timm_tuned DATA --size 224 --batch-size 32 --seconds 20 --workers 2
 
 Prints one line of JSON.
 """
-
-import argparse
-import json
-import time
 
 import timm
 import torch
@@ -18,16 +14,13 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-WARM_UP_STEPS = 5
+from benchmarks import Meter, loop_parser
 
 
 def main() -> None:
     """Train for some seconds."""
-    parser = argparse.ArgumentParser()
+    parser = loop_parser(__doc__)
     parser.add_argument("data")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
 
@@ -41,8 +34,8 @@ def main() -> None:
     optimizer = create_optimizer_v2(network, opt="adamw", lr=1e-3, weight_decay=0.05)
     loss_function, average = LabelSmoothingCrossEntropy(0.1), ModelEmaV3(network, decay=0.998)
     network.train()
-    marks = [time.perf_counter()]
-    while len(marks) <= 2 * WARM_UP_STEPS or marks[-1] - marks[WARM_UP_STEPS] < options.seconds:
+    meter = Meter(options)
+    while not meter.done:
         for x, labels in loader:
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
@@ -52,18 +45,8 @@ def main() -> None:
             optimizer.step()
             average.update(network)
             loss.item()
-            marks.append(time.perf_counter())
-            if len(marks) > 2 * WARM_UP_STEPS and marks[-1] - marks[WARM_UP_STEPS] > options.seconds:
+            if meter.step():
                 break
-    print(
-        json.dumps(
-            {
-                "images_per_second": options.batch_size
-                * (len(marks) - 1 - WARM_UP_STEPS)
-                / (marks[-1] - marks[WARM_UP_STEPS])
-            }
-        )
-    )
 
 
 if __name__ == "__main__":
