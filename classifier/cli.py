@@ -1,7 +1,7 @@
-"""How a script talks to the person at the keyboard: settings in, one clear message out.
+"""Command lines from settings dataclasses (tyro), and errors as one message for the user.
 
-A settings dataclass makes the command line (tyro): its fields are the flags, the docstring under each
-field is its help. `--help`, a suggestion for a misspelt flag and the choices for a wrong value come with it.
+The fields of the dataclass are the flags, the docstring below each field is its help. `--help`, a suggestion for a
+misspelt flag and the choices for a wrong value come with it.
 """
 
 import os
@@ -14,17 +14,17 @@ import tyro
 
 Settings = TypeVar("Settings")
 
-FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that torchrun has started on this machine
-HEAD_START = 10  # seconds: to end takes up to 3 on a busy machine, and then torchrun ends the others at once
+IS_LOCAL_MAIN = os.environ.get("LOCAL_RANK", "0") == "0"  # the first of torchrun's processes on this machine
+HEAD_START_S = 10.0  # of the local main process to print an error and exit; torchrun then ends the others
 
 
 class UserError(Exception):
-    """Something the person can mend. The message says what was found, what was expected and what to do.
+    """An error that the user can mend; it says what was found, what was expected and what to do.
 
     Args:
-        message: an English sentence. With `values` it is a template for `str.format`, and the key under which a
-            catalogue of another language holds its translation.
-        values: what fills the template.
+        message: an English sentence; with `values` a template for `str.format`, which is also the key of its
+            translation in the catalogue of another language.
+        values: of the template.
     """
 
     def __init__(self, message: str, /, **values: object):
@@ -35,51 +35,48 @@ class UserError(Exception):
         return self.translated({})
 
     def translated(self, catalogue: Mapping[str, str]) -> str:
-        """The sentence in the catalogue's language (English template -> template); in English where it has none."""
+        """Return the sentence in the language of a catalogue (English template -> template), or in English."""
         template = catalogue.get(self.message, self.message)
         return template.format(**self.values) if self.values else template
 
 
 def parse(settings: type[Settings], description: str, args: Sequence[str] | None = None, **options) -> Settings:
-    """The command line (or `args`) as an instance of the dataclass `settings`.
+    """Return the command line (or `args`) as an instance of the dataclass `settings`; exit with 2 if it is wrong.
 
     `options` go to `tyro.cli`; `default=` takes an instance whose values replace the field defaults.
-    A wrong command line prints what is wrong and exits with status 2.
     """
     return tyro.cli(settings, description=description, args=args, **options)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main` and exit: with status 2 and one message after a `UserError`, with 130 after Ctrl-C.
+    """Run a script's `main`; exit with 2 and one message after a `UserError` or `OSError`, with 130 after Ctrl-C.
 
-    A mistake that all of several processes find is told by the first one of a machine.
+    Of several processes on a machine that fail alike, the first one prints the message.
     """
-    for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a file name
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may not have every character of a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         main()
-    except UserError as error:
-        _let_first_speak()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
-        if FIRST:
+        if IS_LOCAL_MAIN:
             print("\nstopped", file=sys.stderr)
         sys.exit(130)
-    except SystemExit as done:
-        if done.code == 2:  # the command line is wrong, or the first has found what all have to stop for
-            _let_first_speak()
-        raise
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder without permission, a name that the system does not allow
-        _let_first_speak()
-        print(f"error: {error.strerror or error}" + f": {error.filename}" * bool(error.filename), file=sys.stderr)
+    except SystemExit as error:
+        if error.code == 2:  # a wrong command line, or an error that the main process has printed
+            _wait_for_local_main()
+        raise
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission, ...
+        _wait_for_local_main()
+        if isinstance(error, OSError):
+            error = f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _let_first_speak() -> None:
-    if not FIRST:
-        time.sleep(HEAD_START)
+def _wait_for_local_main() -> None:
+    if not IS_LOCAL_MAIN:
+        time.sleep(HEAD_START_S)

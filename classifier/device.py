@@ -119,8 +119,15 @@ def select_device(name: str) -> tuple[torch.device, str]:
     if name == "auto":
         chosen = next((kind for kind, there in available.items() if there), "cpu")
         why = "the fastest here" if chosen != "cpu" else "PyTorch finds no GPU"
-    if LOCAL_WORLD_SIZE > 1 and available.get(chosen.partition(":")[0]):
-        chosen = _own_gpu(name, chosen)
+    kind, _, number = chosen.partition(":")
+    if LOCAL_WORLD_SIZE > 1 and available.get(kind):
+        count = 1 if number or kind == "mps" else torch.cuda.device_count()
+        if count < LOCAL_WORLD_SIZE:
+            raise UserError(
+                f"--device {name} is {plural(count, 'GPU')}, but {LOCAL_WORLD_SIZE} processes on this machine need one "
+                f"each. Start fewer (--nproc-per-node), use --device {kind} to get all GPUs, or --device cpu."
+            )
+        chosen = f"{kind}:{LOCAL_RANK}"
     try:
         device = torch.device(chosen)
         torch.zeros(1, device=device).item()
@@ -129,23 +136,6 @@ def select_device(name: str) -> tuple[torch.device, str]:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used ({reason}). This machine has: {', '.join(names)}.") from None
     return device, why
-
-
-def _own_gpu(name: str, chosen: str) -> str:
-    """Return the GPU of this process, one of several on the machine; a UserError if there is not one for each."""
-    kind, _, number = chosen.partition(":")
-    if number:
-        raise UserError(
-            f"--device {name} is one GPU, but {LOCAL_WORLD_SIZE} processes on this machine need one each. Use --device "
-            f"{kind}, or start one process."
-        )
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if count < LOCAL_WORLD_SIZE:
-        raise UserError(
-            f"--device {name}: {LOCAL_WORLD_SIZE} processes on this machine need a GPU each, but it has {count}. Start "
-            f"{count} (--nproc-per-node={count}), or use --device cpu."
-        )
-    return f"{kind}:{LOCAL_RANK}"
 
 
 def set_up(device: torch.device) -> None:

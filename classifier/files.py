@@ -24,9 +24,9 @@ REPLACE_TIMEOUT_S = 5.0  # on Windows a file cannot be replaced while a reader o
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "wb", fsync: bool = True, **options) -> Iterator[IO]:
-    """Open a file for writing that takes the place of `path` when the block ends without an error.
+    """Open a file for writing that replaces `path` when the block ends without an error.
 
-    A reader sees the old file or the whole new one. What was written is on the disk before it is renamed.
+    A reader sees the old file or the whole new one, which is on the disk before it is renamed.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -60,12 +60,12 @@ def atomic_write(path: Path, mode: str = "wb", fsync: bool = True, **options) ->
 
 
 def lock_of(path: Path) -> Path:
-    """The lock file of a table or another file that several processes write to, beside it."""
+    """Return the lock file beside a file that several processes write to."""
     return path.with_name(f".{path.name}.lock")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what `atomic_write` of this file has left behind in killed processes; nobody may be writing it now."""
+    """Remove what `atomic_write` of this file has left behind in killed processes; none may be writing it now."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
@@ -73,15 +73,15 @@ def remove_leftovers(path: Path) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold a lock file for the block, so that only one process at a time is in it.
+    """Hold a lock for the block, so that only one process at a time runs it.
 
     Args:
-        path: the lock file. One that a killed process has left behind does no harm: the system drops the lock.
-        message: what the error says where another process holds it, and what to do.
+        path: the lock file. It may stay behind: the system releases the lock of a killed process.
+        message: of the error where another process holds the lock.
         timeout: seconds to wait for it.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written to.
+        UserError: another process holds the lock, or the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iter
         lock.acquire(timeout=timeout)
     except filelock.Timeout:
         raise UserError(message) from None
-    except NotImplementedError:  # a file system without locks, as some networks' are: then nothing is refused
+    except NotImplementedError:  # a file system without locks, as some network file systems are
         yield
         return
     except OSError as error:

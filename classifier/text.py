@@ -1,4 +1,4 @@
-"""Text in columns, on a terminal and in figures; a Chinese character is two columns wide."""
+"""Text for tables, figures and messages; a Chinese character is two columns wide."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def text_width(text: str) -> int:
-    """Columns of a text."""
+    """Return the number of columns that a text takes on a terminal."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def shorten(text: str, width: int) -> str:
-    """The text if it has at most `width` columns, otherwise its start and an ellipsis."""
+    """Return the text if it has at most `width` columns, otherwise its start and an ellipsis."""
     if text_width(text) <= width:
         return text
     text = text[:width]  # no character is narrower than one column
@@ -21,12 +21,12 @@ def shorten(text: str, width: int) -> str:
 
 
 def no_formula(text: str) -> str:
-    """For tables: what a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Return a cell with an apostrophe before what a spreadsheet would take for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def quoted(path: Path) -> str:
-    """A path as it has to stand in a command, on Windows as elsewhere."""
+    """Return a path as it is written in a command, on Windows as elsewhere."""
     return f'"{path}"' if " " in str(path) else str(path)
 
 
@@ -36,7 +36,7 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
 
 
 def print_table(rows: Iterable[Sequence[object]]) -> None:
-    """Print rows with their first cell to the left and the others to the right, each column as wide as it needs."""
+    """Print rows, their first cells aligned to the left and the others to the right."""
     lines = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(text_width, column)) for column in zip(*lines, strict=True)]
     for name, *cells in lines:

@@ -151,11 +151,11 @@ for gpus, mps, name in json.loads(sys.argv[1]):
         (4, False, "auto"): ["cuda:1 the fastest here"],
         (4, False, "cuda"): ["cuda:1 as asked"],
         (4, False, "cpu"): ["cpu as asked"],
-        (4, False, "cuda:2"): ["--device cuda:2 is one GPU, but 3 processes", "--device cuda,"],
-        (2, False, "auto"): ["--device auto: 3 processes", "has 2", "--nproc-per-node=2", "--device cpu"],
-        (2, False, "cuda"): ["--device cuda: 3 processes"],
+        (4, False, "cuda:2"): ["--device cuda:2 is 1 GPU, but 3 processes", "--device cuda "],
+        (2, False, "auto"): ["--device auto is 2 GPUs, but 3 processes", "--nproc-per-node", "--device cpu"],
+        (2, False, "cuda"): ["--device cuda is 2 GPUs"],
         (0, False, "auto"): ["cpu PyTorch finds no GPU"],
-        (0, True, "auto"): ["3 processes", "has 1", "--device cpu"],
+        (0, True, "auto"): ["--device auto is 1 GPU, but 3 processes"],
     }
     lines = output(start(code, json.dumps(list(cases)), LOCAL_WORLD_SIZE="3", LOCAL_RANK="1")).splitlines()
     for line, (case, words) in zip(lines, cases.items(), strict=True):
