@@ -1,0 +1,91 @@
+"""Files are written whole or not at all, and one process at a time holds a lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from classifier.cli import UserError
+from classifier.files import atomic_write, file_lock, lock_of, remove_leftovers, safe_name
+from tests.conftest import ENVIRONMENT, REPOSITORY
+
+# holds a lock, prints a line, and waits
+HOLDER = """
+import pathlib, sys, time
+from classifier.files import file_lock
+with file_lock(pathlib.Path(sys.argv[1]), "locked", 0):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    for text in ("old", "new\n猫"):
+        with atomic_write(path, "w", encoding="utf-8") as file:
+            file.write(text)
+            assert not path.exists() if text == "old" else path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "new\n猫"
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text(encoding="utf-8") == "new\n猫" and list(path.parent.iterdir()) == [path]
+
+
+def test_several_threads_write_the_same_file(tmp_path):
+    path, begun = tmp_path / "file", threading.Barrier(8)
+
+    def write(number):
+        with atomic_write(path) as file:
+            begun.wait()
+            file.write(bytes([number]) * 100_000)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(path.read_bytes())) == 1 and path.stat().st_size == 100_000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_leave_behind_is_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a[1].pth", ".a1.pth.7.7.tmp", ".a[1].pth.lock", "a[1].pth.tmp")]
+    for path in (*kept, tmp_path / ".a[1].pth.7.7.tmp"):
+        path.write_bytes(b"x")
+    remove_leftovers(tmp_path / "a[1].pth")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_lock_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
+    path = lock_of(tmp_path / "table.csv")
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="busy"), file_lock(path, "busy", timeout=0.2):
+            pass
+        assert time.monotonic() - begun < 5
+        os.kill(holder.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+        with file_lock(path, "busy", timeout=10):
+            pass
+    with file_lock(path, "busy", timeout=0):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UserError, match="file cannot be written to"), file_lock(tmp_path / "file" / "x", "busy"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cat", "cat"), ("a/b:c", "a_b_c"), (".hidden", "_.hidden"), ("con.txt", "_con.txt"), ("", "_"), ("x. ", "x")],
+)
+def test_safe_names(name, expected):
+    assert safe_name(name) == expected
