@@ -183,7 +183,7 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
         f"{plural(len(rejected), 'unreadable image')}: rejected.csv": rejected,
         f"{plural(len(alike), 'image')} with look-alikes, {conflicts:,} of them in two classes: duplicates.csv": alike,
         f"{plural(found.unlabelled, 'image')} without a class, not used": found.unlabelled,
-        f"{plural(found.ignored, 'file')} that are not images": found.ignored,
+        plural(found.ignored, "file that is not an image", "files that are not images"): found.ignored,
         f"no test images: {', '.join(untested)}": untested,
         **{f"class '{label}' is in the folder {folder}": label != folder for label, folder in folders.items()},
     }

@@ -1,0 +1,141 @@
+"""Downloads that break off, from servers of all manners, on this machine."""
+
+import contextlib
+import hashlib
+import http.server
+import re
+import sys
+
+import pytest
+
+import prepare
+from classifier.cli import UserError
+from classifier.preparation import download
+from tests.conftest import serving
+from tests.raw_images import cats_and_dogs, make_folder, make_zip
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the server's attributes say."""
+
+    def do_GET(self):
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.asked.append(wanted)
+        if server.status:
+            self.send_error(server.status)
+            return
+        first = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_range else 0
+        self.send_response(206 if first else 200)
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
+        self.send_header("Content-Length", str(len(server.content) - first))
+        self.end_headers()
+        end = server.breaks.pop(0) if server.breaks else len(server.content)
+        with contextlib.suppress(ConnectionError):  # where the other side has had enough
+            self.wfile.write(server.content[first:end])  # and the connection closes
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "RETRY_PAUSES_S", (0, 0))
+    with serving(Handler, asked=[], breaks=[], status=None, knows_range=True, content=CONTENT) as server:
+        server.url += "/a.zip"
+        yield server
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    return lambda: download.fetch(server.url, tmp_path / "a.zip", len(CONTENT), SHA256)
+
+
+def test_in_one_go(get, server, tmp_path):
+    get()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT and [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    get()
+    assert server.asked == [None]
+
+
+def test_continues_where_it_broke_off(get, server, tmp_path):
+    server.breaks = [300_000, 700_000]
+    get()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-", "bytes=700000-"]
+
+
+def test_continues_in_a_later_run(get, server, tmp_path):
+    server.breaks = [500_000] * 9
+    with pytest.raises(UserError, match=r"stopped at 500,000 of 1,024,000 bytes .*same command continues"):
+        get()
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:500_000] and not (tmp_path / "a.zip").exists()
+    server.breaks, server.asked = [], []
+    get()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT and server.asked == ["bytes=500000-"]
+
+
+def test_starts_over_where_the_server_ignores_ranges(get, server, tmp_path):
+    server.knows_range, server.breaks = False, [600_000]
+    get()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT and server.asked == [None, "bytes=600000-"]
+
+
+@pytest.mark.parametrize("status", [404, 403, 500, 503])
+def test_the_server_refuses(status, get, server, tmp_path):
+    server.status = status
+    with pytest.raises(UserError, match=rf"stopped at 0 .*HTTP {status} .*browser"):
+        get()
+    assert len(server.asked) == (1 if status < 500 else 3) and not list(tmp_path.iterdir())
+
+
+def test_nobody_there(tmp_path, server):
+    with pytest.raises(UserError, match=r"stopped at 0 of 1,024,000 bytes .*refused"):
+        download.fetch("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", len(CONTENT), SHA256)
+
+
+@pytest.mark.parametrize(("content", "message"), [(CONTENT + b"!", "another file now"), (b"<html>", "has 6 bytes")])
+def test_another_size(content, message, get, server, tmp_path):
+    server.content = content
+    with pytest.raises(UserError, match=message):
+        get()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_content(get, server, tmp_path):
+    server.content = CONTENT[::-1]
+    with pytest.raises(UserError, match="SHA-256"):
+        get()
+    assert not (tmp_path / "a.zip").exists()
+
+
+def run_prepare(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--download"])
+    prepare.main()
+
+
+def test_the_downloaded_archive_is_prepared(tmp_path, monkeypatch, capsys):
+    members = cats_and_dogs(10, pattern="PetImages/{label}/{i}.jpg")
+    monkeypatch.setattr(download, "fetch", lambda url, target, size, sha256: make_zip(target, members))
+    run_prepare(monkeypatch, tmp_path)
+    assert len(list((tmp_path / "dataset" / "train").glob("*/*.jpg"))) == 18
+    run_prepare(monkeypatch, tmp_path)
+    assert "prepared already" in capsys.readouterr().out
+
+
+def test_another_file_in_the_place_of_the_archive(tmp_path, monkeypatch):
+    make_folder(tmp_path, {f"dataset/{prepare.ARCHIVE}": b"<html>"})
+    with pytest.raises(UserError, match=r"zip is not the published file \(6 bytes, not 824,887,076\)"):
+        run_prepare(monkeypatch, tmp_path)
+
+
+def test_no_download_where_it_cannot_be_used(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path, {"dataset/train/cat/1.jpg": b"mine"})
+    with pytest.raises(UserError, match="already holds train"):
+        run_prepare(monkeypatch, tmp_path)
+    assert not capsys.readouterr().out

@@ -1,0 +1,299 @@
+"""What is read from each kind of source, and what is refused."""
+
+import os
+import shutil
+import stat
+import struct
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from classifier.cli import UserError
+from classifier.data import archives
+from classifier.preparation import sources
+from tests.raw_images import image, make_folder, make_zip
+
+JPEG = b"\xff\xd8 never decoded here"
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    archives.open_zip.cache_clear()
+
+
+def found(source, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return sources.read_source(source, scratch)
+
+
+def triples(source):
+    return {(entry.name, entry.label, entry.split) for entry in source.images}
+
+
+LAYOUTS = {
+    "kaggle flat": {"cat.0.jpg": ("cat", None), "dog.12.jpg": ("dog", None)},
+    "kaggle in train/": {"train/cat.0.jpg": ("cat", None), "train/dog.0.jpg": ("dog", None)},
+    "kaggle unpacked, with the unlabelled test images": {
+        "dogs-vs-cats/train/cat.0.jpg": ("cat", None),
+        "dogs-vs-cats/train/dog.0.jpg": ("dog", None),
+        "dogs-vs-cats/test1/1.jpg": None,
+    },
+    "microsoft": {"PetImages/Cat/0.jpg": ("Cat", None), "PetImages/Dog/0.jpg": ("Dog", None)},
+    "folders": {"cats/a b.jpg": ("cats", None), "Dogs/deeper/1.png": ("Dogs", None)},
+    "folders in wrappers": {"a/b/x/1.jpg": ("x", None), "a/b/y/1.jpg": ("y", None), "a/cover.png": None},
+    "a class called train": {"bus/1.jpg": ("bus", None), "train/1.jpg": ("train", None)},
+    "only a train part": {"train/x/1.jpg": ("x", None), "train/y/1.jpg": ("y", None)},
+    "train, test": {
+        "d/train/x/1.jpg": ("x", "train"),
+        "d/train/y/1.jpg": ("y", "train"),
+        "d/test/x/2.jpg": ("x", "test"),
+    },
+    "train, val": {"train/x/1.jpg": ("x", "train"), "train/y/1.jpg": ("y", "train"), "val/x/2.jpg": ("x", "test")},
+    "training, validation, testing": {
+        "Training/x/1.jpg": ("x", "train"),
+        "Training/y/1.jpg": ("y", "train"),
+        "Validation/x/2.jpg": ("x", "train"),
+        "Testing/y/2.jpg": ("y", "test"),
+    },
+    "in Chinese": {"图片/猫/小 猫.jpg": ("猫", None), "图片/狗/1.jpg": ("狗", None)},
+}
+JUNK = ["Thumbs.db", "x/._1.jpg", "__MACOSX/x/1.jpg", ".git/a.jpg", "readme[1].txt", "x/.DS_Store"]
+
+
+@pytest.mark.parametrize("make", [make_zip, make_folder])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(layout, make, tmp_path):
+    source = make(tmp_path / "source", dict.fromkeys([*JUNK, *layout], JPEG))
+    result = found(source, tmp_path)
+    assert triples(result) == {(name, *answer) for name, answer in layout.items() if answer}
+    assert result.ignored == len(JUNK)
+    assert result.unlabelled == sum(answer is None for answer in layout.values())
+
+
+def test_val_note_says_where_it_went(tmp_path):
+    parts = ["train/x/1.jpg", "train/y/1.jpg", "val/x/1.jpg"]
+    assert "join test" in found(make_zip(tmp_path / "a.zip", dict.fromkeys(parts, JPEG)), tmp_path).notes[0]
+    parts.append("test/y/1.jpg")
+    assert "join train" in found(make_zip(tmp_path / "b.zip", dict.fromkeys(parts, JPEG)), tmp_path).notes[0]
+
+
+def test_kaggles_outer_zip(tmp_path):
+    inner = make_zip(tmp_path / "train.zip", {f"train/{label}.{i}.jpg": image(i) for i in range(2) for label in "ab"})
+    unlabelled = make_zip(tmp_path / "test1.zip", {"test1/1.jpg": JPEG})
+    members = {"train.zip": inner.read_bytes(), "test1.zip": unlabelled.read_bytes(), "sampleSubmission.csv": b"id"}
+    outer = make_zip(tmp_path / "dogs-vs-cats.zip", members)
+    result = found(outer, tmp_path)
+    assert {entry.label for entry in result.images} == {"a", "b"} and len(result.images) == 4
+    assert sources.read_bytes(result.images[0]) in (image(0), image(1))
+    assert result.ignored == 2 and "train.zip in dogs-vs-cats.zip" in result.notes[0]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8", "cp437"])
+def test_names_without_the_utf8_flag(encoding, tmp_path):
+    classes = ("Café", "Thé") if encoding == "cp437" else ("猫", "誠実")  # 誠 ends in a backslash's byte in GBK
+    names = {
+        f"图片/{label}/照片 {i}.jpg" if encoding != "cp437" else f"{label}/{i}.jpg": label
+        for label in classes
+        for i in "12"
+    }
+    source = make_zip(tmp_path / "a.zip", dict.fromkeys(names, JPEG), encoding)
+    assert not any(info.flag_bits & 0x800 for info in zipfile.ZipFile(source).infolist())
+    assert triples(found(source, tmp_path)) == {(name, label, None) for name, label in names.items()}
+
+
+def test_parts_beside_something_else_are_not_guessed(tmp_path):
+    members = [f"{part}/cat/1.jpg" for part in ("train", "valid")] + ["sample/cat/1.jpg"]
+    source = make_zip(tmp_path / "a.zip", dict.fromkeys(members, JPEG))
+    with pytest.raises(UserError, match="Beside train, valid there is sample"):
+        found(source, tmp_path)
+    vehicles = make_zip(tmp_path / "b.zip", dict.fromkeys(["train/1.jpg", "bus/1.jpg"], JPEG))
+    assert triples(found(vehicles, tmp_path)) == {("train/1.jpg", "train", None), ("bus/1.jpg", "bus", None)}
+
+
+def test_backslashes_in_zip_names(tmp_path):
+    source = make_zip(tmp_path / "a.zip", {"set\\cats\\1.jpg": JPEG, "set\\dogs\\1.jpg": JPEG, "set\\empty\\": b""})
+    assert triples(found(source, tmp_path)) == {("set/cats/1.jpg", "cats", None), ("set/dogs/1.jpg", "dogs", None)}
+
+
+LISTS = {  # 猫 in GBK is a valid è in UTF-8
+    "spaces": ("a b.jpg 猫\n\nc.jpg\tdog\n".replace("\t", "   "), {"a b.jpg": "猫", "c.jpg": "dog"}),
+    "tabs": ("# made by hand\na b.jpg\tbig cat\nc.jpg\tdog\n", {"a b.jpg": "big cat", "c.jpg": "dog"}),
+    "commas": ('path,label\r\n"d,e.jpg",猫\r\na b.jpg, small dog\r\n', {"d,e.jpg": "猫", "a b.jpg": "small dog"}),
+    "windows": ("sub\\子.jpg 0\nc.jpg 1\nnotes.txt 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists(kind, encoding, tmp_path):
+    text, expected = LISTS[kind]
+    make_folder(tmp_path / "my set", dict.fromkeys(["a b.jpg", "c.jpg", "d,e.jpg", "sub/子.jpg"], JPEG))
+    source = tmp_path / "my set" / "清单.txt"
+    source.write_bytes(text.encode(encoding))
+    result = found(source, tmp_path)
+    assert triples(result) == {(name, label, None) for name, label in expected.items()}
+    assert all(sources.read_bytes(entry) == JPEG for entry in result.images)
+
+
+def test_list_with_a_missing_file_and_without_any(tmp_path):
+    make_folder(tmp_path, {"a.jpg": JPEG})
+    source = tmp_path / "list.txt"
+    source.write_text("a.jpg cat\nC:\\gone\\b.jpg dog\n" + "x" * 300 + ".jpg dog\n")
+    missing = next(entry for entry in found(source, tmp_path).images if "gone" in entry.name)
+    with pytest.raises(sources.ImageError, match="does not exist"):
+        sources.read_bytes(missing)
+    source.write_text("nowhere/a.jpg cat\nnowhere/b.jpg dog\n")
+    with pytest.raises(UserError, match="none of its 2 files exists"):
+        found(source, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["hello world\n", "a.jpg\nb.jpg\n", "a.jpg cat\nb.jpg\n", " \n"])
+def test_text_that_is_no_list(text, tmp_path):
+    make_folder(tmp_path, {"a.jpg": JPEG, "list.txt": text.encode()})
+    with pytest.raises(UserError):
+        found(tmp_path / "list.txt", tmp_path)
+
+
+# ---- dangers ------------------------------------------------------------------------------------------------------
+
+OUTSIDE = [
+    "../evil.jpg",
+    "x/../../evil.jpg",
+    "/etc/evil.jpg",
+    "C:\\evil.jpg",
+    "c:evil.jpg",
+    "..\\evil.jpg",
+    "\\\\host\\x.jpg",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_member_that_points_outside(name, tmp_path):
+    source = make_zip(tmp_path / "a.zip", {"x/1.jpg": JPEG, "y/1.jpg": JPEG, name: JPEG})
+    with pytest.raises(UserError, match="points outside"):
+        found(source, tmp_path)
+
+
+def test_link_in_a_zip(tmp_path):
+    source = make_zip(tmp_path / "a.zip", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
+    link = zipfile.ZipInfo("x/2.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(UserError, match="a link to another file"):
+        found(source, tmp_path)
+
+
+def patched(path, offset, form, value):
+    """Change a field of the last entry in the central directory."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, content.rindex(b"PK\x01\x02") + offset, value)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value", "message"),
+    [(8, "<H", 1, "password"), (10, "<H", 99, "method 99"), (24, "<I", 4_000_000_000, "would unpack to 4,000 MB")],
+)
+def test_encrypted_unknown_and_bomb(offset, form, value, message, tmp_path):
+    source = patched(make_zip(tmp_path / "a.zip", {"x/1.jpg": JPEG, "y/1.jpg": JPEG}), offset, form, value)
+    with pytest.raises(UserError, match=message):
+        found(source, tmp_path)
+
+
+def test_bomb_that_lies_about_its_size(tmp_path):
+    source = make_zip(tmp_path / "a.zip", {"y/1.jpg": JPEG, "x/1.jpg": bytes(10_000_000)})
+    result = found(patched(source, 24, "<I", 1000), tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        sources.read_bytes(result.images[1])
+
+
+def test_bomb_inside_a_zip(tmp_path, monkeypatch):
+    inner = make_zip(tmp_path / "train.zip", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
+    outer = make_zip(tmp_path / "outer.zip", {"train.zip": inner.read_bytes()})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000_000))
+    with pytest.raises(UserError, match="GB are free"):
+        found(patched(outer, 24, "<I", 4_000_000_000), tmp_path)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+def test_truncated(kept, tmp_path):
+    whole = make_zip(tmp_path / "a.zip", {f"{x}/{i}.jpg": image(i) for x in "xy" for i in range(3)}).read_bytes()
+    (tmp_path / "b.zip").write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        found(tmp_path / "b.zip", tmp_path)
+
+
+def test_damaged_in_the_middle(tmp_path):
+    source = make_zip(tmp_path / "a.zip", {"x/1.jpg": image(1), "y/1.jpg": image(2)})
+    content = bytearray(source.read_bytes())
+    content[200:210] = bytes(10)
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged at .x/1\.jpg"):
+        [sources.read_bytes(entry) for entry in found(source, tmp_path).images]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.zip", b"<!DOCTYPE html><html>sign in", "a web page"),
+        ("a.zip", b"", "empty"),
+        ("a.zip", b"hello", "neither a zip"),
+        ("a.rar", b"Rar!\x1a\x07\x00", "a RAR archive"),
+        ("a.tar.gz", b"\x1f\x8b\x08", "a gzip archive"),
+        ("a.jpg", b"\xff\xd8\xff\x00\x00", "neither a zip nor a text list"),
+    ],
+)
+def test_no_zip_at_all(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        found(tmp_path / name, tmp_path)
+
+
+def test_nothing_there_or_nothing_in_it(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        found(tmp_path / "gone.zip", tmp_path)
+    make_folder(tmp_path / "cats", {"1.jpg": JPEG, "2.jpg": JPEG})
+    with pytest.raises(UserError, match=r"2 images without.*a folder per class"):
+        found(tmp_path / "cats", tmp_path)
+    make_folder(tmp_path / "one", {"cat.1.jpg": JPEG, "cat.2.jpg": JPEG})
+    with pytest.raises(UserError, match="have the class 'cat'"):
+        found(tmp_path / "one", tmp_path)
+    make_folder(tmp_path / "kaggle", {"train.zip": JPEG})
+    with pytest.raises(UserError, match=r"It holds train\.zip"):
+        found(tmp_path / "kaggle", tmp_path)
+
+
+def test_folder_that_links_to_itself(tmp_path):
+    source = make_folder(tmp_path / "set", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
+    try:
+        (source / "x" / "again").symlink_to(source, target_is_directory=True)
+        (source / "z").symlink_to(make_folder(tmp_path / "elsewhere", {"1.jpg": JPEG}), target_is_directory=True)
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    assert triples(found(source, tmp_path)) == {(f"{label}/1.jpg", label, None) for label in "xyz"}
+
+
+def test_an_image_file_beyond_the_limit(tmp_path):
+    source = make_folder(tmp_path / "set", {"x/1.jpg": b"", "y/1.jpg": JPEG})
+    os.truncate(source / "x" / "1.jpg", archives.MAX_BYTES + 1)  # takes no room on the disk
+    large = next(image for image in found(source, tmp_path).images if image.label == "x")
+    with pytest.raises(sources.ImageError, match="has more than 200 MB"):
+        sources.read_bytes(large)
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    members = {"x/1.jpg": image(1), "y/1.jpg": image(2)}
+    first = sources.fingerprint(make_zip(tmp_path / "a.zip", members))
+    assert sources.fingerprint(make_zip(tmp_path / "b.zip", dict(reversed(members.items())))) == first
+    assert sources.fingerprint(make_zip(tmp_path / "c.zip", members | {"x/1.jpg": image(3)})) != first
+    folder = make_folder(tmp_path / "folder", members)
+    before = sources.fingerprint(folder)
+    assert sources.fingerprint(folder) == before
+    (folder / "x" / "2.jpg").write_bytes(JPEG)
+    assert sources.fingerprint(folder) != before
