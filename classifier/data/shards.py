@@ -34,6 +34,7 @@ from classifier.data import loaders
 from classifier.data.images import EXTENSIONS, ImageError
 from classifier.data.transforms import Preprocess
 from classifier.distributed import RANK, WORLD_SIZE
+from classifier.text import plural
 
 INDEX, VERSION = "shards.json", 1
 SHUFFLE_IMAGES = 1000  # encoded images in the shuffle buffer of each worker
@@ -138,9 +139,9 @@ def split_validation(images: ShardedImages, share: float, fold: int = 1) -> tupl
     training = replace(images, shards=[shard for shard in images.shards if shard not in chosen])
     if not chosen or not all(training.counts().values()):
         raise UserError(
-            f"{images.root}: {len(order)} shards are too few to use {share:.0%} of them (--val), whole ones, for "
-            "validation and train on images of every class with the others. Name more shards, or write smaller ones "
-            "with prepare.py --shard-size."
+            f"{images.root}: {plural(len(order), 'shard is', 'shards are')} too few to use {share:.0%} of them (--val), "
+            "whole ones, for validation and to train on images of every class with the others. Name more shards, or "
+            "write smaller ones with prepare.py --shard-size."
         )
     return training, replace(images, shards=chosen)
 
@@ -257,19 +258,20 @@ class _Batches(IterableDataset):
     workers: int
     rank: int = 0  # of all images only those at rank, rank + world_size, ... are decoded
     world_size: int = 1
-    batches: int = 0  # of an epoch of training; 0: each image once
+    batches: int | None = None  # of an epoch of training; None: each image once
     seed: int = 0
     epoch: int = 0
 
     def __len__(self) -> int:
-        return self.batches or -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
+        own = len(range(self.rank, len(self.images), self.world_size))
+        return -(-own // self.batch_size) if self.batches is None else self.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | str]:
         import webdataset as wds
 
         worker = info.id if (info := get_worker_info()) else 0
         samples = wds.DataPipeline(self.units)
-        if self.batches:
+        if self.batches is not None:
             shuffle = wds.shuffle(SHUFFLE_IMAGES, rng=random.Random(f"{self.seed} {self.epoch} {RANK} {worker}"))
             count = len(range(worker, self.batches, max(1, self.workers))) * self.batch_size
             samples = samples.compose(wds.split_by_node, wds.split_by_worker, _samples, shuffle).with_epoch(count)
@@ -292,9 +294,9 @@ class _Batches(IterableDataset):
         shards = list(
             zip(self.images.shards, itertools.accumulate(map(len, self.images.shards), initial=0), strict=False)
         )
-        if self.batches:
+        if self.batches is not None:
             random.Random(f"{self.seed} {self.epoch}").shuffle(shards)
-        parts = -(-max(1, self.workers) * (WORLD_SIZE if self.batches else 1) // len(shards))
+        parts = -(-max(1, self.workers) * (1 if self.batches is None else WORLD_SIZE) // len(shards))
         units = []
         for part, (shard, first) in itertools.product(range(parts), shards):
             start = first + (self.rank + part * self.world_size - first) % (parts * self.world_size)

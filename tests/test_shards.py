@@ -1,0 +1,383 @@
+"""Shards: they hold what the folders held, validation counts each image once, and what is damaged is named."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import webdataset
+
+import prepare
+from classifier.cli import UserError
+from classifier.data import image_folder, loaders, shards
+from classifier.data.images import ImageError
+from classifier.data.transforms import Preprocess
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_code, serving
+from tests.raw_images import cats_and_dogs, image, make_folder, tree
+
+PREPROCESS = Preprocess(16)
+
+
+def run_prepare(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
+        patch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        prepare.main()
+
+
+def make_shards(source, output, *arguments):
+    run_prepare(source, "--shards", "--output", output, *arguments)
+    return output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder of folders, the same with shards): 13 shards of about 6 images, 77 in all."""
+    top = tmp_path_factory.mktemp("shards")
+    make_images(top / "plain" / "train", {"猫": 40, "dog two": 37}, size=20)
+    make_images(top / "plain" / "test", {"猫": 3, "dog two": 2}, size=20, seed=1)
+    return top / "plain", make_shards(top / "plain", top / "sharded", "--shard-size", 6)
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """The shards, to be damaged."""
+    return Path(shutil.copytree(made[1] / "train", tmp_path / "shards"))
+
+
+def contents(batches):
+    """Each image as (digest of its pixels, label), in the order they come."""
+    return [
+        (hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest(), int(label))
+        for pixels, labels in batches
+        for one, label in zip(pixels, labels, strict=True)
+    ]
+
+
+def once(images, workers=0, **options):
+    return contents(shards.val_loader(images, PREPROCESS, 8, workers, **options))
+
+
+def in_folders(root):
+    return Counter(contents(loaders.loader(loaders.ImageDataset(image_folder.read_folder(root), PREPROCESS), 8)))
+
+
+# ---- what prepare.py writes
+
+
+def test_shards_hold_what_the_folders_held(made):
+    plain, sharded = made
+    whole = shards.read(str(sharded))
+    assert len(whole) == 77 and whole.classes == ["dog two", "猫"] and whole.counts() == {"dog two": 37, "猫": 40}
+    assert Counter(once(whole)) == in_folders(plain / "train")
+    assert len(whole.shards) == 13 and {len(shard) for shard in whole.shards} <= {5, 6}
+    assert in_folders(sharded / "test") == in_folders(plain / "test")
+    assert sum(min(shard.counts) > 0 for shard in whole.shards) > 10, "the classes are not mixed"
+    pattern = sharded.as_posix() + "/train/{00000..00012}.tar"  # webdataset itself reads them
+    pairs = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil").to_tuple("png", "cls")
+    assert Counter(label for _, label in pairs) == {0: 37, 1: 40}
+
+
+def test_the_same_images_make_the_same_shards(made, tmp_path):
+    for number, file in enumerate(sorted((made[0] / "train").glob("*/*.png"))):  # other names, another order
+        (tmp_path / "split" / "train" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "split" / "train" / file.parent.name / f"{97 * number % 100}.png")
+    shutil.copytree(made[0] / "test", tmp_path / "split" / "test")
+    make_shards(tmp_path / "split", tmp_path / "out", "--shard-size", 6)
+    assert tree(made[1] / "train") == tree(tmp_path / "out" / "train")
+
+
+def test_lookalikes_share_a_shard(tmp_path):
+    pets = cats_and_dogs(30) | {f"cat/again {i}.jpg": image(i, quality=60 + i, size=64) for i in range(8)}
+    make_shards(make_folder(tmp_path / "pets", pets), tmp_path / "out", "--shard-size", 2)
+    rows = [row.split(",") for row in (tmp_path / "out" / "duplicates.csv").read_text("utf-8-sig").splitlines()[1:]]
+    where = {}
+    for group, _, _, _, file, *_ in rows:
+        part, tar, member = file.split("/")
+        where.setdefault(group, set()).add(tar if part == "train" else part)
+        if part == "train":
+            with tarfile.open(tmp_path / "out" / part / tar) as opened:
+                assert member in opened.getnames()
+    assert len(where) == 8 and all(len(places) == 1 for places in where.values())
+
+
+def test_few_images_still_make_ten_shards(tmp_path):
+    make_images(tmp_path / "few", {"a": 16, "b": 16}, size=20)
+    make_shards(tmp_path / "few", tmp_path / "out", "--test", 2)
+    sizes = [len(shard) for shard in shards.read(str(tmp_path / "out")).shards]
+    assert sum(sizes) == 28 and sorted(sizes) == [2, 2, *[3] * 8]
+
+
+def test_the_command_line(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = (made[0], "--shards", "--shard-size", 20, "--output", "out")
+    run_prepare(*arguments)
+    assert capsys.readouterr().out.splitlines()[-1] == "Next: python train.py --data out"
+    run_prepare(*arguments)
+    assert "prepared already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shards --shard-size 20"):
+        run_prepare(made[0], "--output", "out")
+    with pytest.raises(UserError, match="--shard-size 0"):
+        run_prepare(made[0], "--shards", "--shard-size", 0)
+    with pytest.raises(UserError, match="draws folders"):
+        run_prepare("--sample", "--shards")
+
+
+def test_webdataset_is_loaded_for_shards_only():
+    code = "import sys, prepare, classifier.data.shards; sys.exit('webdataset' in sys.modules)"
+    assert run_code(code).returncode == 0
+
+
+# ---- what is named
+
+
+def test_ways_to_name_them(made, monkeypatch):
+    sharded = made[1]
+    some = shards.read(f"{sharded}/train/{{00000..00003}}.tar")
+    assert [shard.name for shard in some.shards] == [f"{i:05}.tar" for i in range(4)]
+    assert shards.read(f"{sharded}/train/{{00000,00012}}.tar").shards[1].name == "00012.tar"
+    assert shards.read(f"{sharded}/train").shards == shards.read(f"{sharded}/").shards
+    assert some.parent == str(sharded) and some.fingerprint() != shards.read(str(sharded)).fingerprint()
+    monkeypatch.chdir(sharded / "train")
+    assert len(shards.read("{00000..00001}.tar").shards) == 2
+    assert all(map(shards.is_shards, [str(sharded), f"{sharded}/train", "x/{0..1}.tar", "https://host/shards"]))
+    assert not any(map(shards.is_shards, [str(made[0]), "nowhere"]))
+
+
+def edit(index, change):
+    values = json.loads(index.read_text(encoding="utf-8"))
+    change(values)
+    index.write_text(json.dumps(values), encoding="utf-8")
+
+
+DAMAGES = [
+    (lambda at: None, "{00000..00013}.tar", r"lists no 00013\.tar, but 13 shards, 00000\.tar to 00012\.tar"),
+    (lambda at: None, "{00000..00013.tar", "Expected, for instance"),
+    (lambda at: (at / "00004.tar").unlink(), "", r"00004\.tar cannot be read \(No such file"),
+    (lambda at: (at / "shards.json").unlink(), "00000.tar", r"shards\.json cannot be read .*\n.*prepare\.py SOURCE"),
+    (lambda at: (at / "shards.json").write_text("{"), "", "is damaged"),
+    (lambda at: (at / "shards.json").write_text('{"version": 1}'), "", "is damaged, or no index"),
+    (lambda at: edit(at / "shards.json", lambda v: v.update(version=2)), "", "no index of shards of version 1"),
+    (lambda at: edit(at / "shards.json", lambda v: v["shards"][0].update(name="../a.tar")), "", "is damaged"),
+    (lambda at: edit(at / "shards.json", lambda v: v["shards"][0].update(counts=[1])), "", "is damaged"),
+    (lambda at: edit(at / "shards.json", lambda v: v["classes"].append("x")), "", "is damaged"),
+    (lambda at: os.truncate(at / "00004.tar", 4000), "", r"00004\.tar .*it has 4,000 bytes, expected 20,480"),
+    (
+        lambda at: edit(at / "shards.json", lambda v: [shard.update(counts=[6, 0]) for shard in v["shards"]]),
+        "",
+        "no images of 猫",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "named", "message"), DAMAGES)
+def test_an_error_before_the_work(damage, named, message, copy):
+    damage(copy)
+    with pytest.raises(UserError, match=message):
+        shards.read(f"{copy}/{named}")
+
+
+# ---- which validate
+
+
+def test_whole_shards_validate_and_always_the_same(made, copy):
+    whole = shards.read(str(made[1]))
+    training, validation = shards.split_validation(whole, 0.2)
+    assert len(validation.shards) == 3 and len(training.shards) == 10
+    assert len(training) + len(validation) == 77 and training.classes == whole.classes
+    assert Counter(once(training)) + Counter(once(validation)) == Counter(once(whole))
+    for number in range(13):  # under other names
+        (copy / f"{number:05}.tar").rename(copy / f"x{12 - number}.tar")
+    rename = lambda values: [one.update(name=f"x{12 - n}.tar") for n, one in enumerate(values["shards"])]  # noqa: E731
+    edit(copy / shards.INDEX, rename)
+    again = shards.train_and_val(str(copy), 0.2)
+    assert [part.fingerprint() for part in again] == [part.fingerprint() for part in (training, validation)]
+    folds = [shard.name for fold in range(1, 6) for shard in shards.split_validation(whole, 0.2, fold)[1].shards]
+    assert sorted(folds) == [shard.name for shard in whole.shards]
+
+
+def test_too_few_shards_for_validation(made):
+    with pytest.raises(UserError, match=r"1 shard is too few .* --shard-size"):
+        shards.train_and_val(f"{made[1]}/train/00003.tar", 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has processors
+@pytest.mark.parametrize(("workers", "first", "last"), [(0, 0, 12), (2, 0, 12), (3, 4, 5)])
+def test_each_image_validates_once(workers, first, last, made):
+    """Also with more workers than shards; each process gets as many as `distributed.gather_strided` expects."""
+    part = shards.read(f"{made[1]}/train/{{{first:05}..{last:05}}}.tar")
+    shares = [once(part, workers, rank=rank, world_size=3) for rank in range(3)]
+    assert [len(share) for share in shares] == [len(range(rank, len(part), 3)) for rank in range(3)]
+    assert sum(map(Counter, shares), Counter()) == Counter(once(part))
+
+
+# ---- which train
+
+
+def train_contents(images, epoch=0, seed=1, workers=0):
+    loader = shards.train_loader(images, PREPROCESS, 4, len(images) // 4, seed, workers)
+    loader.set_epoch(epoch)
+    batches = list(loader)
+    assert len(batches) == len(loader) == len(images) // 4 and all(len(labels) == 4 for _, labels in batches)
+    return contents(batches)
+
+
+def test_the_order_depends_on_seed_and_epoch(made):
+    whole = shards.read(str(made[1]))
+    first = train_contents(whole)
+    assert first == train_contents(whole) and first != [one for one in once(whole) if one in first]
+    assert not Counter(first) - in_folders(made[0] / "train")
+    assert first != train_contents(whole, epoch=1) and first != train_contents(whole, seed=2)
+
+
+PROCESS = """
+import hashlib, sys
+from classifier.data import shards
+from classifier.data.transforms import Preprocess
+for spec in sys.argv[1:]:
+    images = shards.read(spec)
+    for workers in (0, 2):
+        loader = shards.train_loader(images, Preprocess(16), 2, len(images) // 4, seed=1, workers=workers)
+        loader.set_epoch(3)
+        shown = [hashlib.sha256(one.contiguous().numpy()).hexdigest() for batch, _ in loader for one in batch]
+        print(f"{len(images)}|{len(loader)}|{loader.remark()}|{' '.join(shown)}")
+"""
+
+
+def test_two_processes_make_equally_many_steps(made):
+    """From uneven shards, also fewer than processes and workers; what is repeated is what the remark says."""
+    specs = [f"{made[1]}{names}" for names in ("", "/train/{00000..00002}.tar", "/train/00000.tar")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROCESS, *specs],
+            cwd=REPOSITORY,
+            env=ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    lines = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    assert len(lines[0]) == 6
+    for first, second in zip(*lines, strict=True):
+        (images, batches, remark, one), (*same, other) = first.split("|"), second.split("|")
+        assert same == [images, batches, remark] and int(batches) == int(images) // 4
+        assert len(one.split()) == len(other.split()) == 2 * int(batches)
+        distinct, shown = len({*one.split(), *other.split()}), 4 * int(batches)
+        expected = f"omits about {int(images) - distinct}, others each time, and repeats about {shown - distinct}."
+        assert remark == (f"From shards: of {images} images an epoch {expected}" if distinct < int(images) else "")
+
+
+# ---- what is broken
+
+
+def rewrite(tar, change):
+    """Write a shard anew with other members, and its size into the index."""
+    with tarfile.open(tar) as old:
+        members = {name: old.extractfile(name).read() for name in old.getnames()}
+    change(members)
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as new:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            new.addfile(info, io.BytesIO(content))
+    edit(tar.parent / shards.INDEX, lambda values: values["shards"][0].update(bytes=tar.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update({"000000000.png": b"nothing"}), r"00000\.tar, key 000000000 is not an image"),
+        (lambda m: m.update({"000000000.cls": b"2"}), r"key 000000000: expected .* below 2; found .*cls.*b'2'"),
+        (lambda m: m.pop("000000000.cls"), r"key 000000000: expected one image, and in \.cls a number"),
+        (lambda m: m.pop("000000000.png"), "key 000000000: expected one image"),
+        (lambda m: [m.pop("000000000.png"), m.pop("000000000.cls")], r"00000\.tar holds 5 images, .* says 6"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(change, message, workers, copy):
+    rewrite(copy / "00000.tar", change)
+    with pytest.raises(ImageError, match=message):
+        once(shards.read(str(copy)), workers)
+
+
+def test_a_damaged_tar(copy):
+    whole = shards.read(str(copy))
+    content = bytearray((copy / "00002.tar").read_bytes())
+    content[1024:20000] = bytes(20000 - 1024)
+    (copy / "00002.tar").write_bytes(content)
+    with pytest.raises(ImageError, match=r"00002\.tar (is damaged|holds)"):
+        once(whole)
+    (copy / "00002.tar").write_bytes(os.urandom(len(content)))
+    with pytest.raises(ImageError, match=r"00002\.tar is damaged \((?!.*BufferedReader)"):
+        once(whole)
+
+
+# ---- behind a server
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Answers from the server's folder, after the statuses and cut-off answers that the server is to give."""
+
+    def __init__(self, *args):
+        super().__init__(*args, directory=str(args[2].folder))
+
+    def do_GET(self):
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+        elif self.server.cut and self.path.endswith(".tar"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(20_480))
+            self.end_headers()
+            self.wfile.write((self.server.folder / self.path[1:]).read_bytes()[: self.server.cut.pop(0)])
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(copy, monkeypatch):
+    monkeypatch.setattr(shards, "RETRY_PAUSES_S", (0, 0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(Handler, statuses=[], cut=[], folder=copy) as server:
+        yield server
+
+
+def test_over_http_the_same(server, made):
+    local = shards.read(str(made[1]))
+    for name in (server.url, server.url + "/", server.url + "/{00000..00012}.tar"):
+        there = shards.read(name)
+        assert once(there, 2) == once(local, 2) and train_contents(there) == train_contents(local)
+
+
+def test_a_connection_that_breaks_is_made_again(server, made):
+    server.statuses = [503, 429]
+    part = shards.read(server.url + "/{00000..00001}.tar")
+    with tarfile.open(server.folder / "00000.tar") as tar:
+        after_two = tar.getmembers()[4].offset  # where an image ends, so that a tar alone would be as good as whole
+    server.cut = [after_two, 15_000]
+    assert once(part) == once(shards.read(f"{made[1]}/train/{{00000..00001}}.tar"))
+    server.cut = [10_240] * 3
+    with pytest.raises(ImageError, match=r"00000\.tar cannot be read \(it has 10,240 bytes, expected 20,480\)"):
+        once(part)
+
+
+def test_what_the_server_does_not_have(server):
+    part = shards.read(server.url + "/{00000..00002}.tar")
+    (server.folder / "00002.tar").unlink()
+    with pytest.raises(ImageError, match=r"/00002\.tar cannot be read \(HTTP Error 404: .*\)"):
+        once(part)
+    with pytest.raises(UserError, match=r"nowhere/shards\.json cannot be read .*404.*\n.*prepare\.py SOURCE --shards"):
+        shards.read(server.url + "/nowhere")
+    with pytest.raises(UserError, match=r"shards\.json cannot be read .*refused"):
+        shards.read("http://127.0.0.1:9/{00000..00001}.tar")
