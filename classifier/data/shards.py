@@ -139,9 +139,9 @@ def split_validation(images: ShardedImages, share: float, fold: int = 1) -> tupl
     training = replace(images, shards=[shard for shard in images.shards if shard not in chosen])
     if not chosen or not all(training.counts().values()):
         raise UserError(
-            f"{images.root}: {plural(len(order), 'shard is', 'shards are')} too few to use {share:.0%} of them (--val), "
-            "whole ones, for validation and to train on images of every class with the others. Name more shards, or "
-            "write smaller ones with prepare.py --shard-size."
+            f"{images.root}: {plural(len(order), 'shard is', 'shards are')} too few to validate with {share:.0%} of "
+            "them (--val) and train on images of every class with the others: whole shards go to either. Name more "
+            "shards, or write smaller ones with prepare.py --shard-size."
         )
     return training, replace(images, shards=chosen)
 
