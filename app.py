@@ -1,8 +1,8 @@
-"""The web page: an image in, what it is and why out.
+"""The web page: an image in, its class and a heat map of the reasons out.
 
-    python app.py                                   the best of the newest weights in module/; others can be chosen
-    python app.py module/flowers.pth --port 8000    others, elsewhere
-    python app.py --review                          go through the labels that evaluate.py doubts
+    python app.py                                   the best of the newest networks in module/; others can be chosen
+    python app.py module/flowers.pth --port 8000    another one, on another port
+    python app.py --review                          also go through the label issues that evaluate.py has found
 
 Expected, after about six seconds on two cores:
 
@@ -10,7 +10,7 @@ Expected, after about six seconds on two cores:
     Computing on AMD EPYC, 2 threads (PyTorch finds no GPU), bfloat16 channels-last (the processor computes it natively)
     Open http://127.0.0.1:7860 in a browser; Ctrl-C stops.
 
-Programs ask through /classify and /classify_many; the page says how, under "About". /healthz answers monitors.
+Programs call /classify and /classify_many; the About tab shows how. /healthz answers health checks.
 """
 
 import errno
@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio calls nobody
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio contacts nobody
+
 import gradio as gr
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
@@ -31,18 +32,16 @@ from tyro import conf
 
 from classifier.cli import UserError, parse, run
 from classifier.device import Precision
-from classifier.inference.cam import cam_predictor
-from webui.build import build
 from webui.models import Models
+from webui.page import build
 from webui.site import Site
 
-PAGE = Path(__file__).resolve().parent / "webui"
-MAX_UPLOAD = "20mb"
-SESSIONS = 200  # visitors whose last answers are kept in memory; a program has a new one with each call
-PORTS = 100  # tried one after the other where the wished one is taken
-SHOWN = 5  # classes in the terminal
-KEEP = 8  # networks in memory
-OWN = ("127.0.0.1", "localhost", "::1")
+WEBUI = Path(__file__).resolve().parent / "webui"
+MAX_UPLOAD_SIZE = "20mb"
+MAX_SESSIONS = 200  # visitors whose last answers are kept in memory; a program starts a new one with each call
+MAX_PORTS = 100  # tried one after the other where the requested one is taken
+MAX_CLASSES_PRINTED = 5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Monochrome(
@@ -57,7 +56,7 @@ class Settings:
     weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
     """A .pth to begin with; all in module/ can be chosen on the page."""
     port: int = 7860
-    """Where the page listens; the next free port where this one is taken."""
+    """Port to listen on; the next free one where it is taken."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 lets other machines of your network in."""
     lang: Literal["auto", "en", "zh"] = "auto"
@@ -65,13 +64,13 @@ class Settings:
     auth: Annotated[str, conf.arg(metavar="USER:PASSWORD")] = ""
     """Ask visitors for these."""
     root_path: Annotated[str, conf.arg(metavar="/PATH")] = ""
-    """Where a proxy in front of the page shows it."""
+    """Path under which a proxy serves the page."""
     share: bool = False
     """Ask Gradio for a public address, open to everybody who knows it, for a week at most."""
     review: bool = False
-    """Also a tab to go through the labels that evaluate.py doubts. Only for this machine."""
-    keep_feedback_images: bool = False
-    """Keep images that visitors say something about, in logs/feedback. Without it, only what they say."""
+    """Add a tab to go through the label issues that evaluate.py has found. Only for this machine."""
+    keep_feedback_pictures: bool = False
+    """Keep the images that visitors give feedback on, in logs/feedback. Without it, only the feedback."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the fastest."""
     precision: Precision = "auto"
@@ -79,61 +78,60 @@ class Settings:
 
 
 def free_port(host: str, wanted: int) -> int:
-    """`wanted`, or the next port after it that nobody listens on."""
+    """Return `wanted`, or the next port after it that nobody listens on."""
     if not 1 <= wanted <= 65535:
-        raise UserError(f"--port {wanted} is no port: they go from 1 to 65535, and those below 1024 are the system's.")
-    for port in range(wanted, min(wanted + PORTS, 65536)):
+        raise UserError(f"--port {wanted} is not a port: expected 1 to 65535.")
+    for port in range(wanted, min(wanted + MAX_PORTS, 65536)):
         try:
-            for address in {host, "127.0.0.1"}:  # Gradio asks itself on the second one
+            for address in {host, "127.0.0.1"}:  # Gradio checks the second one
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 socket.create_server((address, port), family=family).close()
             return port
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise UserError(f"cannot listen on --host {host} --port {port}: {error.strerror or error}.") from error
-    raise UserError(f"no port from {wanted} to {port} is free. Give another one with --port.")
+    raise UserError(f"no port from {wanted} to {port} is free. Choose another one with --port.")
 
 
 def check(settings: Settings) -> None:
-    """Raise a UserError for what can be seen to be wrong in the command."""
-    user, colon, password = settings.auth.partition(":")
-    if settings.auth and not (user and colon and password):
+    """Raise a UserError for mistakes in the command line."""
+    user, _, password = settings.auth.partition(":")
+    if settings.auth and not (user and password):
         raise UserError("--auth needs a user and a password with a colon between them: --auth ada:lovelace")
     if settings.root_path and not settings.root_path.startswith(("/", "http://", "https://")):
         raise UserError(f"--root-path {settings.root_path}: expected a path that begins with /, such as /classifier")
-    if settings.review and (settings.host not in OWN or settings.share or settings.root_path):
+    if settings.review and (settings.host not in LOOPBACK or settings.share or settings.root_path):
         raise UserError(
             "--review changes what training reads, so it is for this machine alone: no --host, --share or --root-path."
         )
 
 
 def head() -> str:
-    """Style and script of the page; not as Gradio's `css`, which takes selectors apart at commas, also in brackets."""
-    style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    """Return style and script of the page; Gradio's `css` would take selectors apart at commas, also in brackets."""
+    style, script = ((WEBUI / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return f"<style>{style}</style><script>{script}</script>"
 
 
 def main() -> None:
-    """Load the weights, build the page, serve it until Ctrl-C."""
+    """Load the network, build the page, serve it until Ctrl-C."""
     settings = parse(Settings, __doc__.splitlines()[0])
     check(settings)
     port = free_port(settings.host, settings.port)
-    models = Models(Path("module"), settings.weights, settings.device, settings.precision, KEEP, cam_predictor)
+    models = Models(Path("module"), settings.weights, settings.device, settings.precision)
     loaded = models.get(models.best())
-    classes = loaded.checkpoint.classes
-    names = ", ".join(classes[:SHOWN]) + ", ..." * (len(classes) > SHOWN)
-    print(f"{loaded.path}: {loaded.checkpoint.model}, {len(classes)} classes ({names})")
+    checkpoint, classes = loaded.checkpoint, loaded.checkpoint.classes
+    names = ", ".join(classes[:MAX_CLASSES_PRINTED]) + ", ..." * (len(classes) > MAX_CLASSES_PRINTED)
+    print(f"{checkpoint.path}: {checkpoint.model}, {len(classes)} classes ({names})")
     print(f"Computing on {loaded.compute}", flush=True)
 
-    for name in ("no_proxy", "NO_PROXY"):  # Gradio asks itself whether it is up, which no proxy can know
-        own = ["localhost", "127.0.0.1", settings.host]
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *own]))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the uploads go away then too
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio asks itself whether it is up, not through a proxy
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOOPBACK[:2], settings.host]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the uploads are deleted then, too
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
         uploads = Path(folder).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-        site = Site(models, Path("logs"), uploads, settings.lang, settings.share, settings.keep_feedback_images)
+        site = Site(models, Path("logs"), uploads, settings.lang, settings.share, settings.keep_feedback_pictures)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
@@ -141,8 +139,8 @@ def main() -> None:
             auth=tuple(settings.auth.split(":", 1)) if settings.auth else None,
             root_path=settings.root_path or None,
             share=settings.share,
-            max_file_size=MAX_UPLOAD,
-            state_session_capacity=SESSIONS,
+            max_file_size=MAX_UPLOAD_SIZE,
+            state_session_capacity=MAX_SESSIONS,
             theme=THEME,
             head=head(),
             footer_links=[],

@@ -1,5 +1,7 @@
 """`python app.py` as a process, for the tests that need a page which runs."""
 
+import csv
+import json
 import os
 import socket
 import subprocess
@@ -26,11 +28,11 @@ PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
 
 @dataclass
 class Server:
-    """Its address, the folder it was started in, what it said, its weights and the port it was asked to take."""
+    """Its address, the folder it was started in, what it printed, its weights and the port it was asked to take."""
 
     address: str
     folder: Path
-    said: str
+    printed: str
     weights: Checkpoint
     wanted_port: int
 
@@ -43,7 +45,7 @@ def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
 
 @contextmanager
 def running_page(folder: Path) -> Iterator[Server]:
-    """The page on a port that is taken, with two networks and a file that is none; doubtful labels to review."""
+    """The page on a port that is taken, with two networks and a file that is none; label issues to review."""
     save_weights(folder / "module" / "other.pth", seed=1, accuracy=0.91)
     weights = save_weights(folder / "module" / "three.pth")
     (folder / "module" / "broken.pth").write_bytes(b"no weights at all")
@@ -51,15 +53,32 @@ def running_page(folder: Path) -> Iterator[Server]:
         (folder / "photos" / "test" / name).mkdir(parents=True)
         for number in range(3):
             image((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
+    list_issues(folder, "photos", {"dog/0.jpg": 0.91, "dog/1.jpg": 0.99, "猫/2.jpg": 0.95}, weights="module/three.pth")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with app_process(folder, port, "--review") as said:
-            yield Server(address(said), folder, said, weights, port)
+        with app_process(folder, port, "--review") as printed:
+            yield Server(address(printed), folder, printed, weights, port)
+
+
+def list_issues(
+    project: Path, data: str, confidences: dict[str, float], when: str = "20260101-100000", weights: str = "w.pth"
+) -> Path:
+    """Write what evaluate.py does: for `<class>/<file>`, the confidence that it is a dog."""
+    folder, root = project / "logs" / "evaluate" / Path(weights).stem / when, project / data / "test"
+    folder.mkdir(parents=True)
+    report = {"weights": (project / weights).as_posix(), "folder": root.as_posix()}
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    with (folder / "suspects.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "answer", "sure"))
+        for name, confidence in confidences.items():
+            writer.writerow((str(root / name), (root / name).parent.name, "dog", f"{confidence:.4f}"))
+    return folder
 
 
 @contextmanager
 def app_process(folder: Path, port: int, *options: str) -> Iterator[str]:
-    """`python app.py` in `folder`, on `port` or after it; gives what it said when it was ready."""
+    """`python app.py` in `folder`, on `port` or after it; gives what it had printed when it was ready."""
     uploads, log = folder / "uploads", folder / "app.log"
     uploads.mkdir()
     with log.open("w") as stream:
@@ -71,25 +90,20 @@ def app_process(folder: Path, port: int, *options: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
         try:
-            yield wait_for(process, log)
+            deadline = time.monotonic() + 90
+            while "Ctrl-C stops" not in (printed := log.read_text(encoding="utf-8")):
+                assert process.poll() is None and time.monotonic() < deadline, printed
+                time.sleep(0.1)
+            yield printed
         finally:
             process.terminate()
             process.wait(20)
     assert os.name == "nt" or not list(uploads.glob("classifier-*")), "it left the uploads behind"
 
 
-def address(said: str) -> str:
-    """Where the page is, from what the script said."""
-    return said.split("Open ")[1].split()[0]
-
-
-def wait_for(process: subprocess.Popen, log: Path) -> str:
-    """What the server says, once it answers."""
-    deadline = time.monotonic() + 90
-    while "Ctrl-C stops" not in (said := log.read_text(encoding="utf-8")):
-        assert process.poll() is None and time.monotonic() < deadline, said
-        time.sleep(0.1)
-    return said
+def address(printed: str) -> str:
+    """Where the page is."""
+    return printed.split("Open ")[1].split()[0]
 
 
 def save_weights(path: Path, seed: int = 0, accuracy: float = 0.9731) -> Checkpoint:

@@ -23,7 +23,7 @@ from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import optimize_for_inference
 from tests.conftest import run_script
 from tests.running_page import address, app_process, image
-from webui.answers import ask
+from webui.classify import classify
 from webui.models import Loaded
 
 
@@ -120,10 +120,10 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     evaluated = list(seen)
     assert len(evaluated) == 6
 
-    loaded = Loaded("odd", saved.path, None, saved, compute, cam_predictor(saved, compute))
+    loaded = Loaded(None, saved, compute, cam_predictor(saved, compute))
     seen.clear()
     for path in folder.paths:
-        ask(loaded, str(path))
+        classify(loaded, str(path))
     for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)
     assert len(trained) == 6  # four to train with, two to validate with

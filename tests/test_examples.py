@@ -5,7 +5,7 @@ from PIL import Image
 
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
-from webui.examples import copied, examples, thumbnail
+from webui.examples import examples, thumbnail
 
 
 def weights(**data) -> Checkpoint:
@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
-def test_test_images_in_turns(project, tmp_path):
+def test_test_images_alternate(project, tmp_path):
     fill(project / "dataset" / "test", ("cat", "dog", "cow"))
     (project / "dataset" / "test" / "cat" / "folder.png").mkdir()
     found, drawn = examples(weights(), tmp_path / "uploads")
@@ -56,14 +56,6 @@ def test_other_classes_have_no_drawings(tmp_path):
     assert examples(other, tmp_path / "uploads") == ([], True)
 
 
-def test_copies_of_equal_names_do_not_meet(project, tmp_path):
-    fill(project / "a", ("cat",), 2)
-    (project / "a" / "cat" / "1.png").rename(project / "0.png")
-    one, other = (copied(path, tmp_path / "uploads") for path in (project / "a" / "cat" / "0.png", project / "0.png"))
-    assert one != other and one == copied(project / "a" / "cat" / "0.png", tmp_path / "uploads")
-    assert copied(project / "gone.png", tmp_path / "uploads") is None
-
-
-def test_a_image_that_cannot_be_read_has_a_grey_thumbnail(project):
+def test_an_image_that_cannot_be_read_has_a_grey_thumbnail(project):
     (project / "bad.png").write_text("no image")
     assert thumbnail(project / "bad.png").getpixel((0, 0)) == (128, 128, 128)

@@ -1,11 +1,11 @@
-"""The weights that the page offers: which, in which order, loaded when, and what becomes of those that change."""
+"""The networks that the page offers: which, in which order, loaded when, and what happens when files change."""
 
 import os
 import pickle
 import shutil
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,27 +16,24 @@ from classifier import checkpoint as checkpoints
 from classifier.checkpoint import SHIPPED, Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
-from classifier.device import Compute
+from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
-from webui import models
+from webui.i18n import Translator
 from webui.models import Models
-from webui.words import Speaker
 from zoo import MODELS
 
-CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
 TEST = {"accuracy": 0.9, "count": 1000}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-    """A network small enough to be loaded a hundred times, and no trials of formats."""
+def tiny(monkeypatch, tmp_path):
+    """A network small enough to be loaded a hundred times."""
 
     def build(num_classes=1000):
         layers = OrderedDict(conv=nn.Conv2d(3, 4, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(1))
         return nn.Sequential(layers | {"fc": nn.Linear(4, num_classes)})
 
     monkeypatch.setitem(MODELS, "tiny", build)
-    monkeypatch.setattr(models, "select_compute", lambda *_: CPU)
     monkeypatch.chdir(tmp_path)
 
 
@@ -45,40 +42,31 @@ def folder(tmp_path):
     return tmp_path / "module"
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """How often each file was read."""
-    count, load = Counter(), checkpoints.load
-
-    def counted(path):
-        count[path.stem] += 1
-        return load(path)
-
-    monkeypatch.setattr(checkpoints, "load", counted)
-    return count
+def models(folder, first=None, **options):
+    return Models(folder, first, "cpu", "fp32", **{"build": build_predictor} | options)
 
 
-def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0, size=8):
-    """Weights written `age` seconds ago."""
+def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0):
+    """Save weights with a time of change `age` seconds ago."""
     torch.manual_seed(seed)
     network = MODELS["tiny"](num_classes=len(classes))
     data = {"root": "dataset", "kind": kind, "train": 100}
-    described = Checkpoint("tiny", list(classes), Preprocess(size=size), network.state_dict(), scores or {}, data)
-    checkpoints.save(described, path)
+    checkpoint = Checkpoint("tiny", list(classes), Preprocess(size=8), network.state_dict(), scores or {}, data)
+    checkpoints.save(checkpoint, path)
     os.utime(path, (time.time() - age,) * 2)
     return path
+
+
+def titles(found):
+    return [choice.title(Translator()) for choice in found.choices()]
 
 
 def names(found):
     return [choice.name for choice in found.choices()]
 
 
-def titles(found, say=Speaker()):  # noqa: B008
-    return [choice.title(say) for choice in found.choices()]
-
-
-def pixels(size=8):
-    return torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+def pixels():
+    return torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
 
 
 # ------------------------------------------------------------------------------------------------------ the list
@@ -91,11 +79,11 @@ def test_choices_are_the_newest_first_with_their_scores(folder):
     save(folder / "drawn.pth", 50, {"test": {"accuracy": 0.975, "count": 120}}, kind="drawings")
     save(folder / "new.last.pth", 10)
     save(folder / "._new.pth", 5)  # as macOS leaves on other disks
-    assert titles(Models(folder)) == [
-        "drawn: 97.5% of 120 test images (drawings)",
+    assert titles(models(folder)) == [
+        "drawn: 97.5% accuracy on 120 test images (drawings)",
         "new: not tested",
-        "middle: 92.4% of 1,500 validation images",
-        "old: 97.8% of 2,000 test images",
+        "middle: 92.4% accuracy on 1,500 validation images",
+        "old: 97.8% accuracy on 2,000 test images",
     ]
 
 
@@ -107,58 +95,54 @@ class Hostile:
 def test_files_that_cannot_be_loaded_are_listed_with_the_reason(folder, tmp_path):
     good = save(folder / "good.pth", 10)
     (folder / "damaged.pth").write_bytes(good.read_bytes()[:3000])
-    (folder / "text.pth").write_text("no weights")
     (folder / "code.pth").write_bytes(pickle.dumps(Hostile(), protocol=2))
     (folder / "broken.pth").symlink_to(folder / "nothing") if os.name != "nt" else (folder / "broken.pth").mkdir()
     content = torch.load(good, weights_only=True)
     content["state_dict"]["fc.bias"][0] = torch.nan
     torch.save(content, folder / "nan.pth")
-    found = Models(folder)
-    problems = {choice.name: choice.problem for choice in found.choices()}
-    assert problems.pop("good") == ""
+    found = models(folder)
+    listed = dict(zip(names(found), titles(found), strict=True))
+    assert listed.pop("good") == "good: not tested"
     expected = {
-        "damaged": "damaged.pth is damaged", "text": "text.pth is", "code": "code.pth carries pickled Python code",
+        "damaged": "damaged.pth is damaged", "code": "code.pth carries pickled Python code",
         "broken": "broken.pth ", "nan": "nan.pth holds weights that are not numbers",
     }  # fmt: skip
-    assert problems.keys() == expected.keys()
+    assert listed.keys() == expected.keys()
     for name, beginning in expected.items():
-        assert problems[name].startswith(beginning), problems[name]
+        assert listed[name].startswith(beginning), listed[name]
         with pytest.raises(UserError) as caught:
             found.get(name)
-        assert str(caught.value) == problems[name]
-    assert any(title.startswith("damaged.pth is damaged") for title in titles(found))
+        assert Translator().error(caught.value) == listed[name]
     assert found.best() == "good"
     assert not (tmp_path / "executed").exists()
 
 
-def test_what_files_say_is_remembered_without_their_weights(folder, reads):
+def test_what_files_say_is_remembered_without_their_weights(folder):
     save(folder / "a.pth", 100, {"test": TEST})
     save(folder / "b.pth", 50)
-    found = Models(folder)
-    for _ in range(3):
-        found.choices()
-    assert reads == {"a": 1, "b": 1}
-    assert all(not choice.checkpoint.state_dict for choice in found.choices())
-    checkpoints.amend(folder / "b.pth", scores={"test": TEST})  # as evaluate.py does, which leaves the date
-    reads.clear()
-    assert titles(found) == ["b: 90.0% of 1,000 test images", "a: 90.0% of 1,000 test images"]
-    assert reads == {"b": 1}
+    found = models(folder)
+    before, again = found.choices(), found.choices()
+    assert all(one is other for one, other in zip(before, again, strict=True))
+    assert all(not choice.checkpoint.state_dict for choice in before)
+    checkpoints.amend(folder / "b.pth", scores={"test": TEST})  # as evaluate.py does, which keeps the date
+    assert titles(found) == [f"{name}: 90.0% accuracy on 1,000 test images" for name in "ba"]
+    assert found.choices()[1] is before[1]
 
 
 def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_path):
     save(folder / "run.pth", 100)
     elsewhere = save(tmp_path / "elsewhere" / "run.pth", 200)
-    found = Models(folder, elsewhere)
+    found = models(folder, elsewhere)
     assert names(found) == [(folder / "run.pth").as_posix(), "run"]
-    assert found.best() == "run" and found.get("run").path == elsewhere
-    assert names(Models(folder, folder / "run.pth")) == ["run"]
-    assert names(Models(folder, folder / ".." / "module" / "run.pth")) == ["run"]
+    assert found.best() == "run" and found.get("run").checkpoint.path == elsewhere
+    assert names(models(folder, folder / "run.pth")) == ["run"]
+    assert names(models(folder, folder / ".." / "module" / "run.pth")) == ["run"]
 
 
 def test_strange_scores_are_no_scores(folder):
     for number, strange in enumerate([5, {"accuracy": "much"}, {"accuracy": 3.0, "count": 10}, {"accuracy": 0.5}]):
         save(folder / f"{number}.pth", number, {"test": strange})
-    assert titles(Models(folder)) == [f"{number}: not tested" for number in range(4)]
+    assert titles(models(folder)) == [f"{number}: not tested" for number in range(4)]
 
 
 # ------------------------------------------------------------------------------------------------------ the best
@@ -186,24 +170,24 @@ def scored(accuracy, count=1000, part="test"):
 def test_the_best(files, best, folder):
     for age, (name, options) in enumerate(files.items()):
         save(folder / f"{name}.pth", age, **options)
-    assert Models(folder).best() == best
+    assert models(folder).best() == best
 
 
 def test_a_plain_state_dict_comes_after_weights_that_name_their_classes(folder):
     save(folder / SHIPPED, 100)
     torch.save(MODELS["tiny"](num_classes=2).state_dict(), folder / "plain.pth")
-    found = Models(folder)
+    found = models(folder)
     assert (names(found), found.best()) == (["plain", SHIPPED[:-4]], SHIPPED[:-4])
 
 
 def test_without_weights_the_error_says_what_to_do(folder):
     with pytest.raises(UserError, match=r"module holds no \.pth yet\. Train a network first: python train\.py"):
-        Models(folder.relative_to(folder.parent)).best()
+        models(folder.relative_to(folder.parent)).best()
     folder.mkdir()
     (folder / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.pth is"):
-        Models(folder).best()
-    missing = Models(folder, folder / "missing.pth")
+        models(folder).best()
+    missing = models(folder, folder / "missing.pth")
     with pytest.raises(UserError, match=r"missing\.pth does not exist"):
         missing.get(missing.best())
 
@@ -212,48 +196,48 @@ def test_without_weights_the_error_says_what_to_do(folder):
 
 
 def test_a_network_answers_as_its_file_says_and_holds_its_weights_once(folder):
-    path = save(folder / "run.pth")
-    expected = checkpoints.load(path)
-    loaded = Models(folder).get("run")
-    x = pixels()
-    torch.testing.assert_close(loaded.look(x).logits, build_predictor(expected, CPU)(x).logits)
+    path, x = save(folder / "run.pth"), pixels()
+    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(x)
+    loaded = models(folder).get("run")
+    torch.testing.assert_close(loaded.predict(x).logits, expected.logits)
     assert loaded.checkpoint.classes == ["cat", "dog"] and not loaded.checkpoint.state_dict
 
 
-def test_two_requests_at_once_load_once(folder, reads):
+def test_two_requests_at_once_load_once(folder):
     save(folder / "run.pth")
-    made, warmed = [], []
+    built, shapes = [], []
 
-    def load(checkpoint, compute):
-        made.append(threading.get_ident())
+    def build(checkpoint, compute):
+        built.append(threading.get_ident())
         time.sleep(0.05)
-        return lambda x: warmed.append(x.shape)
+        return lambda x: shapes.append(x.shape)
 
-    found = Models(folder, load=load)
+    found = models(folder, build=build)
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(lambda _: found.get("run"), range(16)))
-    assert len(made) == 1 and reads == {"run": 1} and len(set(map(id, loaded))) == 1
-    assert warmed == [(1, 3, 8, 8)]
+    assert len(built) == 1 and len(set(map(id, loaded))) == 1
+    assert shapes == [(1, 3, 8, 8)]  # the first answer is the slowest
 
 
-def test_the_one_not_asked_for_longest_is_dropped(folder, reads):
+def test_the_least_recently_used_is_dropped(folder):
+    built = []
     for name in "abc":
         save(folder / f"{name}.pth")
-    found = Models(folder, keep=2)
+    found = models(folder, keep=2, build=lambda checkpoint, _: built.append(checkpoint.path.stem) or len)
     for name in "abacab":  # c drops b
         found.get(name)
-    assert reads == {"a": 1, "b": 2, "c": 1}
+    assert built == list("abcb")
 
 
-def test_a_file_that_is_replaced_is_loaded_anew_and_requests_under_way_finish(folder):
+def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(folder):
     path = save(folder / "run.pth", 100, seed=0)
-    found = Models(folder)
+    found = models(folder)
     before, x = found.get("run"), pixels()
-    old = before.look(x).logits
+    old = before.predict(x).logits
     save(path, 50, seed=1)
     after = found.get("run")
-    assert after is not before and not torch.equal(after.look(x).logits, old)
-    assert torch.equal(before.look(x).logits, old)
+    assert after is not before and not torch.equal(after.predict(x).logits, old)
+    assert torch.equal(before.predict(x).logits, old)
     assert found.get("run") is after
 
     whole = path.read_bytes()
@@ -261,57 +245,55 @@ def test_a_file_that_is_replaced_is_loaded_anew_and_requests_under_way_finish(fo
     with pytest.raises(UserError, match=r"run\.pth is damaged"):
         found.get("run")
     path.write_bytes(whole)
-    torch.testing.assert_close(found.get("run").look(x).logits, after.look(x).logits)
+    torch.testing.assert_close(found.get("run").predict(x).logits, after.predict(x).logits)
 
 
-def test_a_file_that_vanished_answers_while_it_is_loaded(folder):
+def test_a_file_that_is_removed_answers_while_it_is_loaded(folder):
     for name in "ab":
         save(folder / f"{name}.pth")
-    found = Models(folder, keep=1)
+    found = models(folder, keep=1)
     loaded = found.get("a")
     shutil.rmtree(folder)
     assert found.get("a") is loaded and names(found) == ["a"] and found.best() == "a"
-    with pytest.raises(UserError, match="There are no weights called b here"):
+    with pytest.raises(UserError, match="There is no model called b here"):
         found.get("b")
     assert found.get("a") is loaded
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "module/run.pth", "run.pth", "run.last", "", "x" * 9999])
-def test_no_name_is_a_path(name, folder, tmp_path, reads):
+def test_no_name_is_a_path(name, folder, tmp_path):
     save(folder / "run.pth")
     save(folder / "run.last.pth")
     save(tmp_path / "secret.pth")
-    with pytest.raises(UserError, match="There are no weights called") as caught:
-        Models(folder).get(name)
-    assert len(str(caught.value)) < 120 and not reads
+    with pytest.raises(UserError, match="There is no model called") as caught:
+        models(folder).get(name)
+    assert len(str(caught.value)) < 120
 
 
 def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder):
     save(folder / "run.pth")
 
-    def load(checkpoint, compute):
-        def look(x):
+    def build(checkpoint, compute):
+        def predict(x):
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat a thousand places")
 
-        return look
+        return predict
 
-    found = Models(folder, load=load)
-    with pytest.raises(UserError, match=r"run\.pth cannot answer here \(mat1 and mat2 .* multiplied\)\. Train it"):
-        found.get("run")
-    assert found.choices()[0].problem.startswith("run.pth cannot answer here")
+    with pytest.raises(UserError, match=r"run\.pth cannot be used here \(mat1 and mat2 .* multiplied\)\.$"):
+        models(folder, build=build).get("run")
 
 
 def test_threads_that_list_and_ask_while_files_change(folder):
     for name in "abcd":
         save(folder / f"{name}.pth")
-    found = Models(folder, keep=2)
+    found = models(folder, keep=2)
 
     def ask(number):
         found.choices()
-        return found.get("abcd"[number % 4]).look(pixels()).logits.shape == (1, 2)
+        return found.get("abcd"[number % 4]).predict(pixels()).logits.shape == (1, 2)
 
     with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(ask, number) for number in range(200)]
+        answers = [pool.submit(ask, number) for number in range(100)]
         for number in range(20):
             save(folder / f"{'abcd'[number % 4]}.pth", seed=number)
         assert all(answer.result() for answer in answers)

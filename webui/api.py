@@ -1,65 +1,45 @@
-"""What programs may ask: /classify and /classify_many, through Gradio's own protocol."""
+"""What programs may call: /classify and /classify_many, through Gradio's own protocol."""
 
 import gradio as gr
 
 from classifier.cli import UserError
-from classifier.data.images import ImageError
-from webui.answers import MANY, Answer, ask, ask_many
+from webui.classify import MAX_IMAGES, classify, classify_many
+from webui.components import FilesUpload, ImageUpload, Upload
+from webui.i18n import Translator
 from webui.models import Models
 from webui.site import BULK, NETWORK
-from webui.uploads import Files, ImageInput, Upload
 
-ONE = "One image in; its class and the probability of each class out. A file that cannot be read is an error."
-SEVERAL = "Images or zips in; for each image what /classify gives, with its file name, or an error of its own, out."
+ONE = "Takes an image; returns its class and the probability of each class. A file that cannot be read is an error."
+MANY = "Takes images or zips; returns for each image what /classify does, with its file name, or an error of its own."
 
 
-def offer(models: Models, name: str) -> None:
-    """Add both to the page that is being built; the weights called `name` answer.
+def add_api(models: Models, name: str) -> None:
+    """Add both endpoints to the page that is being built; the model called `name` answers."""
+    _ = Translator()
 
-    What programs call hangs on components that nobody sees.
-    """
-
-    def classify(image: str | None) -> dict:  # the names of the arguments are part of the API
-        if image is None:
+    def classify_one(picture: str | None) -> dict:  # the names of the arguments are part of the API
+        if picture is None:
             raise gr.Error("Send one image.", print_exception=False)
         try:
-            return as_json(ask(models.get(name), image))
-        except ImageError as error:
-            raise gr.Error(f"This file {error}.", print_exception=False) from None
+            return classify(models.get(name), picture).to_json()
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(_.error(error), print_exception=False) from None
 
-    def classify_many(images: list[Upload]) -> list[dict]:
-        if not images:
+    def classify_all(pictures: list[Upload]) -> list[dict]:
+        if not pictures:
             raise gr.Error("Send images, or a zip of them.", print_exception=False)
         try:
-            answers = []
-            for batch in ask_many(models.get(name), images):
-                for file, found in batch:
-                    one = {"error": f"This file {found}."} if isinstance(found, str) else as_json(found)
-                    answers.append({"file": file} | one)
-                if len(answers) > MANY:
-                    raise gr.Error(f"At most {MANY} images at a time.", print_exception=False)
+            rows = [row for batch in classify_many(models.get(name), pictures) for row in batch]
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return answers
+            raise gr.Error(_.error(error), print_exception=False) from None
+        if len(rows) > MAX_IMAGES:
+            raise gr.Error(f"At most {MAX_IMAGES} images at a time.", print_exception=False)
+        return [
+            {"file": file} | ({"error": _.error(found)} if isinstance(found, UserError) else found.to_json())
+            for file, found in rows
+        ]
 
-    with gr.Row(visible=False):
-        for function, inputs, description, share in (
-            (classify, ImageInput(label="picture"), ONE, NETWORK),
-            (classify_many, Files(label="images", file_count="multiple"), SEVERAL, BULK),
-        ):
-            gr.Button().click(
-                function, inputs, gr.JSON(), api_name=function.__name__, api_description=description, **share
-            )  # fmt: skip
-
-
-def as_json(answer: Answer) -> dict:
-    """An answer as plain values: {"label": "cat", "confidences": [{"label": "cat", "confidence": 0.98}, ...], ...}"""
-    confidences = [{"label": label, "confidence": share} for label, share in answer.probabilities.items()]
-    return {
-        "label": answer.best,
-        "verdict": answer.verdict,  # "sure", "not sure", or "neither": unlike the images it learned from
-        "confidences": confidences,
-        "milliseconds": round(1000 * answer.seconds, 1),
-    }
+    with gr.Row(visible=False):  # Gradio's endpoints need components, which nobody sees
+        one, several = ImageUpload(label="picture"), FilesUpload(label="pictures", file_count="multiple")
+        gr.Button().click(classify_one, one, gr.JSON(), api_name="classify", api_description=ONE, **NETWORK)
+        gr.Button().click(classify_all, several, gr.JSON(), api_name="classify_many", api_description=MANY, **BULK)

@@ -1,4 +1,4 @@
-"""What each .pth says of itself, and which is the best."""
+"""What each .pth says of itself, and which of them is the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,95 +6,79 @@ from pathlib import Path
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.cli import UserError
 from classifier.evaluation.metrics import wilson_interval
-from webui.words import Speaker
+from webui.i18n import Translator
 
-# When a file was written (ns), its bytes, and what else changes with it: a score noted by evaluate.py leaves its date.
-# None where there is no file.
+# modification time (ns), bytes, and what else changes with a file: evaluate.py adds scores without changing its date;
+# None where there is no file
 Stamp = tuple[int, ...] | None
-
-
-def score_of(scores: dict) -> tuple[str, float, int] | None:
-    """("test" or "val", share of right answers, images) of what a .pth says of itself; None where it says neither."""
-    for part in ("test", "val"):
-        try:
-            accuracy, count = float(scores[part]["accuracy"]), int(scores[part]["count"])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if 0 <= accuracy <= 1 and count > 0:
-            return part, accuracy, count
-    return None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A .pth and what it says; `checkpoint` has no weights, and is None where there is a `problem`, a sentence."""
+    """A .pth and what it says; `checkpoint` has no weights, and is None where `error` says why it cannot be used."""
 
     name: str
     path: Path
     stamp: Stamp
     checkpoint: Checkpoint | None
-    problem: str = ""
+    error: UserError | None = None
 
-    @property
-    def drawings(self) -> bool:
-        """Whether it has only ever seen the drawn sample set."""
-        return bool(self.checkpoint) and self.checkpoint.data.get("kind") == "drawings"
-
-    def title(self, say: Speaker) -> str:
-        """The name and how often it is right, or why it cannot be loaded, as plain text; `say` translates."""
-        if self.problem:
-            return say.reason(self.problem)
-        found = score_of(self.checkpoint.scores)
-        if not found:
-            title = say("{name}: not tested", name=self.name)
-        else:
-            part, accuracy, count = found
-            values = {"name": self.name, "right": f"{accuracy:.1%}", "count": f"{count:,}"}
-            if part == "test":
-                title = say("{name}: {right} of {count} test images", **values)
-            else:
-                title = say("{name}: {right} of {count} validation images", **values)
-        return say("{title} (drawings)", title=title) if self.drawings else title
-
-    def at_least(self) -> float:
-        """The lower end of the 95% interval of its accuracy: 100% of 20 images promise less than 97% of 2,000."""
-        found = score_of(self.checkpoint.scores)
-        return wilson_interval(round(found[1] * found[2]), found[2])[0] if found else 0.0
-
-    def level(self) -> int:
-        """Which weights go before others whatever their scores, which were found on different images.
-
-        Somebody's own before those that come with the project, these before a plain state_dict, which does not even
-        say what its classes are called, and that before what has only seen drawings.
-        """
-        if self.drawings:
-            return 0
-        if self.checkpoint.assumed:
-            return 1
-        return 2 if self.path.name == checkpoints.SHIPPED else 3
+    def title(self, _: Translator) -> str:
+        """Return its name and accuracy, or why it cannot be loaded, as plain text."""
+        if self.error:
+            return _.error(self.error)
+        part, accuracy, count = score_of(self.checkpoint.scores)
+        values = {"name": self.name, "accuracy": f"{accuracy:.1%}", "count": f"{count:,}"}
+        title = {
+            "test": _("{name}: {accuracy} accuracy on {count} test images", **values),
+            "val": _("{name}: {accuracy} accuracy on {count} validation images", **values),
+            "": _("{name}: not tested", **values),
+        }[part]
+        return _("{title} (drawings)", title=title) if learned_from_drawings(self.checkpoint) else title
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
-    """Of the weights that go before others, those with the same classes as the newest compete by their accuracy.
+    """Return the most accurate of those that rank highest and have the same classes as the newest of these.
+
+    Accuracies compete by the lower ends of their 95% intervals: 100% of 20 images promise less than 97% of 2,000.
 
     Args:
-        choices: at least one; the newest first, who wins among equals.
+        choices: at least one; the newest first, which wins among equals.
 
     Raises:
-        CheckpointError: none of them can be loaded.
+        UserError: none of them can be loaded.
     """
-    good = [choice for choice in choices if not choice.problem]
+    good = [choice for choice in choices if not choice.error]
     if not good:
-        raise CheckpointError(choices[0].problem)
-    newest = max(good, key=Choice.level)  # the first of those
-    alike = [choice for choice in good if choice.level() == newest.level()]
+        raise choices[0].error.with_traceback(None)
+    newest = max(good, key=_rank)  # the first among equals
+    alike = [choice for choice in good if _rank(choice) == _rank(newest)]
     alike = [choice for choice in alike if set(choice.checkpoint.classes) == set(newest.checkpoint.classes)]
-    return max(alike, key=Choice.at_least)
+    return max(alike, key=lambda choice: accuracy_interval(choice.checkpoint.scores)[0])
+
+
+def read_choice(name: str, path: Path, stamp: Stamp) -> Choice:
+    """Read what a file says; its weights are dropped."""
+    try:
+        checkpoint = read(path)
+    except CheckpointError as error:
+        return Choice(name, path, stamp, None, error.with_traceback(None))
+    ood_stats = {"threshold": checkpoint.ood_stats["threshold"]} if checkpoint.ood_stats else {}
+    return Choice(name, path, stamp, replace(checkpoint, state_dict={}, resume={}, ood_stats=ood_stats))
+
+
+def read(path: Path) -> Checkpoint:
+    """Return the checkpoint. Raises CheckpointError, also where weights are not numbers."""
+    checkpoint = checkpoints.load(path)
+    if not checkpoints.finite(checkpoint.state_dict):
+        raise CheckpointError("{file} holds weights that are not numbers. Train it again.", file=path)
+    return checkpoint
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Equal as long as the file is the same."""
+    """Return what is equal as long as the file is the same."""
     try:
         state = path.stat()
     except OSError:
@@ -102,22 +86,36 @@ def stamp_of(path: Path) -> Stamp:
     return state.st_mtime_ns, state.st_size, state.st_ctime_ns, state.st_ino
 
 
-def look_into(name: str, path: Path, stamp: Stamp) -> Choice:
-    """Read a file for what it says; its weights are let go of."""
-    try:
-        checkpoint = read(path)
-    except CheckpointError as error:
-        return Choice(name, path, stamp, None, str(error))
-    novelty = {"threshold": checkpoint.ood_stats["threshold"]} if checkpoint.ood_stats else {}
-    return Choice(name, path, stamp, replace(checkpoint, state_dict={}, resume={}, ood_stats=novelty))
+def score_of(scores: dict) -> tuple[str, float, int]:
+    """Return (part, accuracy, images), part being "test", or "val", or "" where a .pth has no valid score."""
+    for part in ("test", "val"):
+        try:
+            accuracy, count = float(scores[part]["accuracy"]), int(scores[part]["count"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if 0 <= accuracy <= 1 and count > 0:
+            return part, accuracy, count
+    return "", 0.0, 0
 
 
-def read(path: Path) -> Checkpoint:
-    """The checkpoint. Raises CheckpointError, whose message names the file without its folder."""
-    try:
-        checkpoint = checkpoints.load(path)
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(path), path.name)) from error
-    if not all(values.isfinite().all() for values in checkpoint.state_dict.values()):
-        raise CheckpointError(f"{path.name} holds weights that are not numbers. Train it again.")
-    return checkpoint
+def accuracy_interval(scores: dict) -> tuple[float, float]:
+    """Return the 95% interval of the accuracy that a .pth has; (0, 1) where it has none."""
+    _, accuracy, count = score_of(scores)
+    return wilson_interval(round(accuracy * count), count)
+
+
+def learned_from_drawings(checkpoint: Checkpoint) -> bool:
+    """Return whether the network was trained with the drawn sample set only."""
+    return checkpoint.data.get("kind") == "drawings"
+
+
+def _rank(choice: Choice) -> int:
+    """Return 3 for a user's own network, 2 for the shipped one, 1 for a plain state_dict, 0 after drawings only.
+
+    Scores of different ranks were measured on different images, so they do not compete.
+    """
+    if learned_from_drawings(choice.checkpoint):
+        return 0
+    if choice.checkpoint.assumed:
+        return 1
+    return 2 if choice.path.name == checkpoints.SHIPPED else 3

@@ -1,159 +1,166 @@
-"""The Review tab: the labels that evaluate.py doubts, one image after the other, and what a person decides of each.
+"""The Review tab: label issues, one image after the other, and a person's decisions, which go to corrections.csv.
 
-Only for whoever sits at the machine, since it shows images of the data set.
+Only for whoever sits at this machine, since it shows the data set.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import gradio as gr
-import jinja2
+from PIL import ImageOps
 
 from classifier.cli import UserError
-from classifier.data.corrections import KEEP, LEAVE_OUT, Correction
+from classifier.data import corrections
+from classifier.data.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correction
+from classifier.data.image_folder import class_names
+from classifier.data.images import load_image
 from classifier.text import quoted
-from webui.answers import ask
-from webui.doubts import Review, View
-from webui.html import percent, refused
+from webui.classify import Answer, classify
+from webui.i18n import Translator
+from webui.label_issues import LabelIssue, newest_lists, read_list
+from webui.models import Loaded
+from webui.render import failed, jpeg, macros
 from webui.site import NETWORK, QUIET, Site
-from webui.words import Speaker
+
+MAX_SIDE, MIN_SIDE = 800, 400  # pixels of the longer side as an image is shown
+KEYS = "123456789"
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
-def card(view: View, say: Speaker, told: str = "") -> str:
-    """The tab as HTML; `told` is what there is to tell about the last action."""
-    weights = quoted(view.weights)
-    return CARD.render(view=view, image=view.image, say=say, told=told, weights=weights, percent=percent, words=_words)
+@dataclass(frozen=True)
+class Shown:
+    """An issue ready to be shown; `digest` is that of the file as it is shown."""
+
+    issue: LabelIssue
+    digest: str
+    image: str  # a data URI
+    answer: Answer
+    choices: list[tuple[str, str]]  # the other classes, each with its key or ""
 
 
-def _words(correction: Correction, say: Speaker) -> str:
-    """train/cat/12.jpg: dog"""
-    if correction.decision == KEEP:
-        return say("{file}: {label} is right", file=correction.file, label=say.name(correction.label))
-    if correction.decision == LEAVE_OUT:
-        return say("{file}: left out", file=correction.file)
-    return say("{file}: {label}", file=correction.file, label=say.name(correction.right))
+@dataclass(frozen=True)
+class View:
+    """What the tab shows; `missing` images of the list do not exist any more, or cannot be opened."""
+
+    listed: bool  # whether there is a list
+    total: int = 0
+    done: int = 0
+    missing: int = 0
+    shown: Shown | None = None
+    last: Correction | None = None  # what Undo takes back
+
+    def card(self, weights: Path, language: str, message: str = "") -> str:
+        """Return the tab as HTML; `message` tells how the last action ended."""
+        return macros("review", language).card(self, message, quoted(weights))
 
 
-def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> gr.HTML:
-    """What is on the tab, and what happens when a button is pressed."""
+class Review:
+    """The newest list of a network's label issues and the decisions on it, as they are now: both may change."""
+
+    def __init__(self, loaded: Loaded, logs: Path):
+        self.loaded, lists = loaded, newest_lists(loaded.checkpoint.path, logs)
+        self.listed = bool(lists)
+        issues: list[LabelIssue] = []
+        if lists:
+            root = lists[0][1]
+            self.table, self.classes = corrections.table_of(root), class_names(root)
+            for path, other in lists:
+                if corrections.table_of(other) == self.table:
+                    issues += read_list(path, other)
+        by_file = {issue.file: issue for issue in sorted(issues, key=lambda issue: -issue.confidence)}
+        self.issues = {file: one for file, one in by_file.items() if one.label in self.classes and one.exists()}
+        self.missing = len(by_file) - len(self.issues)
+
+    def view(self, first: str = "") -> View:
+        """Return what is to be shown now, beginning with the file `first` where it is still to be decided."""
+        if not self.listed:
+            return View(False)
+        decisions = corrections.read(self.table, self.classes)[0]
+        decided = {file for file, _ in decisions}
+        undecided = [
+            issue
+            for file, issue in self.issues.items()
+            if file not in decided or (file, issue.digest()) not in decisions
+        ]
+        missing, shown = self.missing, None
+        for issue in sorted(undecided, key=lambda issue: issue.file != first):
+            try:
+                shown = self._show(issue)
+                break
+            except UserError:  # damaged since, or removed at this moment
+                missing += 1
+        last = next((one for one in reversed(decisions.values()) if one.file in self.issues), None)
+        total, done = len(self.issues) + self.missing - missing, len(self.issues) - len(undecided)
+        return View(True, total, done, missing, shown, last)
+
+    def act(self, request: dict, _: Translator, who: str = "") -> tuple[View, str]:
+        """Do what a button says, for the image that it was shown with, unless that was decided elsewhere meanwhile.
+
+        Args:
+            request: action ("keep", "relabel", "leave out" or "undo"), file, digest; choice: the class; line: of the
+                row that Undo takes back.
+            _: for the message.
+            who: the reviewer's name, if known.
+
+        Returns:
+            What is to be shown now, and a message or "".
+        """
+        keys = ("action", "file", "digest", "choice", "line")
+        action, file, digest, choice, line = (str(request.get(key, "")) for key in keys)
+        issue = self.issues.get(file)
+        if issue is None:
+            return self.view(), _("{file} is no longer on the list.", file=file)
+        replaces = int(line) if action == "undo" and line.isdecimal() else 0
+        if not (replaces or action in (KEEP, LEAVE_OUT) or (action == RELABEL and choice in self.classes)):
+            return self.view(), ""
+        right = choice if action == RELABEL else ""
+        decision = Correction(file, digest, issue.label, UNDONE if replaces else action, right, who)
+        if not replaces and issue.digest() != digest:
+            text = "{file} has changed since it was shown. Nothing was recorded; look at it again."
+            return self.view(first=file), _(text, file=file)
+        try:
+            recorded = corrections.record(self.table, decision, self.classes, replaces)
+        except UserError as error:
+            return self.view(first=file), _("Nothing was recorded: {reason}", reason=_.error(error))
+        if not recorded:
+            text = "{file} has been decided elsewhere in the meantime. Nothing was changed."
+            return self.view(), _(text, file=file)
+        return self.view(first=file if replaces else ""), ""
+
+    def _show(self, issue: LabelIssue) -> Shown:
+        """Raises UserError where the image cannot be opened."""
+        digest, answer = issue.digest(), classify(self.loaded, issue.path)
+        image = load_image(issue.path, MAX_SIDE // 2)  # leaves at least MAX_SIDE of the shorter side, if it has that
+        if max(image.size) > MAX_SIDE:
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+        elif max(image.size) < MIN_SIDE:
+            image = ImageOps.contain(image, (MIN_SIDE, MIN_SIDE))
+        others = [name for name in self.classes if name != issue.label]
+        keys = dict(zip(self.classes, KEYS, strict=False))  # the same key for a class all the time
+        if len(self.classes) > len(KEYS):  # or for the most probable ones
+            others.sort(key=lambda name: -answer.probabilities.get(name, 0))
+            keys = dict(zip(others, KEYS, strict=False))
+        return Shown(issue, digest, jpeg(image), answer, [(name, keys.get(name, "")) for name in others])
+
+
+def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
+    """Fill the tab."""
     shown = gr.HTML(elem_id="review", js_on_load=SCRIPT)
 
-    def review(name: str) -> Review:
-        loaded = site.models.get(name)
-
-        def look(path: str) -> tuple[dict[str, float], bytes | None]:
-            answer = ask(loaded, path)
-            return answer.probabilities, answer.heat.get(answer.best)
-
-        return Review(loaded.checkpoint.path, look, site.logs)
-
-    def show(name: str, chosen: str) -> str:
-        say = Speaker(chosen)
+    def show(name: str, language: str) -> str:
         try:
-            return card(review(name).view(), say)
+            review = Review(site.models.get(name), site.logs)
+            return review.view().card(review.loaded.checkpoint.path, language)
         except UserError as error:
-            return refused(error, say)
+            return failed(error, language)
 
-    def act(event: gr.EventData, request: gr.Request, name: str, chosen: str) -> str:
-        say = Speaker(chosen)
+    def act(event: gr.EventData, request: gr.Request, name: str, language: str) -> str:
         try:
-            view, told = review(name).act(event._data or {}, say, request.username or "")
-            return card(view, say, told)
+            review = Review(site.models.get(name), site.logs)
+            view, message = review.act(event._data or {}, Translator(language), request.username or "")
+            return view.card(review.loaded.checkpoint.path, language, message)
         except UserError as error:
-            return refused(error, say)
+            return failed(error, language)
 
     gr.on([tab.select, weights.change, language.change], show, [weights, language], shown, **QUIET, **NETWORK)
     shown.click(act, [weights, language], shown, **QUIET, **NETWORK)
-    return shown
-
-
-CARD = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
-{% macro button(text, action, key, file, digest, choice="", line=0) -%}
-<button type="button" data-action="{{ action }}" data-file="{{ file }}" data-digest="{{ digest }}"
-  data-choice="{{ choice }}" data-line="{{ line }}" {%- if key %} aria-keyshortcuts="{{ key }}"{% endif %}>
-{{- text }}{% if key %} <kbd aria-hidden="true">{{ key }}</kbd>{% endif %}</button>
-{%- endmacro %}
-{% if not view.listed %}
-<h2>{{ say("There is no list of doubtful labels yet.") }}</h2>
-<p>{{ say("These commands make one: of the test images, or of those training images that the run set aside.") }}</p>
-<pre tabindex="0"><code>python evaluate.py {{ weights }}
-python evaluate.py {{ weights }} --part val</code></pre>
-{% elif not view.total and view.gone %}
-<h2>{{ say("None of the listed images is there any more.") }}</h2>
-{% elif not view.total %}
-<h2>{{ say("There is no label to doubt.") }}</h2>
-<p>{{ say("The newest report of evaluate.py lists no image that these weights surely call something else.") }}</p>
-{% else %}
-<p class="progress"><progress max="{{ view.total }}" value="{{ view.done }}" aria-hidden="true"></progress>
-<span role="status">{{ say("{done} of {total} decided", done=view.done, total=view.total) }}</span></p>
-{% if image %}
-<div class="judged">
-<figure><img src="{{ image.image }}" alt="{{ say("The image {file}", file=image.doubt.file) }}">
-{%- if image.overlay %}<img class="heat" src="{{ image.overlay }}" alt="">{% endif %}</figure>
-<div>
-<h2>{{ say("Is {label} the right label?", label=say.name(image.doubt.label)) }}</h2>
-<p>{{ say("The folder says {label}. The network says {answer}, and is {sure} sure.",
-  label=say.name(image.doubt.label), answer=say.name(image.answer), sure=percent(image.sure)) }}</p>
-<p class="file">{{ image.doubt.file }}</p>
-<div class="buttons">
-{{ button(say("Yes, {label}", label=say.name(image.doubt.label)), "keep", "K", image.doubt.file, image.digest) }}
-{% for name, key in image.choices[:9] %}
-{{ button(say("No, {label}", label=say.name(name)), "relabel", key, image.doubt.file, image.digest, name) }}
-{% endfor %}
-{{ button(say("Leave out"), "leave out", "X", image.doubt.file, image.digest) }}
-</div>
-{% if image.choices[9:] %}
-<details><summary>{{ say("Other classes") }}</summary><div class="buttons">
-{% for name, key in image.choices[9:] %}
-{{ button(say.name(name), "relabel", key, image.doubt.file, image.digest, name) }}
-{% endfor %}
-</div></details>
-{% endif %}
-{% if image.overlay %}
-{{ button(say("Heat map"), "heat", "H", "", "") }}
-{% endif %}
-</div>
-</div>
-{% else %}
-<h2>{{ say("All {total} decided.", total=view.total) }}</h2>
-<p>{{ say("Images and folders stay as they are; training and evaluation go by corrections.csv from now on:") }}</p>
-<pre tabindex="0"><code>python train.py
-python evaluate.py</code></pre>
-{% endif %}
-{% endif %}
-{% if told %}<p role="alert">{{ told }}</p>{% endif %}
-{% if view.gone and view.total %}
-<p>{{ say("Of the list, {gone} are no longer there or cannot be opened.", gone=view.gone) }}</p>
-{% endif %}
-{% if view.last %}
-<p class="last"><span role="status">{{ words(view.last, say) }}</span>
-{{ button(say("Undo"), "undo", "U", view.last.file, view.last.digest, "", view.last.line) }}</p>
-{% endif %}
-""")
-
-# Keys work without a click before, but not in text fields. Until the next image is there, and for a quarter of a
-# second after, nothing can be decided: nobody has seen it yet.
-SCRIPT = """
-let busy = 0;
-const press = (button) => {
-  if (button.dataset.action === "heat") {
-    element.dataset.heat = element.dataset.heat ? "" : "off";
-  } else if (Date.now() > busy) {
-    busy = Date.now() + 3000;
-    trigger('click', { ...button.dataset });
-  }
-};
-watch("value", () => { busy = Date.now() + 250; });
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (button) press(button);
-});
-const keydown = (event) => {
-  if (!element.isConnected) return document.removeEventListener("keydown", keydown);
-  const { target, key, code } = event;
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (!element.getClientRects().length || target.isContentEditable) return;
-  if (target.matches?.("textarea, select, input:not([type=radio], [type=checkbox], [type=range])")) return;
-  const name = /^[a-z0-9]$/i.test(key) ? key.toUpperCase() : code.replace(/^(Key|Digit|Numpad)/, "");
-  const button = [...element.querySelectorAll("button")].find((one) => one.getAttribute("aria-keyshortcuts") === name);
-  if (button) { event.preventDefault(); press(button); }
-};
-document.addEventListener("keydown", keydown);
-"""

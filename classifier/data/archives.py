@@ -29,7 +29,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except DAMAGES as error:
-        raise UserError(f"{path} is damaged or incomplete ({error}): get the file again") from None
+        raise UserError(
+            "{file} is damaged or incomplete ({reason}): get the file again", file=path, reason=error
+        ) from None
 
 
 def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
@@ -43,14 +45,16 @@ def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
     for number, (info, name) in enumerate(zip(infos, _decoded(infos), strict=True)):
         parts = name.replace("\\", "/").split("/")
         if ".." in parts or (len(parts) > 1 and not parts[0]) or re.match("[A-Za-z]:", name) or "\0" in name:
-            raise UserError(
-                f"{path} holds {name!r}, which points outside the zip: nothing was unpacked. Do not trust this file"
+            message = (
+                "{file} holds {member!r}, which points outside the zip: nothing was unpacked. Do not trust this file"
             )
+            raise UserError(message, file=path, member=name)
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise UserError(
-                f"{path} holds {name!r}, a link to another file: nothing was unpacked. Unpack it yourself if you trust "
-                "it, and give the folder"
+            message = (
+                "{file} holds {member!r}, a link to another file: nothing was unpacked. Unpack it yourself if you "
+                "trust it, and give the folder"
             )
+            raise UserError(message, file=path, member=name)
         if parts[-1]:
             found.append((tuple(part for part in parts if part not in ("", ".")), number))
     return found
@@ -93,17 +97,20 @@ def check_images(path: Path, images: Iterable[tuple[tuple[str, ...], int]]) -> N
     for parts, number in images:
         info, name = infos[number], "/".join(parts)
         if info.flag_bits & 1:
-            raise UserError(f"{path} is protected by a password ({name!r}): unpack it yourself and give the folder")
+            message = "{file} is protected by a password ({member!r}): unpack it yourself and give the folder"
+            raise UserError(message, file=path, member=name)
         if info.file_size > MAX_BYTES:
-            raise UserError(
-                f"{path} holds {name!r}, which would unpack to {info.file_size / 1e6:,.0f} MB; no image has "
-                f"more than {MAX_BYTES // 10**6} MB: nothing was unpacked. Do not trust this file"
+            message = (
+                "{file} holds {member!r}, which would unpack to {size:,.0f} MB; no image has more than {limit} MB: "
+                "nothing was unpacked. Do not trust this file"
             )
+            raise UserError(message, file=path, member=name, size=info.file_size / 1e6, limit=MAX_BYTES // 10**6)
         if info.compress_type not in COMPRESSIONS:
-            raise UserError(
-                f"{path}: {name!r} is packed by method {info.compress_type}, which Python does not know: "
-                "unpack it with another program and give the folder"
+            message = (
+                "{file}: {member!r} is packed by method {method}, which Python does not know: unpack it with another "
+                "program and give the folder"
             )
+            raise UserError(message, file=path, member=name, method=info.compress_type)
 
 
 def read_member(path: Path, number: int) -> bytes:
@@ -118,7 +125,8 @@ def read_member(path: Path, number: int) -> bytes:
         with READING:
             return archive.read(info)
     except DAMAGES as error:
-        raise UserError(f"{path} is damaged at {info.filename!r} ({error}): get the file again") from None
+        message = "{file} is damaged at {member!r} ({reason}): get the file again"
+        raise UserError(message, file=path, member=info.filename, reason=error) from None
 
 
 def copy_member(path: Path, number: int, target: Path) -> None:
@@ -130,10 +138,11 @@ def copy_member(path: Path, number: int, target: Path) -> None:
     archive = open_zip(path)
     info = archive.infolist()[number]
     if info.flag_bits & 1:
-        raise UserError(f"{path} is protected by a password: unpack it yourself and give what was in it")
+        raise UserError("{file} is protected by a password: unpack it yourself and give what was in it", file=path)
     with target.open("wb") as file:
         try:
             with archive.open(info) as packed:
                 shutil.copyfileobj(packed, file, 1 << 20)
         except DAMAGES as error:
-            raise UserError(f"{path} is damaged at {info.filename!r} ({error}): get the file again") from None
+            message = "{file} is damaged at {member!r} ({reason}): get the file again"
+            raise UserError(message, file=path, member=info.filename, reason=error) from None

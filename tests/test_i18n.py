@@ -1,0 +1,104 @@
+"""Is everything that the page says there in Chinese?"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from classifier.cli import UserError
+from classifier.data.images import ImageError
+from webui.i18n import CATALOGUES, Translator, preferred_language
+
+ROOT = Path(__file__).resolve().parents[1]
+CHINESE = CATALOGUES["zh"]
+# modules whose errors visitors may see
+SHOWN = (
+    "classifier/data/images.py",
+    "classifier/data/archives.py",
+    "classifier/checkpoint.py",
+    "classifier/safe_load.py",
+)
+SHOWN += tuple(path.relative_to(ROOT).as_posix() for path in (ROOT / "webui").glob("*.py"))
+FIELD = re.compile(r"\{(\w+)[^}]*\}")
+
+
+def constants(node: ast.AST) -> set[str]:
+    """Literals that an expression may give."""
+    if isinstance(node, ast.IfExp):
+        return constants(node.body) | constants(node.orelse)
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
+def sentences_in_python(path: Path) -> set[str]:
+    """Templates that are translated, that make an error, or that are kept for either under the usual names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("text", "message"):
+            found |= constants(node.value)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "_" or node.func.id in ("ImageError", "CheckpointError"):
+                found |= constants(node.args[0]) if node.args else set()
+            if node.func.id == "UserError" and node.keywords:
+                found |= constants(node.args[0])
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "localized":
+            found |= {one for keyword in node.keywords for one in constants(keyword.value)}
+    return found
+
+
+def sentences() -> set[str]:
+    found = set().union(*(sentences_in_python(ROOT / name) for name in SHOWN))
+    for path in (ROOT / "webui").glob("*.html"):
+        pattern = r"""\b_\(\s*(?:"([^"]+)"|'([^']+)')"""
+        found |= {one or two for one, two in re.findall(pattern, path.read_text(encoding="utf-8"))}
+    only_in_terminal = {"{folder} holds no .pth yet. Train a network first: python train.py"}
+    only_in_terminal |= {one for one in found if one.endswith("give what was in it")}
+    return {one for one in found - only_in_terminal if one == " " or not one.endswith(" ")}  # first halves of sentences
+
+
+def test_every_sentence_is_there_in_chinese():
+    assert len(sentences()) > 120
+    missing = sorted(sentences() - set(CHINESE))
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("english", CHINESE)
+def test_both_languages_have_the_same_values(english):
+    def values(text):
+        return sorted(FIELD.findall(text.replace("{wan}", "{millions}")))  # Chinese counts in tens of thousands
+
+    assert values(english) == values(CHINESE[english])
+
+
+def test_what_is_not_known_stays_english():
+    _ = Translator("zh")
+    assert _("A sentence of {kind}.", kind="its own") == "A sentence of its own."
+    assert (_.class_name("cat"), _.class_name("red_panda")) == ("猫", "red panda")
+    assert Translator("en").class_name("cat") == "cat"
+
+
+def test_errors_become_sentences_where_they_are_shown():
+    large = ImageError("has more than {limit} million pixels", limit=50)
+    assert Translator("zh").error(large) == "这个文件超过 5000 万像素。"
+    assert Translator("en").error(large) == "This file has more than 50 million pixels."
+    damaged = UserError("{file} cannot be read: {reason}.", file=Path("/home/somebody/a.pth"), reason="no {braces}")
+    assert Translator("en").error(damaged) == "a.pth cannot be read: no {braces}."
+    assert Translator("zh").error(UserError("is odd: {}")) == "is odd: {}"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "asked", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "", "zh"),
+        ("en-GB,en;q=0.9,zh;q=0.1", "", "en"),
+        ("fr-FR,zh;q=0.5", "", "zh"),
+        ("fr", "", "en"),
+        ("", "", "en"),
+        ("zh", "en", "en"),
+        ("en", "zh", "zh"),
+        ("en", "<script>", "en"),
+        ("zh;q=0,en", "", "en"),
+    ],
+)
+def test_the_language_to_begin_with(accepted, asked, language):
+    assert preferred_language(asked, accepted) == language

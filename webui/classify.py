@@ -1,0 +1,168 @@
+"""What a network says of one uploaded image or of many, for the page and for programs."""
+
+import contextlib
+import csv
+import io
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from classifier.cli import UserError
+from classifier.data import archives
+from classifier.data.images import is_image_path, load_image
+from classifier.inference.cam import overlay
+from classifier.inference.predictor import Prediction
+from classifier.text import no_formula
+from webui.components import Upload
+from webui.models import Loaded
+
+MAX_IMAGES = 500  # at once
+MAX_CAMS = 5  # most probable classes with a class activation map, which the page shows; programs get all classes
+BATCH_SIZE = 32
+CLEAR_MARGIN = 0.2  # in probability, of the first class over the second: with two classes, 60 to 40
+_reading_zip = threading.Lock()  # zipfile does not promise that threads may read one archive
+
+
+@dataclass
+class Answer:
+    """What a network says of one image."""
+
+    probabilities: dict[str, float]  # by class, the most probable first
+    is_ood: bool  # unlike the training images, so none of the classes
+    cams: dict[str, bytes] = field(default_factory=dict)  # by class, PNGs to lay over the image
+    thumbnail: Image.Image | None = None
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> str:
+        """The most probable class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def verdict(self) -> str:
+        """ "sure", "not sure" or "neither"."""
+        if self.is_ood:
+            return "neither"
+        first, second = [*self.probabilities.values(), 0.0][:2]
+        return "sure" if first >= 0.5 and first - second >= CLEAR_MARGIN else "not sure"
+
+    def to_json(self) -> dict:
+        """Return what programs get: {"label": "cat", "verdict": "sure", "confidences": [{"label": ...}, ...], ...}."""
+        confidences = [{"label": label, "confidence": value} for label, value in self.probabilities.items()]
+        timing = {"milliseconds": round(1000 * self.seconds, 1)}
+        return {"label": self.best, "verdict": self.verdict, "confidences": confidences} | timing
+
+
+Row = tuple[str, Answer | UserError]  # an image's name, and the answer or why there is none
+
+
+def classify(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
+    """Return the answer to one image, with class activation maps.
+
+    Args:
+        loaded: the network.
+        path: of the image.
+        thumbnail: longer side of a small copy in pixels; 0: none.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    start = time.perf_counter()
+    image, pixels = _open(loaded, path)
+    prediction, maps = loaded.predict(pixels.unsqueeze(0).to(loaded.compute.device))
+    answer, classes = _answer(loaded, prediction, 0), loaded.checkpoint.classes
+    for name in itertools.islice(answer.probabilities, MAX_CAMS):
+        answer.cams[name] = overlay(maps[0, classes.index(name)], loaded.checkpoint.preprocess, image.size)
+    answer.seconds = time.perf_counter() - start
+    answer.thumbnail = _shrunk(image, thumbnail)
+    return answer
+
+
+def classify_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0) -> Iterator[list[Row]]:
+    """Yield rows for each upload and each image in a zip, some at a time, in their order; at most MAX_IMAGES + 1."""
+
+    def opened(image: tuple[str, str, int | UserError | None]) -> tuple:
+        name, path, member = image
+        try:
+            if isinstance(member, UserError):
+                raise member
+            decoded, pixels = _open(loaded, path if member is None else _read_member(path, member))
+            return name, pixels, _shrunk(decoded, thumbnail)
+        except UserError as error:
+            return name, error, None
+
+    images = itertools.islice(_images(uploads), MAX_IMAGES + 1)
+    with ThreadPoolExecutor(2) as pool, contextlib.closing(pool.map(opened, images)) as results:
+        while batch := list(itertools.islice(results, BATCH_SIZE)):
+            pixels = [found for _, found, _ in batch if isinstance(found, Tensor)]
+            if pixels:
+                prediction, _ = loaded.predict(torch.stack(pixels).to(loaded.compute.device))
+            index, rows = itertools.count(), []
+            for name, found, small in batch:
+                if isinstance(found, Tensor):
+                    found = _answer(loaded, prediction, next(index))
+                    found.thumbnail = small
+                rows.append((name, found))
+            yield rows
+
+
+def to_csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
+    """Return rows for a spreadsheet: file, answer, probability of each class, note."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(("file", "answer", *map(no_formula, classes), "note"))
+    for name, answer in rows:
+        if isinstance(answer, UserError):
+            writer.writerow((no_formula(name), "", *[""] * len(classes), str(answer)))
+            continue
+        given = "neither" if answer.is_ood else answer.best
+        note = "" if answer.verdict == "sure" else f"{answer.verdict}; the nearest class is {answer.best}"
+        probabilities = (f"{answer.probabilities[name]:.5g}" for name in classes)
+        writer.writerow((no_formula(name), no_formula(given), *probabilities, note))
+    return "\ufeff" + file.getvalue()
+
+
+def _images(uploads: Sequence[Upload]) -> Iterator[tuple[str, str, int | UserError | None]]:
+    """Yield (name, path, member) of all images; the member is a number in a zip, or why the zip cannot be used."""
+    for path, name in uploads:
+        if not path.lower().endswith(".zip"):
+            yield name, path, None
+            continue
+        try:
+            members = sorted(member for member in archives.members(path) if is_image_path(member[0]))
+            archives.check_images(path, members)
+            if not members:
+                raise UserError("{file} holds no images", file=path)
+            yield from (("/".join((name, *parts)), path, number) for parts, number in members)
+        except UserError as error:
+            yield name, path, error
+
+
+def _read_member(path: str, number: int) -> bytes:
+    with _reading_zip:
+        return archives.read_member(path, number)
+
+
+def _open(loaded: Loaded, source: str | bytes) -> tuple[Image.Image, Tensor]:
+    preprocess = loaded.checkpoint.preprocess
+    image = load_image(source, preprocess.size)
+    return image, preprocess.pixels(image)
+
+
+def _answer(loaded: Loaded, prediction: Prediction, index: int) -> Answer:
+    probabilities = zip(loaded.checkpoint.classes, prediction.probabilities[index].tolist(), strict=True)
+    return Answer(dict(sorted(probabilities, key=lambda item: -item[1])), bool(prediction.is_ood[index]))
+
+
+def _shrunk(image: Image.Image, side: int) -> Image.Image | None:
+    if not side:
+        return None
+    image.thumbnail((side, side))
+    return image
