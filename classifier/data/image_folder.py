@@ -38,7 +38,7 @@ class ImageFolder(datasets.ImageFolder):
     def __init__(self, root: str | os.PathLike):
         super().__init__(Path(root), loader=load_image, is_valid_file=has_image_extension)
         self.corrected = ""
-        self._set_samples(self.samples)
+        self.paths, self.labels = [path for path, _ in self.samples], self.targets
 
     def find_classes(self, directory: str | os.PathLike) -> tuple[list[str], dict[str, int]]:
         """Return the sub-folders, sorted, without hidden and system folders, and the label of each."""
@@ -62,10 +62,12 @@ class ImageFolder(datasets.ImageFolder):
             if is_valid_file(name)
         ]
 
-    def _set_samples(self, samples: list[tuple[str, int]]) -> None:
-        self.samples = self.imgs = samples
-        self.paths = [path for path, _ in samples]
-        self.targets = self.labels = [label for _, label in samples]
+    def _copy(self, samples: list[tuple[str, int]]) -> "ImageFolder":
+        other = copy.copy(self)
+        other.samples = other.imgs = samples
+        other.paths, other.labels = [path for path, _ in samples], [label for _, label in samples]
+        other.targets = other.labels
+        return other
 
     def counts(self) -> dict[str, int]:
         """Return the number of images of each class."""
@@ -74,15 +76,13 @@ class ImageFolder(datasets.ImageFolder):
 
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
         """Return the images with these indices, in this order, with all classes."""
-        part = copy.copy(self)
-        part._set_samples([self.samples[i] for i in indices])
-        return part
+        return self._copy([self.samples[i] for i in indices])
 
     def with_classes(self, classes: Sequence[str]) -> "ImageFolder":
         """Return the same images labelled by their class's position in `classes`, which may have further names."""
-        other = copy.copy(self)
-        other.classes, other.class_to_idx = list(classes), {name: label for label, name in enumerate(classes)}
-        other._set_samples([(path, other.class_to_idx[self.classes[label]]) for path, label in self.samples])
+        labels = {name: label for label, name in enumerate(classes)}
+        other = self._copy([(path, labels[self.classes[label]]) for path, label in self.samples])
+        other.classes, other.class_to_idx = list(classes), labels
         return other
 
     def relative_paths(self) -> list[str]:
@@ -176,23 +176,19 @@ def _corrected(folder: ImageFolder, every_class: bool) -> ImageFolder:
     if not table.is_file():
         return folder
     decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths)
-    samples, relabelled = list(folder.samples), 0
-    for index, correction in decided.items():
-        path, label = samples[index]
-        if correction.decision == corrections.RELABEL:
-            samples[index] = path, folder.class_to_idx[correction.right]
-            relabelled += samples[index][1] != label
-    left_out = {index for index, correction in decided.items() if correction.decision == corrections.LEAVE_OUT}
-    before, folder = folder.counts(), copy.copy(folder)
-    folder.corrected = corrections.summary(relabelled, len(left_out), remarks)
-    folder._set_samples([sample for index, sample in enumerate(samples) if index not in left_out])
-    empty = [name for name, count in folder.counts().items() if before[name] and not count]
+    right = {i: folder.class_to_idx[c.right] for i, c in decided.items() if c.decision == corrections.RELABEL}
+    left_out = {i for i, c in decided.items() if c.decision == corrections.LEAVE_OUT}
+    relabelled = sum(folder.labels[i] != label for i, label in right.items())
+    samples = enumerate(folder.samples)
+    result = folder._copy([(path, right.get(i, label)) for i, (path, label) in samples if i not in left_out])
+    result.corrected = corrections.summary(relabelled, len(left_out), remarks)
+    empty = [name for name, count in result.counts().items() if not count]
     if empty and every_class:
         raise UserError(
             f"{table} leaves {folder.root} without images of {', '.join(empty)}. Add images, or undo decisions by "
             "deleting their rows."
         )
-    return folder
+    return result
 
 
 def train_and_val(root: Path, share: float, fold: int = 1, corrected: bool = True) -> tuple[ImageFolder, ImageFolder]:
