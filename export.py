@@ -17,7 +17,6 @@ by up to 13 of 255. 12 megapixels take 0.3 seconds of one core, so a program sho
 their size, as training did. Before the file is written, its answers are compared with the network's on some images.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -39,14 +38,13 @@ from classifier import checkpoint as checkpoints
 from classifier import cli
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data.images import ImageError, has_image_extension, load_image
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.files import atomic_write
 from classifier.inference.predictor import build_predictor, fold_batch_norm
 from classifier.text import plural
 
-MAX_EXAMPLES = 16  # images that the file's answers are checked with
+EXAMPLES = 16  # images that the file's answers are checked with
 TOLERANCE = 0.0005  # between a probability of the file and the network's
 WEIGHT_STEPS = 2**22  # in which Pillow's resize counts the weights of pixels
 
@@ -58,7 +56,7 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({model})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-image = Image.open({image})
+image = Image.open("image.jpg")
 image.draft(None, ({side}, {side}))  # large JPEGs are decoded at a fraction of their size, which is faster
 image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 (probabilities,) = session.run(["probabilities"], {{"picture": image[None]}})
@@ -156,8 +154,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with atomic_write(target) as file:  # opened before the work, so that a read-only folder shows at once
             content = onnx_bytes(checkpoint, metadata(checkpoint))
-            images, kind, example = example_images(preprocess.size)
-            difference = largest_difference(content, checkpoint, images)
+            difference = largest_difference(content, checkpoint, example_images())
             if not difference <= TOLERANCE:  # or NaN
                 raise UserError(
                     f"Nothing is written: the ONNX of {path} differs from the network by {difference:.2g} in a "
@@ -169,10 +166,9 @@ def main(args: Sequence[str] | None = None) -> None:
         reason = error.strerror or error
         raise UserError(f"{target} cannot be written ({reason}). Choose another place with --output.") from error
     print(f"written    {target}, {len(content) / 1e6:.1f} MB, in {time.perf_counter() - start:.0f} seconds")
-    print(f"checked    on {plural(len(images), kind)}: probabilities differ by at most {difference:.1g}")
+    print(f"checked    on {EXAMPLES} generated images: probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
-    model, image = (json.dumps(file.as_posix(), ensure_ascii=False) for file in (target, example))
-    snippet = SNIPPET.format(model=model, image=image, side=2 * preprocess.size)
+    snippet = SNIPPET.format(model=json.dumps(target.as_posix(), ensure_ascii=False), side=2 * preprocess.size)
     print("    " + snippet.replace("\n", "\n    ").rstrip())
 
 
@@ -232,20 +228,11 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def example_images(size: int) -> tuple[list[Image.Image], str, Path]:
-    """Return images of dataset/test, otherwise generated ones; what they are, and the file of one."""
-    paths = sorted(path for path in Path("dataset/test").rglob("*") if has_image_extension(path.name))
-    images, opened = [], []
-    for path in paths[:: -(-len(paths) // MAX_EXAMPLES) or 1]:
-        with contextlib.suppress(ImageError):
-            images.append(load_image(path, size))
-            opened.append(path)
-    if images:
-        return images, "test image", opened[0]
-    pixels = np.random.default_rng(0).integers(0, 256, (MAX_EXAMPLES, 7, 5, 3), dtype=np.uint8)
-    sizes = [(192, 192 - 6 * n) for n in range(MAX_EXAMPLES)]  # of several proportions, as photographs are
-    images = [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x, size in zip(pixels, sizes, strict=True)]
-    return images, "generated image", Path("image.jpg")
+def example_images() -> list[Image.Image]:
+    """Return generated images of several proportions."""
+    pixels = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 7, 5, 3), dtype=np.uint8)
+    sizes = [(300, 300 - 15 * n) for n in range(EXAMPLES)]
+    return [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x, size in zip(pixels, sizes, strict=True)]
 
 
 def largest_difference(content: bytes, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> float:

@@ -21,7 +21,7 @@ from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference.predictor import Prediction, build_predictor
 from resnet import Bottleneck, ResNet
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_script
+from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
 from tests.test_predictor import trained
 from zoo import MODELS
 from zoo.densenet import DenseNet
@@ -73,10 +73,9 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder, as the current one, with a few test images and module/places.pth."""
+    """A project folder, as the current one, with module/places.pth."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, "places", Places)
-    make_images(Path("dataset/test"), {"across": 2, "down": 2})
     checkpoints.save(places(Preprocess(size=SIZE)), Path("module/places.pth"))
     return tmp_path
 
@@ -188,14 +187,11 @@ def test_the_file_describes_itself(project):
     assert np.abs(softer - plain).max() > 0.02
 
 
-@pytest.mark.parametrize("images", [True, False], ids=["test images", "none"])
-def test_without_a_name_the_newest_weights(project, capsys, images):
-    if not images:
-        Path("dataset").rename("elsewhere")
+def test_without_a_name_the_newest_weights(project, capsys):
     export.main([])
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert "module/places.onnx" in shown and ("on 4 test images" if images else "on 16 generated images") in shown
+    assert "module/places.onnx" in shown and "on 16 generated images" in shown
 
 
 def test_an_existing_file_stays(project):
@@ -249,7 +245,7 @@ def test_packages_that_are_missing(project, monkeypatch, name):
 
 def test_as_a_process_and_what_it_prints_runs(tmp_path):
     torch.manual_seed(0)
-    make_images(tmp_path / "dataset" / "test", {"across": 3, "红 向下": 3}, size=50)
+    photograph(50, 40).save(tmp_path / "image.jpg", quality=95)
     network = trained(MODELS["resnet18"](num_classes=3))
     checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), network.state_dict())
     checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
@@ -264,7 +260,6 @@ def test_as_a_process_and_what_it_prints_runs(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8"
     )
     assert used.returncode == 0 and used.stderr == "", used.stderr
-    image = load_image(tmp_path / "dataset" / "test" / "across" / "0.png", 32)
-    (expected,) = own(checkpoint, [image]).probabilities.numpy()
+    (expected,) = own(checkpoint, [load_image(tmp_path / "image.jpg", 32)]).probabilities.numpy()
     name, probability = used.stdout.rstrip().rsplit(" ", 1)
     assert name == CLASSES[expected.argmax()] and float(probability) == pytest.approx(expected.max(), abs=1e-3)
