@@ -92,7 +92,7 @@ def main() -> None:
             prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
         except BrokenPipeError:  # of standard output
             raise
-        except OSError as error:  # a full disk, a folder without permission: the text names the file
+        except OSError as error:  # a full disk, a folder without permission
             raise UserError(f"{output} could not be filled: {error}") from None
 
 
@@ -211,11 +211,10 @@ def read_manifest(output: Path) -> dict:
 
 def refuse(output: Path) -> NoReturn:
     """Raise the UserError for an output that holds something else."""
-    was = read_manifest(output)
-    origin = "not made by prepare.py"
+    was, origin = read_manifest(output), "not made by prepare.py"
     if "source" in was:
-        shard_size = was["settings"].get("shard_size")
-        shards = f" --shards --shard-size {shard_size}" if shard_size else ""
+        size = was["settings"].get("shard_size")
+        shards = f" --shards --shard-size {size}" if size else ""
         origin = f"made from {was['source']} with --test {was['settings']['test']:g}{shards}"
     raise UserError(
         f"{output} already holds {', '.join(outputs.occupied(output, RESULTS))}, {origin}. Two sources, or two splits, "

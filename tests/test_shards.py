@@ -167,7 +167,7 @@ DAMAGES = [
     (lambda at: (at / "shards.json").write_text('{"version": 1}'), "", "is damaged, or no index"),
     (lambda at: edit(at / "shards.json", lambda v: v.update(version=2)), "", "no index of shards of version 1"),
     (lambda at: edit(at / "shards.json", lambda v: v["shards"][0].update(name="../a.tar")), "", "is damaged"),
-    (lambda at: edit(at / "shards.json", lambda v: v["shards"][0].update(counts=[1])), "", "is damaged"),
+    (lambda at: edit(at / "shards.json", lambda v: v["shards"][0].update(counts=[1, "1"])), "", "is damaged"),
     (lambda at: edit(at / "shards.json", lambda v: v["classes"].append("x")), "", "is damaged"),
     (lambda at: os.truncate(at / "00004.tar", 4000), "", r"00004\.tar .*it has 4,000 bytes, expected 20,480"),
     (

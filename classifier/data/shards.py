@@ -36,7 +36,7 @@ from classifier.data.transforms import Preprocess
 from classifier.distributed import RANK, WORLD_SIZE
 from classifier.text import plural
 
-INDEX, VERSION = "shards.json", 1
+INDEX, VERSION, URL = "shards.json", 1, ("http://", "https://")
 SHUFFLE_IMAGES = 1000  # encoded images in the shuffle buffer of each worker
 RETRY_PAUSES_S = (1, 5, 20)  # before each further attempt to read from a URL
 TIMEOUT_S = 30  # without an answer from a server
@@ -87,12 +87,7 @@ class ShardedImages:
 
 def is_shards(spec: str) -> bool:
     """Whether `--data` means shards: .tar files, a URL, or a folder with shards.json in it or in its train/."""
-    return is_url(spec) or spec.endswith(".tar") or any((Path(spec) / at / INDEX).is_file() for at in ("", "train"))
-
-
-def is_url(place: str) -> bool:
-    """Whether this is a URL and no path."""
-    return re.match("https?://", place) is not None
+    return spec.startswith(URL) or spec.endswith(".tar") or any(Path(spec, at, INDEX).is_file() for at in ("", "train"))
 
 
 def read(spec: str) -> ShardedImages:
@@ -105,7 +100,7 @@ def read(spec: str) -> ShardedImages:
     Raises:
         UserError: the index or a shard is missing, damaged or of another size, or a class has no images.
     """
-    root, names = (spec if is_url(spec) else Path(spec).as_posix()).rstrip("/"), ""
+    root, names = (spec if spec.startswith(URL) else Path(spec).as_posix()).rstrip("/"), ""
     if root.endswith(".tar"):
         root, _, names = root.rpartition("/")
     elif (Path(root) / "train" / INDEX).is_file():
@@ -115,7 +110,7 @@ def read(spec: str) -> ShardedImages:
         images = replace(images, shards=_named(images, names))
     if empty := [name for name, count in images.counts().items() if not count]:
         raise UserError(f"The shards of {spec} hold no images of {', '.join(empty)}. Name more shards.")
-    for shard in () if is_url(root) else images.shards:  # from a server each is read only when it is needed
+    for shard in () if root.startswith(URL) else images.shards:  # from a server each is read when it is needed
         _open(f"{images.root}/{shard.name}", shard.bytes).close()
     return images
 
@@ -162,9 +157,7 @@ def _read_index(root: str) -> ShardedImages:
         images = ShardedImages(root, list(index["classes"]), [Shard(**one) for one in index["shards"]])
         fits = index["version"] == VERSION and images.shards and len(set(images.classes)) == len(images.classes) > 1
         for shard in images.shards:
-            numbers = [shard.bytes, *shard.counts]
-            fits &= len(shard.counts) == len(images.classes) and isinstance(shard.fingerprint, str)
-            fits &= all(isinstance(number, int) and number >= 0 for number in numbers)
+            fits &= len(shard.counts) == len(images.classes) and min(shard.bytes, *shard.counts) >= 0
             fits &= re.fullmatch(r"\w[\w.-]*\.tar", shard.name) is not None  # never in another folder
     except UserError as error:
         raise UserError(f"{error}\nExpected a folder of shards with {INDEX}; {advice}") from None
@@ -356,9 +349,9 @@ def _open(place: str, size: int = 0) -> BinaryIO:
     Raises:
         UserError: the file cannot be read or has another size.
     """
-    for pause in (*RETRY_PAUSES_S, None) if is_url(place) else (None,):
+    for pause in (*RETRY_PAUSES_S, 0) if place.startswith(URL) else (0,):
         try:
-            if is_url(place):
+            if place.startswith(URL):
                 with urllib.request.urlopen(place, timeout=TIMEOUT_S) as answer:
                     file = tempfile.TemporaryFile()  # noqa: SIM115
                     shutil.copyfileobj(answer, file)
@@ -374,6 +367,5 @@ def _open(place: str, size: int = 0) -> BinaryIO:
             problem = getattr(error, "strerror", None) or str(error).strip("<>")
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 429):
                 break
-        if pause is not None:
-            time.sleep(pause)
+        time.sleep(pause)
     raise UserError(f"{place} cannot be read ({problem}). Get it again.")

@@ -80,7 +80,7 @@ def _append(url: str, part: Path, found: int, size: int) -> None:
         if int(total) != size:
             raise UserError(f"{url} has {int(total):,} bytes, expected {size:,}: it is another file now.")
         if start not in (0, found):
-            raise http.client.HTTPException(f"asked for byte {found:,}, was given {start:,}")
+            raise http.client.HTTPException(f"it answers from byte {start:,} and not from {found:,}")
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,

@@ -53,17 +53,14 @@ def staged(output: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
 
     With any exception both vanish and `output` is as before.
     """
-    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=output))
-    try:
-        scratch, result = staging / "scratch", staging / "result"
+    with tempfile.TemporaryDirectory(prefix=STAGING, dir=output, ignore_cleanup_errors=True) as staging:
+        scratch, result = Path(staging, "scratch"), Path(staging, "result")
         scratch.mkdir()
         result.mkdir()
         yield scratch, result
         if hasattr(os, "sync"):
             os.sync()  # the images reach the disk before the name that says they are there
         result.rename(output / READY)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     publish(output, names)
 
 
@@ -74,9 +71,7 @@ def publish(output: Path, names: Sequence[str]) -> None:
         UserError: something else stands in a place.
     """
     ready = output / READY
-    for name in names:
-        if not (ready / name).exists():
-            continue
+    for name in (name for name in names if (ready / name).exists()):
         if occupied(output, [name]):
             raise UserError(f"{output / name} has appeared meanwhile. Move it away and run the same command again.")
         if (output / name).is_dir():

@@ -24,7 +24,6 @@ SPLITS = {
     "test": "test", "testing": "test", "test1": "test",  # test1: Kaggle's
 }  # fmt: skip
 NUMBERED = re.compile(r"(.+?)\.\d+\.\w+")  # Kaggle's cat.0.jpg
-UNREAD = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zX": "xz"}
 SPARE_BYTES = 100_000_000  # of the disk stay free
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -72,31 +71,24 @@ def read_source(source: Path, scratch: Path) -> Source:
     """
     kind = _kind(source)
     found = _read_zip(source, scratch) if kind == "zip" else (_read_folder if kind == "folder" else _read_list)(source)
-    if not found.images:
-        zips = sorted(source.glob("*.zip")) if kind == "folder" else []
-        raise UserError(
-            f"{source} holds no image with a class ({plural(found.unlabelled, 'image')} without a class, "
-            f"{plural(found.ignored, 'other file')}). Expected a folder per class, at least two of them with images; "
-            "or file names like cat.0.jpg; or a list with 'path class' per line."
-            + (f" It holds {zips[0].name}: give that file." if zips else "")
-        )
-    classes = {image.label for image in found.images}
+    classes = sorted({image.label for image in found.images})
     if len(classes) < 2:
-        raise UserError(f"All {len(found.images)} images of {source} have the class '{classes.pop()}'. Two are needed.")
+        zips = "".join(f" It holds {path.name}: give that file." for path in sorted(source.glob("*.zip"))[:1])
+        raise UserError(
+            f"{source} holds images of {plural(len(classes), 'class', 'classes')} {', '.join(classes)}, and two are "
+            f"needed ({plural(found.unlabelled, 'image')} without a class, {plural(found.ignored, 'other file')}). "
+            f"Expected a folder per class, file names like cat.0.jpg, or a list with 'path class' per line.{zips}"
+        )
     return _settle_split(found)
 
 
 def fingerprint(source: Path) -> str:
     """Hash names, sizes and checksums or times, so that a changed source is noticed. Raises UserError."""
-    kind = _kind(source)
-    if kind == "zip":
+    if _kind(source) == "zip":
         lines = [f"{of.orig_filename}|{of.file_size}|{of.CRC}" for of in archives.open_zip(source).infolist()]
-    elif kind == "folder":
-        files = ((file, file.stat()) for file in _files(source))
+    else:  # of a list, the files in it do not count
+        files = ((file, file.stat()) for file in ([source] if source.is_file() else _files(source)))
         lines = [f"{file.relative_to(source).as_posix()}|{of.st_size}|{of.st_mtime_ns}" for file, of in files]
-    else:
-        files = ((name, label, _stat(file)) for name, label, file in _list_rows(source))
-        lines = [f"{name}|{label}|{of and (of.st_size, of.st_mtime_ns)}" for name, label, of in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
@@ -140,12 +132,13 @@ def _kind(source: Path) -> str:
         raise UserError(f"{source} cannot be read ({error.strerror}). Give a zip, a folder or a text list.") from None
     if head.startswith(b"PK"):
         return "zip"
-    for start, name in UNREAD.items():
-        if head.startswith(start):
-            raise UserError(f"{source} is a {name} archive. Unpack it and give the folder.")
-    if source.suffix.lower() == ".zip" or not head or (b"\0" in head and head[:2] not in UTF_16):
+    is_text = not any(byte in head for byte in (0, 0x1F, 0xFF)) or head[:2] in UTF_16
+    if source.suffix.lower() == ".zip" or not head or not is_text:
         shown = "empty" if not head else "a web page" if head.lstrip()[:1] == b"<" else "something else"
-        raise UserError(f"{source} is neither a zip nor a text list but {shown}. Get the file again, or give a folder.")
+        raise UserError(
+            f"{source} is neither a zip nor a text list but {shown}. Get the file again; unpack other archives "
+            "and give the folder."
+        )
     return "list"
 
 
@@ -196,14 +189,10 @@ def _files(folder: Path) -> list[Path]:
     while open_folders:
         here, above = open_folders.pop()
         real = os.path.realpath(here)
-        if real in above:
-            continue
-        try:
+        if real not in above:
             children = list(here.iterdir())
-        except OSError as error:
-            raise UserError(f"{here} cannot be read ({error.strerror}).") from None
-        open_folders += [(child, (*above, real)) for child in children if child.is_dir()]
-        found += [child for child in children if child.is_file()]
+            open_folders += [(child, (*above, real)) for child in children if child.is_dir()]
+            found += [child for child in children if child.is_file()]
     return found
 
 
@@ -244,37 +233,33 @@ def _class_name(label: str) -> str:
 def _settle_split(found: Source) -> Source:
     """Turn train, val and test into train and test; a split without train, or of train alone, is none."""
     given = {image.split for image in found.images}
-    if "train" not in given or given <= {"train", None}:
-        return replace(found, images=[replace(image, split=None) for image in found.images])
-    into = {"train": "train", "test": "test", "val": "train" if "test" in given else "test"}
-    notes = list(found.notes)
-    if "val" in given:
-        reason = "train.py chooses its own" if "test" in given else "there is no test part"
-        notes.append(f"the validation images of the source join {into['val']}: {reason}")
-    images = [replace(image, split=into[image.split or "train"]) for image in found.images]
-    return replace(found, images=images, notes=notes)
+    is_split = "train" in given and not given <= {"train", None}
+    val = "train" if "test" in given else "test"
+    for image in found.images:
+        image.split = (val if image.split == "val" else image.split or "train") if is_split else None
+    if is_split and "val" in given:
+        reason = "train.py chooses its own" if val == "train" else "there is no test part"
+        found.notes.append(f"the validation images of the source join {val}: {reason}")
+    return found
 
 
 # ---- text list
 
 
 def _read_list(path: Path) -> Source:
-    listed = [(name, label, file, _stat(file)) for name, label, file in _list_rows(path)]
-    if not any(of for *_, of in listed):
-        raise UserError(
-            f"{path}: none of its {plural(len(listed), 'file')} exists. The first was expected at {listed[0][2]}; "
-            "paths are relative to the folder of the list."
-        )
+    rows = _list_rows(path)
     images = [
-        SourceImage(name, label, None, file, None, of.st_size if of else 0)
-        for name, label, file, of in listed
-        if has_image_extension(file)
+        SourceImage(name, label, None, file, None, file.stat().st_size if os.path.isfile(file) else 0)  # noqa: PTH113
+        for name, label in rows
+        if has_image_extension(file := path.resolve().parent / name)
     ]
-    return Source(images, len(listed) - len(images))
+    if not any(image.size for image in images):
+        raise UserError(f"{path}: none of its files exists. Paths are relative to the folder of the list.")
+    return Source(images, len(rows) - len(images))
 
 
-def _list_rows(path: Path) -> list[tuple[str, str, Path]]:
-    """Read a list as (path as written, class, file), without heading, empty lines and `#` comments.
+def _list_rows(path: Path) -> list[tuple[str, str]]:
+    """Read a list as (path, class), without heading, empty lines and `#` comments.
 
     A tab, a comma or white space separates the two; paths may hold the other separators, and `/` or backslashes.
 
@@ -292,25 +277,12 @@ def _list_rows(path: Path) -> list[tuple[str, str, Path]]:
     bad = next((line for line, row in zip(lines, rows, strict=True) if not all(row)), None if rows else "none")
     if bad:
         raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[:80]}'.")
-    return [(name, _class_name(label), path.resolve().parent / name) for name, label in rows]
+    return [(name, _class_name(label)) for name, label in rows]
 
 
 def _split_line(line: str, separator: str | None) -> tuple[str, str]:
-    if separator == ",":
-        try:
-            *fields, label = next(csv.reader([line]))
-        except csv.Error:
-            return "", ""
-        name = ",".join(fields)
-    else:
-        *names, label = line.rsplit(separator, 1)
-        name = "".join(names)
-    return name.strip().replace("\\", "/"), label.strip()
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    """Return size and time of a file, None where it does not exist or no file could have this name."""
     try:
-        return file.stat() if file.is_file() else None
-    except (OSError, ValueError):
-        return None
+        *fields, label = next(csv.reader([line])) if separator == "," else line.rsplit(separator, 1)
+    except csv.Error:
+        return "", ""
+    return ",".join(fields).strip().replace("\\", "/"), label.strip()
