@@ -7,10 +7,14 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
+import train
+from classifier import checkpoint
 from classifier.cli import UserError
 from classifier.device import Compute, native_format, select_compute, select_device
 from tests.conftest import ENVIRONMENT, REPOSITORY
+from zoo import MODELS
 
 BFLOAT16 = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"  # what this processor computes natively
 
@@ -160,3 +164,40 @@ for gpus, mps, name in json.loads(sys.argv[1]):
     lines = output(start(code, json.dumps(list(cases)), LOCAL_WORLD_SIZE="3", LOCAL_RANK="1")).splitlines()
     for line, (case, words) in zip(lines, cases.items(), strict=True):
         assert all(word in line for word in words), (case, line)
+
+
+# ---------------------------------------------------------------------------------- the same command, the same weights
+
+
+class Small(nn.Sequential):
+    """Convolutions, which are computed in the chosen format, and few weights to save."""
+
+    def __init__(self, num_classes: int = 1000):
+        layers = nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
+
+
+def test_ten_runs_beside_other_work_have_the_same_weights(bars, tmp_path, monkeypatch):
+    """No stop watch decides about the format, so a busy machine gives the weights that an idle one gives."""
+    monkeypatch.setitem(MODELS, "small", Small)
+    command = ["train.py", "--data", str(bars), "--model", "small", "--name", "run", "--epochs", "1", "--size", "32"]
+    monkeypatch.setattr(sys, "argv", [*command, "--batch-size", "16", "--workers", "0", "--device", "cpu"])
+    busy, weights = [start("while True: pass") for _ in range(2)], []
+    try:
+        for run in range(10):
+            folder = tmp_path / str(run)
+            folder.mkdir()
+            monkeypatch.chdir(folder)
+            train.main()
+            weights.append(checkpoint.load(folder / "module" / "run.last.pth"))
+            if run == 4:  # the first five beside other work, the others not
+                for process in busy:
+                    process.kill()
+    finally:
+        for process in busy:
+            process.kill()
+            process.communicate()
+    assert {saved.resume["format"] for saved in weights} == {select_compute("cpu", "auto").format}
+    for other in weights[1:]:
+        for name, value in weights[0].state_dict.items():
+            assert torch.equal(other.state_dict[name], value), name
