@@ -143,11 +143,6 @@ def data_parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network) if WORLD_SIZE > 1 else network
 
 
-def no_sync(network: nn.Module) -> contextlib.AbstractContextManager:
-    """Return a context without gradient averaging, for all micro-batches of a step but the last."""
-    return network.no_sync() if WORLD_SIZE > 1 else contextlib.nullcontext()
-
-
 def broadcast_buffers(network: nn.Module) -> None:
     """Give every process the main process's batch norm statistics."""
     if WORLD_SIZE > 1:

@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # one thread, in processes and here: the machine may be busy, and another number of threads gives other last digits
 ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
+# train.py's flags for a run of some seconds
+TINY = ("--model", "tiny", "--size", 32, "--batch-size", 16, "--workers", 0, "--name", "run", "--device", "cpu")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes would ignore Ctrl-C
 
 
@@ -61,6 +63,34 @@ def make_images(root: Path, classes: dict[str, int], size: int = 40, seed: int =
             pixels[tuple(bar)] += 150 - 30 * (label // 2)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return root
+
+
+def same(a: object, b: object) -> bool:
+    """Whether both are equal bit for bit, whatever the nesting."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture
+def run(bars, tmp_path, monkeypatch):
+    """`run(*arguments, fault=, at=)` trains a tiny network on `bars`, in this process and in a folder of its own."""
+    from tests import tiny  # imports train.py, which most tests do without
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(tiny.MODELS, "tiny", tiny.Tiny)  # and takes it away in the end
+
+    def call(*arguments: object, fault: object = "none", at: int = 0) -> None:
+        tiny.register(fault, at)
+        begin = () if "--resume" in arguments and "auto" not in arguments else ("--data", bars, *TINY)
+        with tiny.own_signals():
+            tiny.train.main([str(word) for word in (*begin, *arguments)])
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision import datasets
 
 from classifier.cli import UserError
-from classifier.data import corrections
 from classifier.data.images import has_image_extension, load_image
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
@@ -172,6 +171,10 @@ def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | Non
 
 
 def _corrected(folder: ImageFolder, every_class: bool) -> ImageFolder:
+    if not any((place / "corrections.csv").is_file() for place in (Path(folder.root), Path(folder.root).parent)):
+        return folder
+    from classifier.data import corrections  # not at the top: few folders have them
+
     table = corrections.table_of(folder.root)
     if not table.is_file():
         return folder

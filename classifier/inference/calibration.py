@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifier.checkpoint import Checkpoint
-from classifier.data import loaders, shards
+from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.data.shards import ShardedImages
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
@@ -69,8 +68,10 @@ def infer_features(
     return torch.cat(logits).cpu(), [torch.cat(values).cpu() for values in zip(*features, strict=True)]
 
 
-def _some(part: ImageFolder | ShardedImages, preprocess: Preprocess) -> Iterable[tuple[Tensor, Tensor]]:
-    if isinstance(part, ShardedImages):  # whose images are shuffled
+def _some(part: ImageFolder, preprocess: Preprocess) -> Iterable[tuple[Tensor, Tensor]]:
+    if not isinstance(part, ImageFolder):  # but ShardedImages, which are shuffled
+        from classifier.data import shards  # not at the top: rarely needed
+
         batches = shards.val_loader(part, preprocess, BATCH_SIZE, rank=0, world_size=1)
         return itertools.islice(batches, MAX_OOD_IMAGES // BATCH_SIZE)
     return loaders.loader(loaders.ImageDataset(balanced_subset(part), preprocess, threads=2), BATCH_SIZE)

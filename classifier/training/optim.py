@@ -1,57 +1,68 @@
-"""How weights are moved: which loss, at which rate and decay each, and their average over time."""
+"""How the weights are updated: loss, parameter groups, and the schedules of learning rate, image size and EMA."""
 
+import math
 from collections import defaultdict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-AUXILIARY = 0.3  # weight of the loss of each of GoogLeNet's auxiliary classifiers, as in its paper
+from classifier.training.config import TrainConfig
+
+AUXILIARY_WEIGHT = 0.3  # of the loss of each of GoogLeNet's auxiliary classifiers, as in its paper
 
 
 def training_loss(
-    outputs: Tensor | tuple[Tensor, ...], targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None
+    outputs: Tensor | tuple[Tensor, ...], targets: Tensor, label_smoothing: float = 0.0, weight: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of the logits, and of those of auxiliary classifiers where a network gives any in training.
+    """Return the cross-entropy of the logits, plus that of auxiliary classifiers where a network has them.
 
     Args:
         outputs: (N, classes), or several of them, the network's own logits first.
-        targets: (N,) labels, or (N, classes) shares of mixed images.
-        smoothing: share of the truth that is spread over all classes.
+        targets: (N,) labels, or (N, classes) probabilities of mixed images.
+        label_smoothing: share of each label that is spread over all classes.
         weight: (classes,) or None.
     """
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=smoothing)
+    loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=label_smoothing)
     for other in auxiliary:
-        loss = loss + AUXILIARY * F.cross_entropy(other.float(), targets, weight, label_smoothing=smoothing)
+        loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(
+            other.float(), targets, weight, label_smoothing=label_smoothing
+        )
     return loss
 
 
-def parameter_groups(network: nn.Module, weight_decay: float, early_lr: float = 1.0) -> list[dict]:
-    """Groups for the optimiser, each with the `share` of the learning rate that it gets.
+def param_groups(model: nn.Module, weight_decay: float, early_lr: float = 1.0) -> list[dict]:
+    """Return groups for the optimizer, each with its `lr_scale`, a share of the learning rate.
 
     Kernels and matrices are decayed; biases and batch norm's scales, which have one dimension, are not. The first
-    quarter of the network's tensors gets the share `early_lr`, the last one all, and those between come between, evenly
-    on a logarithmic scale (Howard and Ruder, https://arxiv.org/abs/1801.06146: discriminative fine-tuning).
+    quarter of the tensors gets the scale `early_lr`, the last quarter 1, and those between lie between, evenly on a
+    logarithmic scale (Howard and Ruder, https://arxiv.org/abs/1801.06146: discriminative fine-tuning).
     """
-    parameters = list(network.parameters())
+    parameters = list(model.parameters())
     groups = defaultdict(list)
     for i, parameter in enumerate(parameters):
-        share = early_lr ** (1 - (4 * i // len(parameters)) / 3)
-        groups[share, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
-    return [{"params": members, "weight_decay": decay, "share": share} for (share, decay), members in groups.items()]
+        scale = early_lr ** (1 - (4 * i // len(parameters)) / 3)
+        groups[scale, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+    return [{"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()]
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """ema <- decay * ema + (1 - decay) * network; early on it forgets faster, so that it keeps up."""
-    decay = min(decay, (1 + step) / (10 + step))
-    averaged: list[list[Tensor]] = [[], []]
-    for mean, value in zip(ema.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            averaged[0].append(mean)
-            averaged[1].append(value)
-        else:
-            mean.copy_(value)  # batch norm counts its batches
-    get_ema_multi_avg_fn(decay)(*averaged, None)
+def lr_at(step: int, total_steps: int, cfg: TrainConfig) -> float:
+    """Return the learning rate: a linear warm-up, then half a cosine (https://arxiv.org/abs/1608.03983) or constant."""
+    warmup_steps = round(cfg.warmup * total_steps)
+    if step < warmup_steps:
+        return cfg.lr * (step + 1) / warmup_steps
+    if cfg.schedule == "constant":
+        return cfg.lr
+    return cfg.lr * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+
+def image_size_at(epoch: int, cfg: TrainConfig) -> int:
+    """Return the side of the training images: from `grow_from * size` evenly to `size`, in steps of 16 pixels."""
+    progress = epoch / (cfg.epochs - 1) if cfg.epochs > 1 else 1.0
+    side = cfg.size * (cfg.grow_from + progress * (1 - cfg.grow_from))
+    return cfg.size if cfg.size - side < 8 else max(32, 16 * round(side / 16))
+
+
+def ema_decay_at(step: int, cfg: TrainConfig) -> float:
+    """Return the decay of the moving average of the weights: smaller in the first steps, so that it keeps up."""
+    return min(cfg.ema, (1 + step) / (10 + step))

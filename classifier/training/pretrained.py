@@ -1,8 +1,7 @@
-"""Weights to begin with, instead of random ones: torchvision's of ImageNet, or those in any .pth."""
+"""Weights to begin with: torchvision's of ImageNet or those in any .pth; and training a new last layer on them."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,120 +9,170 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from classifier import checkpoint
+from classifier import checkpoint, distributed
+from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import loaders
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.evaluation.metrics import infer
+from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
+from classifier.text import plural
+from classifier.training.config import TrainConfig
+from classifier.training.datasets import Loaders
+from classifier.training.optim import training_loss
 from zoo import MODELS
 
 IMAGENET = "imagenet"
-BATCH = 32  # images at a time, where nothing is learned
+FEATURE_BATCH = 32  # images at a time, where features are computed
+L2_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the last layer's weights, to choose from
+MAX_ITERATIONS = 200  # of L-BFGS
+MAX_CLASSES_IN_MESSAGE = 8
 
 
-@dataclass(frozen=True)
-class PretrainedWeights:
-    """Weights, and how images have to look for them."""
-
-    source: str
-    model: str
-    classes: list[str]
-    preprocess: Preprocess
-    state_dict: dict[str, Tensor]
-
-
-def load_pretrained(source: str, model: str) -> PretrainedWeights:
-    """The weights that `--weights` names.
+def read_pretrained(source: str, model: str) -> Checkpoint:
+    """Return the weights that --weights names, with their classes and preprocessing.
 
     Args:
         source: "imagenet" or a .pth: one of ours, or a plain state_dict.
-        model: the network that they are for; of a .pth, empty for whatever it holds.
+        model: the network that they are for; empty for whatever a .pth holds.
 
     Raises:
-        UserError: no such file, weights of another network, or torchvision's could not be fetched.
+        UserError: no such file, weights of another network, or torchvision's could not be downloaded.
     """
-    if source == IMAGENET:
-        saved = _imagenet(model)
-    else:
-        saved = checkpoint.load(Path(source))
-        if model and saved.model != model:
-            raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
-    return PretrainedWeights(source, saved.model, saved.classes, saved.preprocess, saved.state_dict)
+    saved = _imagenet(model) if source == IMAGENET else checkpoint.load(Path(source))
+    if model and saved.model != model:
+        raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
+    return saved
 
 
-def look(source: str, model: str) -> tuple[str, Preprocess]:
-    """The network that `--weights` are for, and how images have to look for them; nothing is fetched.
-
-    Raises UserError as `read_beginning`.
-    """
+def peek(source: str, model: str) -> tuple[str, Preprocess]:
+    """Return the network and the preprocessing of --weights without downloading. Raises UserError."""
     if source == IMAGENET:
         model = model or "resnet18"
         return model, checkpoint.usual_preprocess(model)
-    beginning = load_pretrained(source, model)
-    return beginning.model, beginning.preprocess
+    weights = read_pretrained(source, model)
+    return weights.model, weights.preprocess
 
 
-def _imagenet(model: str) -> checkpoint.Checkpoint:
+def _imagenet(model: str) -> Checkpoint:
     weights = torchvision.models.get_model_weights(model).DEFAULT
     try:
         state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: not the bytes that its name promises
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
         raise UserError(
-            f"ImageNet's weights of {model} could not be fetched from {weights.url} ({error}). "
-            "Fetch that file elsewhere and give it as --weights FILE."
+            f"ImageNet's weights of {model} could not be downloaded from {weights.url} ({error}). "
+            "Download that file elsewhere and give it as --weights FILE."
         ) from error
     return checkpoint.plain(f"{model}, ImageNet", state_dict)
 
 
-def features(
-    network: nn.Module,
-    images: loaders.ImageDataset,
-    preprocess: Preprocess,
-    compute: Compute,
-    workers: int,
-    places: Sequence[int] | None = None,
-) -> loaders.Features:
-    """What the last layer of `network` sees of all images, or of those at these places."""
-    trunk = copy.deepcopy(network)
-    last = last_layer(trunk)
-    trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is last), nn.Identity())
-    batches = loaders.on_device(loaders.loader(images, BATCH, workers, places), compute.device)
-    return loaders.Features(*infer(optimize_for_inference(trunk, compute), batches, preprocess))
+def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint | None:
+    """Load what --weights names into `model`, in place, say so, and freeze what --freeze says; None without --weights.
 
-
-def begin(network: nn.Module, beginning: PretrainedWeights, classes: list[str]) -> str:
-    """Load what fits into `network`, in place; what depends on the classes only where those are the same.
-
-    Returns:
-        A sentence on what was taken and what is new.
+    The last layers are loaded only where the classes are the same. Raises UserError as `read_pretrained`.
     """
-    own = network.state_dict()
-    new = [] if beginning.classes == classes else class_dependent(beginning.model)
-    taken = {name: value for name, value in beginning.state_dict.items() if name not in new}
-    network.load_state_dict(taken, strict=False)  # every other name and shape was compared when the file was read
-    values = sum(own[name].numel() for name in taken)
-    text = f"begins with {beginning.source}: {len(taken)} of {len(own)} tensors, {values / 1e6:.1f} million values"
-    if not new:
-        return f"{text}; the classes are the same"
-    told = f"{len(beginning.classes)} classes" if len(beginning.classes) > 8 else ", ".join(beginning.classes)
-    return f"{text}; new for other classes than {told}: {', '.join(new)}"
+    if not cfg.weights:
+        return None
+    with distributed.local_main_process_first():  # one process per machine downloads
+        weights = read_pretrained(cfg.weights, cfg.model)
+    own = model.state_dict()
+    new = [] if weights.classes == classes else class_dependent(weights.model)
+    loaded = {name: value for name, value in weights.state_dict.items() if name not in new}
+    model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read
+    values = sum(own[name].numel() for name in loaded) / 1e6
+    note = "the classes are the same"
+    if new:
+        many = len(weights.classes) > MAX_CLASSES_IN_MESSAGE
+        listed = plural(len(weights.classes), "class", "classes") if many else ", ".join(weights.classes)
+        note = f"new because its classes are others ({listed}): {', '.join(new)}"
+    print(f"starts from {cfg.weights}: {len(loaded)} of {len(own)} tensors, {values:.1f} million values; {note}")
+    return weights
 
 
 def class_dependent(model: str) -> list[str]:
-    """Names of the tensors whose shape depends on the number of classes."""
+    """Return the names of the tensors whose shape depends on the number of classes."""
     with torch.device("meta"):
         two, three = (MODELS[model](num_classes=count).state_dict() for count in (2, 3))
     return [name for name, value in two.items() if value.shape != three[name].shape]
 
 
-def last_layer(network: nn.Module) -> nn.Linear:
-    """The linear layer that gives the logits."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+def last_layer(model: nn.Module) -> nn.Linear:
+    """Return the linear layer that computes the logits."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def freeze(network: nn.Module, frozen: bool) -> None:
-    """Let only the last layer learn, or everything; in the frozen part batch norm's statistics stay as well."""
-    network.train(not frozen).requires_grad_(not frozen)
-    last_layer(network).requires_grad_(True)
+def freeze(model: nn.Module) -> None:
+    """Let only the last layer learn."""
+    model.requires_grad_(False)
+    last_layer(model).requires_grad_(True)
+
+
+# ---- a frozen network without augmentation
+
+
+def fit_last_layer(
+    model: nn.Module,
+    ema: nn.Module,
+    data: Loaders,
+    compute: Compute,
+    cfg: TrainConfig,
+    class_weights: Tensor | None = None,
+) -> tuple[float, float, int, float]:
+    """Compute the features of all images once and fit the last layer of `model` and `ema` to them, in place.
+
+    The L2 penalty is the one in L2_PENALTIES with the smallest validation loss.
+
+    Args:
+        model, ema: the network, and its copy that is saved.
+        data: this process's share of the images.
+        compute: device and number format of the features.
+        cfg: of the run.
+        class_weights: (classes,) or None.
+
+    Returns:
+        Sum of losses, correct predictions, number of training images in all processes; seconds.
+    """
+    start, trunk = time.perf_counter(), copy.deepcopy(model)
+    head = last_layer(trunk)
+    trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is head), nn.Identity())
+    predict = optimize_for_inference(trunk, compute)
+    parts = []
+    for batches in (data.train_once, data.val):
+        own = metrics.infer(predict, loaders.on_device(batches, compute.device), data.preprocess)
+        gathered = zip(*distributed.all_gather_object(own), strict=True)
+        parts.append([torch.cat(part).to(compute.device) for part in gathered])
+    (x, labels), (val_x, val_labels) = parts
+    fits = []
+    for penalty in L2_PENALTIES:
+        layer = _fit_linear(x, labels, head.out_features, penalty, cfg.label_smoothing, class_weights)
+        fits.append((metrics.loss(layer(val_x), val_labels), penalty, layer))
+    _, penalty, layer = distributed.broadcast_object(min(fits, key=lambda fit: fit[0]))
+    for network in (model, ema):
+        last_layer(network).load_state_dict(layer.state_dict())
+    print(f"last layer fitted to the features of {plural(len(x), 'image')}, L2 penalty {penalty:g}", flush=True)
+    logits = layer.to(x.device)(x)
+    correct = round(metrics.accuracy(logits, labels) * len(x))
+    return metrics.loss(logits, labels) * len(x), correct, len(x), time.perf_counter() - start
+
+
+def _fit_linear(
+    x: Tensor, labels: Tensor, classes: int, penalty: float, label_smoothing: float, class_weights: Tensor | None
+) -> nn.Linear:
+    """Return the linear layer with the smallest cross-entropy on features (N, D), plus penalty * |weight|^2."""
+    scale = x.std().clamp_min(1e-6)  # so that a penalty means the same for every network
+    layer = nn.Linear(x.shape[1], classes, device=x.device)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = training_loss(layer(x / scale), labels, label_smoothing, class_weights)
+        loss = loss + penalty * layer.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    layer.weight.data /= scale
+    return layer.requires_grad_(False)

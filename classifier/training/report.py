@@ -1,0 +1,246 @@
+"""What a run reports: printed lines, TensorBoard's curves, and how to resume where it ends before its time."""
+
+import contextlib
+import copy
+import math
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from classifier import distributed
+from classifier.cli import UserError
+from classifier.data.image_folder import imbalance_warning
+from classifier.device import Compute
+from classifier.text import plural, quoted
+from classifier.training.config import TrainConfig
+from classifier.training.datasets import TrainingSet
+from classifier.training.optim import image_size_at
+from classifier.training.run import Run, RunState, Saver
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in PyTorch's messages: of a GPU, of the CPU
+
+
+def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, compute: Compute) -> None:
+    """Print what is about to happen."""
+    training, validation, kind = found.training, found.validation, found.kind.removesuffix("s")
+    size, parts = cfg.batch_size, distributed.WORLD_SIZE * cfg.accumulate
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{cfg.model}: {parameters:.1f} million parameters, {plural(len(training.classes), 'class', 'classes')}")
+    val_counts = validation.counts()
+    for name, count in training.counts().items():
+        print(f"  {name}: {plural(count, f'training {kind}')}, {val_counts[name]:,} for validation")
+    if training.corrected:
+        print(f"  {training.corrected}")
+    if warning := imbalance_warning(training):
+        print(f"{warning}; --balance is {cfg.balance}")
+    steps = len(training) // size
+    print(
+        f"{plural(cfg.epochs, 'epoch')} of {plural(steps, 'step')} of {plural(size, 'image')}, "
+        f"{image_size_at(0, cfg)} to {cfg.size} pixels wide"
+    )
+    if parts > 1:
+        print(
+            f"each step: {distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size // parts} "
+            f"images; --lr {cfg.lr:g} is for all {size} together"
+        )
+    print(f"on {compute}")
+    if cfg.freeze:
+        print("only the last layer is trained")
+    if run.saved:
+        now = {key: value for key, value in vars(cfg).items() if key not in ("resume", "data", "name")}
+        now["processes"] = distributed.WORLD_SIZE
+        then = run.saved.settings | {"processes": run.saved.resume["world_size"]}
+        changes = [f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value]
+        changed = "; changed: " + ", ".join(changes) if changes else ""
+        print(f"resuming after step {run.state.step} of {cfg.epochs * steps}{changed}")
+    sys.stdout.flush()
+
+
+def progress_bar(cfg: TrainConfig, epoch: int, state: RunState, images: int) -> tqdm:
+    """Return the bar of an epoch of so many images; an invisible one where output is not a terminal."""
+    title = f"epoch {epoch + 1}/{cfg.epochs}"
+    return tqdm(
+        desc=title, total=images, initial=state.images, unit="img", leave=False, disable=distributed.DISABLE_TQDM
+    )
+
+
+def update_bar(bar: tqdm, state: RunState, lr: float) -> None:
+    """Show the mean loss and the accuracy of the epoch so far."""
+    loss, accuracy = state.loss_sum / state.images, state.correct / state.images
+    bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, lr {lr:.1e}")
+    bar.update(state.images - bar.n)
+
+
+def epoch_line(entry: dict, best: dict, epochs: int) -> str:
+    """Return the line on an epoch; * marks the best one so far."""
+    train, val, epoch = entry["train"], entry["val"], entry["epoch"]
+    return (
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+        f"   train loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}"
+        f"   val loss {val['loss']:.3f}, accuracy {val['accuracy']:.1%}{'*' if best is entry else ' '}"
+        f"   {entry['images_per_second']:,.0f} images/s, {entry['minutes'] / epoch * (epochs - epoch):.0f} min left"
+    )
+
+
+def print_end(run: Run, found: TrainingSet) -> None:
+    """Print the best epoch, the files, and what can be done with them."""
+    best, state = run.state.best, run.state
+    print(
+        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} accuracy on {len(found.validation):,} "
+        f"validation {found.kind}; {state.minutes:.1f} minutes of training\n"
+        f"  {run.best_path}   the weights of that epoch\n"
+        f"  {run.last_path}   the state at the end\n"
+        f"  {state.logs}   for TensorBoard\n"
+        "next:\n"
+        f"  python evaluate.py {quoted(run.best_path)}\n"
+        f"  python app.py {quoted(run.best_path)}\n"
+        f"  tensorboard --logdir {Path(state.logs).parts[0]}"
+    )
+
+
+# ---- TensorBoard
+
+
+class TensorBoard:
+    """The two writers of one run. What a resumed run records again takes the place of what followed its last save.
+
+    Args:
+        folder: `logs/<model>/<time>`.
+        step: number of steps made so far; 0 for a new run.
+    """
+
+    def __init__(self, folder: Path, step: int = 0):
+        from torch.utils.tensorboard import SummaryWriter  # not at the top: slow, and DataLoader workers do without
+
+        purge = step + 1 if folder.is_dir() else None
+        self.train, self.val = (SummaryWriter(str(folder / part), purge_step=purge) for part in ("train", "val"))
+        threading.excepthook = _ignore_write_errors
+
+    def add_start(self, model: nn.Module, settings: dict, images: Tensor) -> None:
+        """Add the settings, augmented images (N, 3, H, W) in 0..1, and the network's graph."""
+        table = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+        self.train.add_text("settings", f"| setting | value |\n| --- | --- |\n{table}")
+        self.train.add_image("pictures/augmented", make_grid(images[:32].cpu(), nrow=8))
+        with warnings.catch_warnings():  # the tracer warns that it is deprecated
+            warnings.simplefilter("ignore")
+            self.train.add_graph(copy.deepcopy(model).cpu().eval(), torch.zeros(1, *images.shape[1:]))
+
+    def add_step(self, step: int, loss: float, accuracy: float, lr: float) -> None:
+        """Add one training step."""
+        self.train.add_scalar("step/loss", loss, step)
+        self.train.add_scalar("step/accuracy", accuracy, step)
+        self.train.add_scalar("step/learning rate", lr, step)
+
+    def add_epoch(self, step: int, entry: dict) -> None:
+        """Add an entry of the history. Validation goes on the charts by step as well."""
+        for writer, part in ((self.train, "train"), (self.val, "val")):
+            for name in ("loss", "accuracy"):
+                writer.add_scalar(f"epoch/{name}", entry[part][name], entry["epoch"])
+        for name in ("loss", "accuracy"):
+            self.val.add_scalar(f"step/{name}", entry["val"][name], step)
+        self.train.add_scalar("epoch/images per second", entry["images_per_second"], entry["epoch"])
+
+    def add_predictions(self, epoch: int, pixels: Tensor, logits: Tensor, labels: Tensor, classes: list[str]) -> None:
+        """Add validation images (N, 3, H, W) uint8 with their predicted and, where they differ, true classes."""
+        from classifier.evaluation import plots  # not at the top: matplotlib is slow to import
+
+        pairs = [(classes[i], classes[j]) for i, j in zip(logits.argmax(1), labels, strict=True)]
+        titles = [f"{a}\nis {b}" if a != b else a for a, b in pairs]
+        sheet = plots.contact_sheet(pixels, titles, wrong=[a != b for a, b in pairs])
+        self.val.add_figure("pictures/predictions", sheet, epoch)
+
+    def add_end(self, settings: dict, best: dict) -> None:
+        """Add the settings beside the best epoch's scores, for the HPARAMS tab."""
+        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
+        scores = {"best/val accuracy": best["val"]["accuracy"], "best/val loss": best["val"]["loss"]}
+        self.train.add_hparams(plain, scores, run_name=".")
+
+    def flush(self) -> None:
+        """Write what is buffered to the disk; what a full one does not take is reported and left out."""
+        try:
+            self.train.flush()
+            self.val.flush()
+        except OSError as error:  # weights matter more than curves
+            print(f"\nThe curves could not be written: {error.strerror or error}.", flush=True)
+
+    def close(self) -> None:
+        """End the writers' threads."""
+        try:
+            self.train.close()
+            self.val.close()
+        except OSError as error:
+            print(f"\nThe last points of the curves could not be written: {error.strerror or error}.", flush=True)
+
+
+def _ignore_write_errors(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a writer's thread that ends on a full disk: the next call raises the same error."""
+    if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
+
+
+# ---- an end before its time
+
+
+def catch_signals() -> list[int]:
+    """Return a list to which Ctrl-C and SIGTERM append; the loop then finishes its step and saves. Twice: at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        # torchrun sends a signal again to processes that got it from the terminal already
+        signal.signal(number, signal.default_int_handler if distributed.WORLD_SIZE == 1 else signal.SIG_IGN)
+        if hasattr(signal, "SIGCHLD"):  # DataLoader workers may have got the signal, too; that they end is no error
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+        if distributed.IS_MAIN:
+            again = "; a second signal stops at once" if distributed.WORLD_SIZE == 1 else ""
+            print(f"\nfinishing this step, then saving{again}", file=sys.stderr, flush=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return received
+
+
+def stop_run(run: Run, saver: Saver, board: TensorBoard, signals: list[int]) -> NoReturn:
+    """Save, say how to resume, and exit with the status of a process that a signal ended."""
+    if math.isinf(saver.minutes):
+        epochs = plural(len(run.state.history), "epoch")
+        print(f"\nstopped. A run from shards resumes at its last finished epoch, after {epochs}:")
+    else:
+        saver.save()
+        print(f"\nstopped after step {run.state.step}, and saved. To resume:")
+    print(f"  {run.resume_command}")
+    board.close()
+    sys.exit(128 + (signals or [signal.SIGTERM])[0])
+
+
+@contextlib.contextmanager
+def explain_errors(run: Run) -> Iterator[None]:
+    """Say what to change and how to resume from the last save where training fails; a bug keeps its traceback."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if not run.last_path.exists() or distributed.peer_lost(error):
+            raise
+        said, advice = str(error).split("\n")[0] or type(error).__name__, ""
+        if isinstance(error, UserError):
+            said = str(error)
+        elif isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in said for sign in OUT_OF_MEMORY):
+            advice = "Resume with a larger --accumulate, or start a new run with a smaller --batch-size or --size.\n"
+        elif "DataLoader worker" in said:
+            advice = "A process that decodes images was killed, probably for lack of memory. Use fewer --workers.\n"
+        elif "compiler" in said:
+            advice = "--compile needs a C++ compiler; resume with --no-compile.\n"
+        hint = f"{advice}To resume from the last save: {run.resume_command}"
+        if isinstance(error, RuntimeError) and not advice:  # a bug
+            print(hint, file=sys.stderr)
+            raise
+        raise UserError(f"{said}\n{hint}") from None
