@@ -148,8 +148,8 @@ def test_ways_to_name_them(made, monkeypatch):
     assert some.parent == str(sharded) and some.fingerprint() != shards.read(str(sharded)).fingerprint()
     monkeypatch.chdir(sharded / "train")
     assert len(shards.read("{00000..00001}.tar").shards) == 2
-    assert all(map(shards.is_shards, [str(sharded), f"{sharded}/train", "x/{0..1}.tar", "https://host/shards"]))
-    assert not any(map(shards.is_shards, [str(made[0]), "nowhere"]))
+    assert all(map(image_folder.is_shards, [str(sharded), f"{sharded}/train", "x/{0..1}.tar", "https://host/shards"]))
+    assert not any(map(image_folder.is_shards, [str(made[0]), "nowhere"]))
 
 
 def edit(index, change):

@@ -113,6 +113,12 @@ def class_names(root: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_visible(entry.name))
 
 
+def is_shards(spec: str) -> bool:
+    """Whether `--data` means shards: .tar files, a URL, or a folder with shards.json in it or in its train/."""
+    indices = Path(spec, "shards.json"), Path(spec, "train", "shards.json")
+    return spec.endswith(".tar") or spec.startswith(("http://", "https://")) or any(map(Path.is_file, indices))
+
+
 def has_images(root: Path) -> bool:
     """Whether any class folder of `root` holds an image."""
     folders = (files for name in class_names(root) for _, files in _walk(root / name))

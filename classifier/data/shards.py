@@ -85,11 +85,6 @@ class ShardedImages:
 # ---- which images
 
 
-def is_shards(spec: str) -> bool:
-    """Whether `--data` means shards: .tar files, a URL, or a folder with shards.json in it or in its train/."""
-    return spec.startswith(URL) or spec.endswith(".tar") or any(Path(spec, at, INDEX).is_file() for at in ("", "train"))
-
-
 def read(spec: str) -> ShardedImages:
     """Read the index of the shards that `--data` means; on a disk, check that they are there.
 

@@ -55,7 +55,7 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             classes other than the test images'.
     """
     with distributed.local_main_process_first():  # where there are no images, the first process draws some
-        if _means_shards(cfg.data):
+        if image_folder.is_shards(cfg.data):
             from classifier.data import shards  # not at the top: rarely needed
 
             training, validation = shards.train_and_val(cfg.data, cfg.val, cfg.fold)
@@ -91,12 +91,6 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             f"moved, say where to with --data DIR; otherwise start a new run: --weights {saved.path}"
         )
     return found
-
-
-def _means_shards(data: str) -> bool:
-    """Whether --data means shards: .tar files, a URL, or a folder with shards.json in it or in its train/."""
-    indices = Path(data, "shards.json"), Path(data, "train", "shards.json")
-    return data.endswith(".tar") or "://" in data or any(index.is_file() for index in indices)
 
 
 def _find_images(data: str) -> tuple[Path, str]:
