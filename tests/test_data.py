@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier import distributed
 from classifier.data import image_folder, loaders
 from classifier.data.images import ImageError
 from classifier.data.transforms import Augment, Preprocess, resize_batch
@@ -30,26 +29,19 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
     assert list(order) != first
 
 
-def test_all_processes_together_get_what_one_alone_would(monkeypatch):
+def test_all_processes_together_get_what_one_alone_would():
     alone = list(loaders.ResumableSampler(50, 1))
     for count in (1, 2, 4):
-        parts = []
-        monkeypatch.setattr(distributed, "WORLD_SIZE", count)
-        for rank in range(count):
-            monkeypatch.setattr(distributed, "RANK", rank)
-            order = loaders.ResumableSampler(50, 1, batch_size=8)
-            order.start = 16
-            parts.append(torch.tensor(list(order)).view(4, -1))  # 34 images are left: four steps and a rest
+        orders = [loaders.ResumableSampler(50, 1, 8, rank, count) for rank in range(count)]
+        for order in orders:
+            order.start = 16  # 34 images are left: four steps and a rest
             assert len(order) == 32 // count
+        parts = [torch.tensor(list(order)).view(4, -1) for order in orders]
         assert torch.cat(parts, dim=1).flatten().tolist() == alone[16:48]
-    order.start = 48
-    assert list(order) == [] and len(order) == 0
-
-
-def test_steps_that_cannot_be_shared_evenly_are_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "WORLD_SIZE", 3)
+        orders[0].start = 48
+        assert list(orders[0]) == [] and len(orders[0]) == 0
     with pytest.raises(ValueError, match="3 processes"):
-        loaders.ResumableSampler(50, 1, batch_size=8)
+        loaders.ResumableSampler(50, 1, 8, world_size=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -145,22 +145,31 @@ class ResumableSampler(Sampler):
         seed: of the run.
         batch_size: images of a step in all processes together. This process gets its part of each step, so that all
             processes together get what one alone would; an incomplete step at the end is left out.
+        rank, world_size: which process this is, of how many.
     """
 
-    def __init__(self, images: int, seed: int, batch_size: int = 1):
-        self.images, self.seed, self.epoch, self.start, self.batch_size = images, seed, 0, 0, batch_size
-        if batch_size % distributed.WORLD_SIZE:
-            raise ValueError(f"{distributed.WORLD_SIZE} processes cannot share steps of {batch_size} images evenly")
+    def __init__(
+        self,
+        images: int,
+        seed: int,
+        batch_size: int = 1,
+        rank: int = distributed.RANK,
+        world_size: int = distributed.WORLD_SIZE,
+    ):
+        self.images, self.seed, self.epoch, self.start = images, seed, 0, 0
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        if batch_size % world_size:
+            raise ValueError(f"{world_size} processes cannot share steps of {batch_size} images evenly")
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.images, generator=generator)
-        steps = order[self.start :][: len(self) * distributed.WORLD_SIZE]
-        steps = steps.view(-1, distributed.WORLD_SIZE, self.batch_size // distributed.WORLD_SIZE)
-        yield from steps[:, distributed.RANK].flatten().tolist()
+        steps = order[self.start :][: len(self) * self.world_size]
+        steps = steps.view(-1, self.world_size, self.batch_size // self.world_size)
+        yield from steps[:, self.rank].flatten().tolist()
 
     def __len__(self) -> int:
-        return (self.images - self.start) // self.batch_size * (self.batch_size // distributed.WORLD_SIZE)
+        return (self.images - self.start) // self.batch_size * (self.batch_size // self.world_size)
 
 
 def loader(
