@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from classifier.cli import UserError
+from classifier.text import shorten
 
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+MAX_REASON = 200  # columns: zipfile quotes the bytes that it found
 READING = threading.Lock()  # zipfile promises nothing about threads that read members of one archive
 
 
@@ -126,7 +128,7 @@ def read_member(path: Path, number: int) -> bytes:
             return archive.read(info)
     except DAMAGES as error:
         message = "{file} is damaged at {member!r} ({reason}): get the file again"
-        raise UserError(message, file=path, member=info.filename, reason=error) from None
+        raise UserError(message, file=path, member=info.filename, reason=shorten(str(error), MAX_REASON)) from None
 
 
 def copy_member(path: Path, number: int, target: Path) -> None:
@@ -145,4 +147,4 @@ def copy_member(path: Path, number: int, target: Path) -> None:
                 shutil.copyfileobj(packed, file, 1 << 20)
         except DAMAGES as error:
             message = "{file} is damaged at {member!r} ({reason}): get the file again"
-            raise UserError(message, file=path, member=info.filename, reason=error) from None
+            raise UserError(message, file=path, member=info.filename, reason=shorten(str(error), MAX_REASON)) from None
