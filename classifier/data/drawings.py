@@ -73,7 +73,7 @@ def draw(split: str, kind: str, number: int) -> Image.Image:
     pose = rng.choice(POSES)
     scale = rng.uniform(*pose.scale)
     place = complex(rng.gauss(0.5, 0.12), rng.gauss(0.5, 0.1)) - scale * pose.middle
-    feet = place.imag + scale * pose.shadow
+    feet = place.imag + scale * GROUND
     horizon = min(rng.uniform(0.45, 0.8), feet - 0.04)  # nobody stands on the wall
     rng.choice([draw_room, draw_meadow])(pen, rng, wall, other, horizon)
     paint(pen, (20, 16, 30, 50), oval(complex(place.real + scale * pose.middle.real, feet), scale * 1.7, scale * 0.25))
@@ -189,6 +189,9 @@ FURS = [  # fur, markings, and the pale parts (muzzle, chest, paws)
 MARKINGS = ("plain", "pale", "striped", "spotted", "masked")
 
 
+GROUND = 2.3  # where the feet are
+
+
 class Pose(NamedTuple):
     """A body for a head of radius 1 at 0, facing right."""
 
@@ -198,7 +201,6 @@ class Pose(NamedTuple):
     chest: Shape
     tail: complex
     middle: complex  # of head and body together
-    shadow: float  # height of the ground
     scale: tuple[float, float]  # the head's radius as a share of the image's side
 
 
@@ -212,7 +214,6 @@ SITTING = Pose(
     chest=soft("-.36,.8 -.3,1.3 0,1.75 .3,1.3 .36,.8"),
     tail=0.75 + 2.15j,
     middle=0.5 + 0.55j,
-    shadow=2.3,
     scale=(0.17, 0.25),
 )
 STANDING = Pose(
@@ -225,7 +226,6 @@ STANDING = Pose(
     chest=soft("-.44,.8 -.36,1.22 .1,1.35 .3,.9"),
     tail=2.02 + 0.7j,
     middle=0.9 + 0.55j,
-    shadow=2.3,
     scale=(0.15, 0.23),
 )
 CLOSE = SITTING._replace(middle=0.15j, scale=(0.28, 0.46))

@@ -122,19 +122,6 @@ def images_of(dataset: ImageDataset, indices: Sequence[int]) -> Tensor:
     return checked(_collate(dataset.__getitems__(list(indices))))[0].cpu()
 
 
-class Features(Dataset):
-    """The features (N, C) that a frozen network computes from images, with their labels (N,)."""
-
-    def __init__(self, features: Tensor, labels: Tensor):
-        self.features, self.labels = features, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.features[indices], self.labels[indices]
-
-
 class ResumableSampler(Sampler):
     """Every image once, in an order that depends on nothing but the seed and the epoch.
 
@@ -173,7 +160,7 @@ class ResumableSampler(Sampler):
 
 
 def loader(
-    images: ImageDataset | Features,
+    images: ImageDataset,
     batch_size: int,
     workers: int = 0,
     order: Sampler | Sequence[int] | None = None,

@@ -203,19 +203,16 @@ class TrainingInput:
         mixes = [getattr(v2, name)(num_classes=classes) for name in MIXES[mix]]
         self.augment, self.preprocess, self.memory_format = augment, preprocess, memory_format
         self.mix = v2.RandomChoice(mixes) if mixes else None
-        self.constant = not augment and not mixes  # each image looks the same in every epoch
 
     def __call__(
         self, pixels: Tensor, labels: Tensor, side: int, seed: int, first: int, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) uint8, (N,) -> (N, 3, side, side), and (N,) or, of mixed images, probabilities (N, classes).
 
-        Features (N, C) stay as they are. All random numbers of the step, dropout's too, follow from `seed` and from
-        `first`, the index of the first of these images in the step's batch, so there is no state to save.
+        All random numbers of the step, dropout's too, follow from `seed` and from `first`, the index of the first of
+        these images in the step's batch, so there is no state to save.
         """
         torch.manual_seed(seed + (first << 40))
-        if pixels.ndim == 2:
-            return pixels, labels
         if self.augment:
             generator = torch.Generator().manual_seed(seed)
             pixels = resize_batch(pixels, round(side * CROP_MARGIN))
