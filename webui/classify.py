@@ -1,13 +1,10 @@
 """What a network says of one uploaded image or of many, for the page and for programs."""
 
-import contextlib
 import csv
 import io
 import itertools
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -15,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from classifier.cli import UserError
-from classifier.data import archives
-from classifier.data.images import is_image_path, load_image
+from classifier.data.images import load_image
 from classifier.inference.cam import overlay
 from classifier.inference.predictor import Prediction
+from classifier.prediction import sources
 from classifier.text import no_formula
 from webui.components import Upload
 from webui.models import Loaded
@@ -27,7 +24,6 @@ MAX_IMAGES = 500  # at once
 MAX_CAMS = 5  # most probable classes with a class activation map, which the page shows; programs get all classes
 BATCH_SIZE = 32
 CLEAR_MARGIN = 0.2  # in probability, of the first class over the second: with two classes, 60 to 40
-_reading_zip = threading.Lock()  # zipfile does not promise that threads may read one archive
 
 
 @dataclass
@@ -64,15 +60,9 @@ Row = tuple[str, Answer | UserError]  # an image's name, and the answer or why t
 
 
 def classify(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
-    """Return the answer to one image, with class activation maps.
+    """Return the answer to one image with activation maps, and a copy of at most `thumbnail` pixels a side (0: none).
 
-    Args:
-        loaded: the network.
-        path: of the image.
-        thumbnail: longer side of a small copy in pixels; 0: none.
-
-    Raises:
-        ImageError: the image cannot be read.
+    Raises ImageError where the image cannot be read.
     """
     start = time.perf_counter()
     image, pixels = _open(loaded, path)
@@ -87,30 +77,31 @@ def classify(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
 
 def classify_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0) -> Iterator[list[Row]]:
     """Yield rows for each upload and each image in a zip, some at a time, in their order; at most MAX_IMAGES + 1."""
-
-    def opened(image: tuple[str, str, int | UserError | None]) -> tuple:
-        name, path, member = image
+    names, images, unusable = dict(uploads), [], {}
+    for path in (upload.path for upload in uploads):
         try:
-            if isinstance(member, UserError):
-                raise member
-            decoded, pixels = _open(loaded, path if member is None else _read_member(path, member))
-            return name, pixels, _shrunk(decoded, thumbnail)
-        except UserError as error:
-            return name, error, None
+            images += sources.find_images([path])[0].values()
+        except UserError as error:  # a zip without images, or a damaged one
+            images.append(sources.UnlabelledImage(path, path))
+            unusable[path] = error
 
-    images = itertools.islice(_images(uploads), MAX_IMAGES + 1)
-    with ThreadPoolExecutor(2) as pool, contextlib.closing(pool.map(opened, images)) as results:
-        while batch := list(itertools.islice(results, BATCH_SIZE)):
-            pixels = [found for _, found, _ in batch if isinstance(found, Tensor)]
-            if pixels:
-                prediction, _ = loaded.predict(torch.stack(pixels).to(loaded.compute.device))
-            index, rows = itertools.count(), []
-            for name, found, small in batch:
-                if isinstance(found, Tensor):
-                    found = _answer(loaded, prediction, next(index))
-                    found.thumbnail = small
-                rows.append((name, found))
-            yield rows
+    def read(source: str | bytes) -> tuple[Tensor, Image.Image | None]:
+        if source in unusable:
+            raise unusable[source]
+        image, pixels = _open(loaded, source)
+        return pixels, _shrunk(image, thumbnail)
+
+    for batch in sources.load_batches(images[: MAX_IMAGES + 1], read, BATCH_SIZE, workers=2):
+        readable = [found[0] for _, found in batch if not isinstance(found, UserError)]
+        if readable:
+            prediction, _ = loaded.predict(torch.stack(readable).to(loaded.compute.device))
+        index, rows = itertools.count(), []
+        for image, found in batch:
+            if not isinstance(found, UserError):
+                answer, small = _answer(loaded, prediction, next(index)), found[1]
+                found, answer.thumbnail = answer, small
+            rows.append((names[image.file] + image.name.removeprefix(image.file), found))
+        yield rows
 
 
 def to_csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
@@ -127,27 +118,6 @@ def to_csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
         probabilities = (f"{answer.probabilities[name]:.5g}" for name in classes)
         writer.writerow((no_formula(name), no_formula(given), *probabilities, note))
     return "\ufeff" + file.getvalue()
-
-
-def _images(uploads: Sequence[Upload]) -> Iterator[tuple[str, str, int | UserError | None]]:
-    """Yield (name, path, member) of all images; the member is a number in a zip, or why the zip cannot be used."""
-    for path, name in uploads:
-        if not path.lower().endswith(".zip"):
-            yield name, path, None
-            continue
-        try:
-            members = sorted(member for member in archives.members(path) if is_image_path(member[0]))
-            archives.check_images(path, members)
-            if not members:
-                raise UserError("{file} holds no images", file=path)
-            yield from (("/".join((name, *parts)), path, number) for parts, number in members)
-        except UserError as error:
-            yield name, path, error
-
-
-def _read_member(path: str, number: int) -> bytes:
-    with _reading_zip:
-        return archives.read_member(path, number)
 
 
 def _open(loaded: Loaded, source: str | bytes) -> tuple[Image.Image, Tensor]:

@@ -30,14 +30,9 @@ class Given(NamedTuple):
 def record(logs: Path, given: Given, truth: str, keep_image: bool = False) -> None:
     """Append a row to logs/feedback.csv. The visitor's file name is not kept; the hash finds copies of the image.
 
-    Args:
-        logs: the folder.
-        given: the answer.
-        truth: what the visitor says it is, a class or NEITHER.
-        keep_image: also keep a copy, as logs/feedback/<truth>/<sha256>.<extension>.
-
-    Raises:
-        UserError: for an unknown class, or where the disk is full or the file is open elsewhere.
+    `truth` is what the visitor says it is, a class or NEITHER. With `keep_image`, a copy goes to
+    logs/feedback/<truth>/<sha256>.<extension>. Raises UserError for an unknown class, or where the disk is full or the
+    file is open elsewhere.
     """
     if not {truth, given.answer} <= {*given.classes, NEITHER}:
         raise UserError("The true class has to be one of the model's classes, or neither.")

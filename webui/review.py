@@ -96,14 +96,8 @@ class Review:
     def act(self, request: dict, _: Translator, who: str = "") -> tuple[View, str]:
         """Do what a button says, for the image that it was shown with, unless that was decided elsewhere meanwhile.
 
-        Args:
-            request: action ("keep", "relabel", "leave out" or "undo"), file, digest; choice: the class; line: of the
-                row that Undo takes back.
-            _: for the message.
-            who: the reviewer's name, if known.
-
-        Returns:
-            What is to be shown now, and a message or "".
+        The request has action ("keep", "relabel", "leave out" or "undo"), file, digest, the class as choice, and line:
+        the row that Undo takes back. Returns what is to be shown now, and a message or "".
         """
         keys = ("action", "file", "digest", "choice", "line")
         action, file, digest, choice, line = (str(request.get(key, "")) for key in keys)

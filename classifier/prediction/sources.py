@@ -117,7 +117,8 @@ def _images_in_zip(path: str) -> Iterator[UnlabelledImage | None]:
     archives.check_images(path, images)
     if not images:
         inner = next((parts[-1] for parts, _ in members if parts[-1].lower().endswith(".zip")), "")
-        raise UserError(f"{path} holds no images" + (f", but {inner}: unpack it and give that" if inner else ""))
+        message = "{file} holds no images, but {inner}: unpack it and give that" if inner else "{file} holds no images"
+        raise UserError(message, file=path, inner=inner)
     yield from (UnlabelledImage("/".join((path, *parts)), path, number) for parts, number in images)
     yield from [None] * (len(members) - len(images))
 
