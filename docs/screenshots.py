@@ -56,7 +56,7 @@ def main(target: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         with app_process(Path(folder), 7880, "--review") as printed:
             for name, ((width, height), query) in SIZES.items():
-                context = browser.new_context(viewport={"width": width, "height": height}, has_touch="phone" in name)
+                context = browser.new_context(viewport={"width": width, "height": height}, is_mobile=name == "phone")
                 page = context.new_page()
                 page.goto(address(printed) + query)
                 shoot(page, images, target, name)

@@ -34,8 +34,9 @@ def sentences_in_python(path: Path) -> set[str]:
     """Templates that are translated, that make an error, or that are kept for either under the usual names."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("text", "message"):
-            found |= constants(node.value)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("text", "message", "template"):
+            values = node.value.values if isinstance(node.value, ast.Dict) else [node.value]
+            found |= {one for value in values for one in constants(value)}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id == "_" or node.func.id in ("ImageError", "CheckpointError"):
                 found |= constants(node.args[0]) if node.args else set()

@@ -30,25 +30,20 @@ class Choice:
         if self.error:
             return _.error(self.error)
         part, accuracy, count = score_of(self.checkpoint.scores)
-        values = {"name": self.name, "accuracy": f"{accuracy:.1%}", "count": f"{count:,}"}
-        title = {
-            "test": _("{name}: {accuracy} accuracy on {count} test images", **values),
-            "val": _("{name}: {accuracy} accuracy on {count} validation images", **values),
-            "": _("{name}: not tested", **values),
-        }[part]
+        template = {
+            "test": "{name}: {accuracy} accuracy on {count} test images",
+            "val": "{name}: {accuracy} accuracy on {count} validation images",
+            "": "{name}: not tested",
+        }
+        title = _(template[part], name=self.name, accuracy=f"{accuracy:.1%}", count=f"{count:,}")
         return _("{title} (drawings)", title=title) if learned_from_drawings(self.checkpoint) else title
 
 
 def best_of(choices: Sequence[Choice]) -> Choice:
     """Return the most accurate of those that rank highest and have the same classes as the newest of these.
 
-    Accuracies compete by the lower ends of their 95% intervals: 100% of 20 images promise less than 97% of 2,000.
-
-    Args:
-        choices: at least one; the newest first, which wins among equals.
-
-    Raises:
-        UserError: none of them can be loaded.
+    Accuracies compete by the lower ends of their 95% intervals: 100% of 20 images promise less than 97% of 2,000. Of
+    equals the first wins; give the newest first. Raises UserError where none can be loaded.
     """
     good = [choice for choice in choices if not choice.error]
     if not good:
@@ -109,13 +104,10 @@ def learned_from_drawings(checkpoint: Checkpoint) -> bool:
     return checkpoint.data.get("kind") == "drawings"
 
 
-def _rank(choice: Choice) -> int:
-    """Return 3 for a user's own network, 2 for the shipped one, 1 for a plain state_dict, 0 after drawings only.
+def _rank(choice: Choice) -> tuple[bool, bool, bool]:
+    """Return what goes before accuracy: not only drawings, known class names (no plain state_dict), a user's own.
 
     Scores of different ranks were measured on different images, so they do not compete.
     """
-    if learned_from_drawings(choice.checkpoint):
-        return 0
-    if choice.checkpoint.assumed:
-        return 1
-    return 2 if choice.path.name == checkpoints.SHIPPED else 3
+    checkpoint = choice.checkpoint
+    return not learned_from_drawings(checkpoint), not checkpoint.assumed, choice.path.name != checkpoints.SHIPPED

@@ -65,13 +65,12 @@ def classify(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
     Raises ImageError where the image cannot be read.
     """
     start = time.perf_counter()
-    image, pixels = _open(loaded, path)
+    size, pixels, small = _open(loaded, path, thumbnail)
     prediction, maps = loaded.predict(pixels.unsqueeze(0).to(loaded.compute.device))
     answer, classes = _answer(loaded, prediction, 0), loaded.checkpoint.classes
     for name in itertools.islice(answer.probabilities, MAX_CAMS):
-        answer.cams[name] = overlay(maps[0, classes.index(name)], loaded.checkpoint.preprocess, image.size)
-    answer.seconds = time.perf_counter() - start
-    answer.thumbnail = _shrunk(image, thumbnail)
+        answer.cams[name] = overlay(maps[0, classes.index(name)], loaded.checkpoint.preprocess, size)
+    answer.seconds, answer.thumbnail = time.perf_counter() - start, small
     return answer
 
 
@@ -88,8 +87,7 @@ def classify_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0)
     def read(source: str | bytes) -> tuple[Tensor, Image.Image | None]:
         if source in unusable:
             raise unusable[source]
-        image, pixels = _open(loaded, source)
-        return pixels, _shrunk(image, thumbnail)
+        return _open(loaded, source, thumbnail)[1:]
 
     for batch in sources.load_batches(images[: MAX_IMAGES + 1], read, BATCH_SIZE, workers=2):
         readable = [found[0] for _, found in batch if not isinstance(found, UserError)]
@@ -120,19 +118,16 @@ def to_csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
     return "\ufeff" + file.getvalue()
 
 
-def _open(loaded: Loaded, source: str | bytes) -> tuple[Image.Image, Tensor]:
+def _open(loaded: Loaded, source: str | bytes, thumbnail: int) -> tuple[tuple, Tensor, Image.Image | None]:
+    """Return the size of the upright image, its pixels (3, H, W) for the network, and the small copy."""
     preprocess = loaded.checkpoint.preprocess
     image = load_image(source, preprocess.size)
-    return image, preprocess.pixels(image)
+    size, pixels = image.size, preprocess.pixels(image)
+    if thumbnail:
+        image.thumbnail((thumbnail, thumbnail))
+    return size, pixels, image if thumbnail else None
 
 
 def _answer(loaded: Loaded, prediction: Prediction, index: int) -> Answer:
     probabilities = zip(loaded.checkpoint.classes, prediction.probabilities[index].tolist(), strict=True)
     return Answer(dict(sorted(probabilities, key=lambda item: -item[1])), bool(prediction.is_ood[index]))
-
-
-def _shrunk(image: Image.Image, side: int) -> Image.Image | None:
-    if not side:
-        return None
-    image.thumbnail((side, side))
-    return image

@@ -110,9 +110,6 @@ class Models:
         return known
 
     def _load(self, path: Path, stamp: Stamp) -> Loaded:
-        known = self._known.get(path)
-        if known and known.stamp == stamp and known.error:
-            raise known.error.with_traceback(None)
         checkpoint, compute = read(path), select_compute(self._device, self._precision)
         size = checkpoint.preprocess.size
         try:

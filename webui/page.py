@@ -8,23 +8,12 @@ from webui.choices import learned_from_drawings
 from webui.i18n import LANGUAGES, Translator, preferred_language
 from webui.site import QUIET, Site
 
-# of the document, and of the next visit to this address
-SET_LANGUAGE = """(weights, language) => {
-  const url = new URL(location);
-  if (document.documentElement.lang !== language) url.searchParams.set("lang", language);
-  document.documentElement.lang = language;
-  history.replaceState(null, "", url);
-  return [weights, language];
-}"""
-SET_TITLE = "() => { document.title = document.querySelector('h1').textContent; }"
-DELETE_UPLOADS_AFTER_S = 24 * 3600
-
 
 def build(site: Site, with_review: bool) -> gr.Blocks:
     """Return the page with all tabs, and with the endpoints that programs may call."""
     best, english = site.models.best(), Translator()
     title = render.question(site.models.get(best).checkpoint.classes, english)
-    with gr.Blocks(title=title, delete_cache=(3600, DELETE_UPLOADS_AFTER_S)) as blocks:
+    with gr.Blocks(title=title, delete_cache=(3600, 24 * 3600)) as blocks:  # every hour, uploads older than a day
         with gr.Row(elem_id="top"):
             heading = gr.HTML(_heading(site, best, "en"), elem_id="introduction")
             languages = [(name, key) for key, name in LANGUAGES.items()]
@@ -65,15 +54,15 @@ def _follow(site: Site, blocks: gr.Blocks, heading: gr.HTML, weights: gr.Dropdow
     # on `load` and `input`, since listeners to `change` run one after another, slow ones among them
     translated = [heading, weights, *(component for component, _ in site.texts)]
     loaded = blocks.load(begin, outputs=[language, weights], **QUIET).then(
-        translate, [weights, language], translated, js=SET_LANGUAGE, **QUIET
+        translate, [weights, language], translated, js="setLanguage", **QUIET
     )
-    switched = language.input(translate, [weights, language], translated, js=SET_LANGUAGE, **QUIET)
+    switched = language.input(translate, [weights, language], translated, js="setLanguage", **QUIET)
     weights.focus(titles, language, weights, **QUIET)
     chosen = weights.change(
         lambda name, language: _heading(site, name, language), [weights, language], heading, **QUIET
     )
     for event in (loaded, switched, chosen):
-        event.then(None, js=SET_TITLE)
+        event.then(None, js="setTitle")
 
 
 def _heading(site: Site, name: str, language: str) -> str:

@@ -12,17 +12,12 @@ from PIL import Image
 
 from classifier.cli import UserError
 from classifier.data.images import ImageError
-from webui.classify import MAX_CAMS
 from webui.i18n import Translator
-
-NEVER_SURE = 0.005  # a probability nearer to 0 or 1 is not shown as 0% or 100%, of which no network can be sure
 
 
 def percent(probability: float) -> str:
-    """Return "97%", "<1%" or ">99%"."""
-    if not NEVER_SURE <= probability < 1 - NEVER_SURE:
-        return "<1%" if probability < NEVER_SURE else ">99%"
-    return f"{probability:.0%}"
+    """Return "97%"; never a plain 0% or 100%, of which no network can be sure."""
+    return "<1%" if probability < 0.005 else ">99%" if probability >= 0.995 else f"{probability:.0%}"
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
@@ -57,11 +52,6 @@ def question(classes: Sequence[str], _: Translator) -> str:
         return _("What is in the image?")
     text = _("{others} or {last}?", others=_(", ").join(names[:-1]), last=names[-1])
     return text[:1].upper() + text[1:]
-
-
-def waiting(classes: Sequence[str], language: str) -> str:
-    """Return what stands in place of an answer as long as there is no image."""
-    return macros("answer", language).waiting(classes[:MAX_CAMS])
 
 
 def failed(error: UserError, language: str) -> str:

@@ -36,6 +36,33 @@ window.addEventListener("unhandledrejection", (event) => {
   tell(event.reason.message);
 });
 
+// The next four are called by listeners in page.py and tabs.py.
+
+// Of the document, and of the next visit to this address.
+const setLanguage = (weights, language) => {
+  const url = new URL(location);
+  if (document.documentElement.lang !== language) url.searchParams.set("lang", language);
+  document.documentElement.lang = language;
+  history.replaceState(null, "", url);
+  return [weights, language];
+};
+const setTitle = () => { document.title = document.querySelector("h1").textContent; };
+
+// Until the next image is answered, the earlier answer is faint, and its heat map is not laid over the new image.
+const fadeAnswer = (...inputs) => {
+  for (const part of document.querySelectorAll("#answer:has(input) .prose > *")) {
+    part.classList.add("old");
+    if (part.matches("style")) part.textContent = "";
+  }
+  return inputs;
+};
+
+// Which of the buttons in an element was clicked.
+const reportClicks = (element, trigger) => element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("click", { index: button.dataset.index });
+});
+
 // The slider fades the heat maps.
 document.addEventListener("input", (event) => {
   if (event.target.matches(".strength input")) {

@@ -16,7 +16,6 @@ from webui.render import macros
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 NETWORK = {"concurrency_id": "network", "concurrency_limit": 2}  # one decodes while the other computes
 BULK = {"concurrency_id": "many", "concurrency_limit": 1}  # many images at once do not delay single ones
-Text = str | Callable[[Translator], object]  # a template, or a function of the language
 
 
 @dataclass
@@ -29,9 +28,9 @@ class Site:
     language: str  # to begin with; "auto": what the browser asks for
     shared: bool
     keep_images: bool
-    texts: list[tuple[Component, dict[str, Text]]] = field(default_factory=list)
+    texts: list[tuple[Component, dict]] = field(default_factory=list)
 
-    def localized(self, component: Component, **texts: Text) -> Component:
+    def localized(self, component: Component, **texts: str | Callable[[Translator], object]) -> Component:
         """Return the component, with these texts in the language of the page whenever that changes."""
         for key, text in texts.items():
             setattr(component, key, _translated(text, Translator()))
@@ -54,5 +53,5 @@ def or_busy(event: Dependency, language: gr.Radio, result: gr.HTML) -> None:
     event.failure(None, language, result, js=f"(language) => ({texts})[language]", **QUIET)
 
 
-def _translated(text: Text, _: Translator) -> object:
+def _translated(text: str | Callable[[Translator], object], _: Translator) -> object:
     return _(text) if isinstance(text, str) else text(_)

@@ -13,21 +13,9 @@ from webui.classify import MAX_IMAGES, Answer, Row, classify, classify_many, to_
 from webui.components import FilesUpload, ImageUpload, Upload
 from webui.examples import SHOWN_BY_BROWSERS, examples, thumbnail
 from webui.i18n import Translator
-from webui.render import failed, macros, waiting
+from webui.render import failed, macros
 from webui.site import BULK, NETWORK, QUIET, Site, or_busy
 
-CHOOSE = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button) trigger("click", { index: button.dataset.index });
-});"""  # which of the buttons was clicked
-# until the next image is answered, the earlier answer is faint, and its heat map is not laid over the new image
-FADE = """(...inputs) => {
-  for (const part of document.querySelectorAll("#answer:has(input) .prose > *")) {
-    part.classList.add("old");
-    if (part.matches("style")) part.textContent = "";
-  }
-  return inputs;
-}"""
 # longer side in pixels: in the table, beside another model's answer, and in place of an image that browsers do not show
 THUMBNAIL, FIGURE, LARGE = 96, 480, 960
 
@@ -51,24 +39,26 @@ def one_image(site: Site, weights: gr.Dropdown, language: gr.Radio) -> ImageUplo
             site.localized(gr.HTML(elem_id="strength"), value=lambda _: macros("answer", _.language).strength())
         with gr.Column():
             best = site.models.best()
-            result = gr.HTML(waiting(site.models.get(best).checkpoint.classes, "en"), elem_id="answer")
+            waiting = macros("answer", "en").waiting(site.models.get(best).checkpoint.classes)
+            result = gr.HTML(waiting, elem_id="answer")
             with gr.Row(visible=False, elem_id="feedback") as asking:
                 right = site.localized(gr.Button(size="sm", elem_id="right"), value="Correct")
                 truth = site.localized(gr.Dropdown([], elem_id="truth"), label="Wrong; it is:")
             noted = gr.HTML(elem_id="noted")
 
     def show(path: str | None, name: str, language: str) -> tuple:
+        html = macros("answer", language)
         try:
             classes = site.models.get(name).checkpoint.classes
             if path is None:
-                return waiting(classes, language), None, gr.update(visible=False), gr.update(), ""
+                return html.waiting(classes), None, gr.update(visible=False), gr.update(), ""
             in_browser = Path(path).suffix.lower() in SHOWN_BY_BROWSERS
             answer = classify(site.models.get(name), path, 0 if in_browser else LARGE)
         except UserError as error:
             return failed(error, language), None, gr.update(visible=False), gr.update(), ""
         about_answer, others = _feedback_on(answer, path, name, classes, Translator(language))
         truths = gr.update(choices=others, value=None)
-        return macros("answer", language).one(answer), about_answer, gr.update(visible=True), truths, ""
+        return html.one(answer), about_answer, gr.update(visible=True), truths, ""
 
     def note(about_answer: feedback.Given | None, truth: str | None, language: str) -> tuple:
         if not about_answer:  # pressed twice: it is recorded already
@@ -83,7 +73,7 @@ def one_image(site: Site, weights: gr.Dropdown, language: gr.Radio) -> ImageUplo
     answering = gr.on(
         [image.change, weights.change, language.change],
         show, [image, weights, language], [result, given, asking, truth, noted],
-        trigger_mode="always_last", js=FADE, **QUIET, **NETWORK,
+        trigger_mode="always_last", js="fadeAnswer", **QUIET, **NETWORK,
     )  # fmt: skip
     or_busy(answering, language, result)
     recorded = [noted, asking, given]
@@ -120,17 +110,15 @@ def _offer_examples(site: Site, weights: gr.Dropdown, language: gr.Radio, image:
         chosen = paths[int(index)] if index.isdecimal() and int(index) < len(paths) else None
         return str(chosen) if chosen and chosen.is_file() else None
 
-    shown = gr.HTML(offer(site.models.best(), "en"), elem_id="examples", js_on_load=CHOOSE)
+    shown = gr.HTML(offer(site.models.best(), "en"), elem_id="examples", js_on_load="reportClicks(element, trigger)")
     gr.on([weights.change, language.change], offer, [weights, language], shown, **QUIET)
     or_busy(shown.click(choose, weights, image, **QUIET), language, result)
 
 
 def several_images(site: Site, weights: gr.Dropdown, language: gr.Radio) -> None:
     """Classify many images or zips into a table."""
-    files = FilesUpload(
-        file_count="multiple", file_types=["image", ".zip"], show_label=False, height=180, elem_id="files"
-    )
-    site.localized(files, label="Images, or a zip of them")
+    options = {"file_count": "multiple", "file_types": ["image", ".zip"], "show_label": False, "height": 180}
+    files = site.localized(FilesUpload(elem_id="files", **options), label="Images, or a zip of them")
     given = gr.State([])
     result = gr.HTML(elem_id="several")
 
@@ -223,5 +211,5 @@ def about_model(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Ta
 
 def address(request: gr.Request) -> str:
     """Return where programs reach the page, as the visitor did, without a slash at the end."""
-    asked = request.request
-    return get_root_url(asked, get_api_call_path(asked), asked.scope.get("root_path"))
+    inner = request.request
+    return get_root_url(inner, get_api_call_path(inner), inner.scope.get("root_path"))
