@@ -20,7 +20,6 @@ from classifier.data.images import load_image
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference.predictor import Prediction, build_predictor
-from resnet import Bottleneck, ResNet
 from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
 from tests.test_predictor import trained
 from zoo import MODELS
@@ -34,7 +33,7 @@ import export  # noqa: E402
 CLASSES = ["blue", "红", "a \"b\""]  # fmt: skip
 SIZE = 24
 BUILDERS = dict(MODELS)  # before tests put others there
-FAMILIES = {"resnet50": 32, "alexnet": 64, "vgg11_bn": 64, "googlenet": 32, "densenet121": 32}  # size
+FAMILIES = {"vgg11_bn": 64, "googlenet": 32, "densenet121": 32}  # size
 
 
 class Places(nn.Module):
@@ -124,13 +123,8 @@ def test_any_image_in_any_number(project, resize, interpolation):
 def bare(name: str, num_classes: int) -> nn.Module:
     """A network of the family with fewer blocks or fewer neurons, where it has so many that exporting takes long."""
     with torch.device("meta"):
-        if name == "resnet50":
-            network = ResNet(Bottleneck, (1, 1, 1, 1), num_classes)
-        elif name == "densenet121":
-            network = DenseNet((2, 2, 2, 2), num_classes)
-        else:
-            network = BUILDERS[name](num_classes=num_classes)
-        if name.startswith(("vgg", "alexnet")):
+        network = DenseNet((2,) * 4, num_classes) if name == "densenet121" else BUILDERS[name](num_classes=num_classes)
+        if name == "vgg11_bn":
             pixels = next(layer.in_features for layer in network.classifier if isinstance(layer, nn.Linear))
             layers = nn.Linear(pixels, 16), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(16, num_classes)
             network.classifier = nn.Sequential(*layers)
