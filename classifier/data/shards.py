@@ -88,9 +88,8 @@ class ShardedImages:
 def read(spec: str) -> ShardedImages:
     """Read the index of the shards that `--data` means; on a disk, check that they are there.
 
-    Args:
-        spec: "dataset/train/{00000..00127}.tar", the same after http(s)://, or the folder or URL that holds
-            shards.json and all of its shards; for a folder also the one above it, dataset.
+    `spec` is "dataset/train/{00000..00127}.tar", the same after http(s)://, or the folder or URL that holds shards.json
+    and all of its shards; for a folder also the one above it, dataset.
 
     Raises:
         UserError: the index or a shard is missing, damaged or of another size, or a class has no images.
@@ -188,17 +187,14 @@ def train_loader(
     """Return shuffled batches for this process, equally many in every process.
 
     Shards go whole to processes and workers, which therefore get different numbers of images: a worker with too few
-    begins again, one with too many leaves some out.
+    begins again, one with too many leaves some out. Seed, epoch and the numbers of processes and workers decide on the
+    order.
 
     Args:
-        images: what to train on.
-        preprocess: how to prepare the images.
-        batch_size: images of a batch of this process.
+        batch_size: images in a batch of this process.
         batches: batches of this process in an epoch.
-        seed: decides on the order, together with the epoch and the numbers of processes and workers.
-        workers: processes that read and decode.
     """
-    return ShardLoader(_Batches(images, preprocess, batch_size, workers, batches=batches, seed=seed))
+    return ShardLoader(_Batches(images, preprocess, batch_size, max(1, workers), batches=batches, seed=seed), workers)
 
 
 def val_loader(
@@ -208,15 +204,15 @@ def val_loader(
 
     Every process reads all shards, but decodes only its own images; see `distributed.gather_strided`.
     """
-    return ShardLoader(_Batches(images, preprocess, batch_size, workers, rank, world_size))
+    return ShardLoader(_Batches(images, preprocess, batch_size, max(1, workers), rank, world_size), workers)
 
 
 class ShardLoader(DataLoader):
     """Batches of (images (n, 3, size, size) uint8, labels (n,) int64), from `train_loader` or `val_loader`."""
 
-    def __init__(self, batches: "_Batches"):
+    def __init__(self, batches: "_Batches", workers: int):
         options = {"worker_init_fn": loaders.ignore_signals, "pin_memory": torch.cuda.is_available()}
-        super().__init__(batches, batch_size=None, num_workers=batches.workers, **options)
+        super().__init__(batches, batch_size=None, num_workers=workers, **options)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over an epoch. Raises ImageError for an image or shard that cannot be read."""
@@ -261,7 +257,7 @@ class _Batches(IterableDataset):
         samples = wds.DataPipeline(self.units)
         if self.batches is not None:
             shuffle = wds.shuffle(SHUFFLE_IMAGES, rng=random.Random(f"{self.seed} {self.epoch} {RANK} {worker}"))
-            count = len(range(worker, self.batches, max(1, self.workers))) * self.batch_size
+            count = len(range(worker, self.batches, self.workers)) * self.batch_size
             samples = samples.compose(wds.split_by_node, wds.split_by_worker, _samples, shuffle).with_epoch(count)
             samples = iter(samples) if count else iter(())
         else:
@@ -276,15 +272,13 @@ class _Batches(IterableDataset):
     def units(self) -> list[tuple[str, Shard, int, range]]:
         """List what processes and workers take in turn: shards, or parts of shards where these are too few.
 
-        Returns:
-            (path or URL, shard, index of its first image among all, indices that belong to this part).
+        As (path or URL, shard, index of its first image among all images, indices of the images in this part).
         """
-        shards = list(
-            zip(self.images.shards, itertools.accumulate(map(len, self.images.shards), initial=0), strict=False)
-        )
+        firsts = itertools.accumulate(map(len, self.images.shards), initial=0)
+        shards = list(zip(self.images.shards, firsts, strict=False))
         if self.batches is not None:
             random.Random(f"{self.seed} {self.epoch}").shuffle(shards)
-        parts = -(-max(1, self.workers) * (1 if self.batches is None else WORLD_SIZE) // len(shards))
+        parts = -(-self.workers * (1 if self.batches is None else WORLD_SIZE) // len(shards))
         units = []
         for part, (shard, first) in itertools.product(range(parts), shards):
             start = first + (self.rank + part * self.world_size - first) % (parts * self.world_size)
@@ -294,10 +288,10 @@ class _Batches(IterableDataset):
 
     def omitted_and_repeated(self) -> tuple[int, int]:
         """Count the images that an epoch of training omits and repeats, in all processes."""
-        units, workers, repeated = self.units(), max(1, self.workers), 0
-        for rank, worker in itertools.product(range(WORLD_SIZE), range(workers)):
-            own = sum(len(indices) for *_, indices in units[rank::WORLD_SIZE][worker::workers])
-            repeated += max(0, len(range(worker, self.batches, workers)) * self.batch_size - own)
+        units, repeated = self.units(), 0
+        for rank, worker in itertools.product(range(WORLD_SIZE), range(self.workers)):
+            own = sum(len(indices) for *_, indices in units[rank::WORLD_SIZE][worker :: self.workers])
+            repeated += max(0, len(range(worker, self.batches, self.workers)) * self.batch_size - own)
         return len(self.images) - self.batches * self.batch_size * WORLD_SIZE + repeated, repeated
 
     def _decode(self, sample: dict) -> tuple[Tensor, int]:
@@ -337,12 +331,8 @@ def _samples(units: Iterable[tuple[str, Shard, int, range]]) -> Iterator[dict]:
 def _open(place: str, size: int = 0) -> BinaryIO:
     """Open a file; one at a URL is copied first, so that a connection that breaks is noticed and made again.
 
-    Args:
-        place: path or URL.
-        size: bytes that it must have; 0: any number.
-
     Raises:
-        UserError: the file cannot be read or has another size.
+        UserError: the file cannot be read, or has another size than `size` bytes (0: any).
     """
     for pause in (*RETRY_PAUSES_S, 0) if place.startswith(URL) else (0,):
         try:

@@ -20,16 +20,10 @@ TIMEOUT_S = 30  # without an answer
 
 
 def fetch(url: str, target: Path, size: int, sha256: str) -> None:
-    """Download `url` to `target`, by way of `<target>.part`, which a later call continues.
-
-    Args:
-        url: where the file is.
-        target: where it goes; a complete one is not downloaded again.
-        size: its bytes.
-        sha256: of its content, in hexadecimal.
+    """Download a file of `size` bytes to `target`, by way of `<target>.part`, which a later call continues.
 
     Raises:
-        UserError: the server does not give the file, or gives another one.
+        UserError: the server does not give the file, or gives another one, or `target` is another one already.
     """
     part = target if target.exists() else target.with_name(target.name + ".part")
     pauses = list(RETRY_PAUSES_S)

@@ -98,12 +98,8 @@ def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None
     """Write the training images into WebDataset shards in `result`/train, with their index, and set their targets.
 
     The hashes of their contents decide on the order, so that each shard has all classes, and every run writes the
-    same shards. Images that look the same stay together, in training or in validation.
-
-    Args:
-        images: what there is, with targets as for folders.
-        size: images of a shard, about; fewer where there would not be MIN_SHARDS.
-        result: a folder without train/.
+    same shards, of about `size` images, or fewer where there would not be MIN_SHARDS. Images that look the same stay
+    together, in training or in validation.
     """
     from webdataset import TarWriter  # not at the top: it loads PyTorch, as the next one does
 
