@@ -11,14 +11,12 @@ Expected for the weights that come with the project: 98.20% accuracy on 2,000 ph
 97.52% to 98.70%, in 8.3 seconds (4.2 ms per image) on two cores (AMD EPYC, bfloat16).
 
 A plain state_dict of a network in zoo/ will do as well. Every image counts once, whatever the number of processes. The
-report, logs/evaluate/<weights>/<time>/report.html, shows figures, the most confident errors and label issues; beside it
-are report.json and predictions.csv. A comparison goes to logs/evaluate/comparison/<time>/.
+report, logs/evaluate/<weights>/<time>/report.html, has figures, the most confident errors and label issues.
 """
 
 import os
 import stat
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,10 +36,9 @@ from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import EACH, Compute, Precision, device_name, dtype_name, select_compute
 from classifier.evaluation import comparison, metrics, report
-from classifier.evaluation.cost import cost, latency
-from classifier.evaluation.remarks import remarks
+from classifier.evaluation.cost import costs
 from classifier.evaluation.report import EvalResult
-from classifier.evaluation.selection import Part, is_part, select_images
+from classifier.evaluation.selection import Part, is_part, remarks, select_images
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.text import plural, print_table, quoted, shorten
 
@@ -74,47 +71,37 @@ class Settings:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Evaluate what the command line names."""
-    with distributed.process_group():
-        evaluate(distributed.run_on_main_and_broadcast(lambda: parse(args)))
-
-
-def parse(args: Sequence[str] | None) -> Settings:
-    """Return the settings, checked."""
-    settings = cli.parse(Settings, __doc__.split("\n")[0], args)
-    for name, low in (("batch_size", 1), ("workers", 0)):
-        if getattr(settings, name) < low:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; expected at least {low}.")
-    return settings
-
-
-def evaluate(settings: Settings) -> None:
     """Evaluate, print, write the reports and note the scores in the .pth files; the main process writes."""
-    paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
-    changed = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
-    loaded = [checkpoints.load(path) for path in paths]
-    folders = distributed.run_on_main_and_broadcast(lambda: select_images(loaded, settings.part, settings.data))
+    with distributed.process_group():
+        least = {"batch_size": 1, "workers": 0}
+        settings = distributed.run_on_main_and_broadcast(
+            lambda: cli.parse(Settings, __doc__.split("\n")[0], args, at_least=least)
+        )
+        paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
+        times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+        loaded = [checkpoints.load(path) for path in paths]
+        folders = distributed.run_on_main_and_broadcast(lambda: select_images(loaded, settings.part, settings.data))
 
-    results: list[EvalResult] = []
-    for name, checkpoint, time_ns, folder in zip(names(paths), loaded, changed, folders, strict=True):
-        found = evaluate_network(name, checkpoint, folder, settings)
-        for result in found:
-            report.print_scores(result.report)
-            page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
-            print(f"report     {page}", flush=True)
-            own_test = settings.part == "test" and not checkpoint.assumed and is_part(checkpoint, folder, "test")
-            if own_test and not result.mirrored:
-                print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
-        results += found
+        results: list[EvalResult] = []
+        for name, checkpoint, time_ns, folder in zip(names(paths), loaded, times, folders, strict=True):
+            for result in evaluate(name, checkpoint, folder, settings):
+                report.print_scores(result.report)
+                page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
+                print(f"\nreport     {page}", flush=True)
+                own_test = settings.part == "test" and not checkpoint.assumed and is_part(checkpoint, folder, "test")
+                if own_test and result.name == name:
+                    print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
+                results.append(result)
 
-    if len(results) > 1:
-        verdicts = comparison.verdicts(results)
-        print("\ncomparison")
-        print_table(comparison.table(results))
-        print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
-        target = settings.logs / "evaluate" / "comparison"
-        print(f"\nreport     {comparison.write_comparison(results, folders[0], verdicts, target)}")
-    print(f"next       python app.py{f' {quoted(paths[0])}' if settings.weights else ''}")
+        if len(results) > 1:
+            results.sort(key=lambda result: -result.report["accuracy"])
+            verdicts = comparison.verdicts(results)
+            print("\ncomparison")
+            print_table(comparison.table(results))
+            print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
+            target = settings.logs / "evaluate" / "comparison"
+            print(f"\nreport     {comparison.write_comparison(results, folders[0], verdicts, target)}")
+        print(f"next       python app.py{f' {quoted(paths[0])}' if settings.weights else ''}")
 
 
 def files(weights: Sequence[Path]) -> list[Path]:
@@ -128,14 +115,12 @@ def files(weights: Sequence[Path]) -> list[Path]:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """Return what to call each network: the file's name, with its folders where two have the same."""
-    count = Counter(path.stem for path in paths)
-    return [
-        path.stem if count[path.stem] == 1 else "-".join(path.relative_to(path.anchor).with_suffix("").parts)
-        for path in paths
-    ]
+    stems = [path.stem for path in paths]
+    long = ["-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in paths]
+    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, long, strict=True)]
 
 
-def evaluate_network(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> list[EvalResult]:
+def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> list[EvalResult]:
     """Return the network's logits and scores; with --tta a second time, for the mirror images as well.
 
     Of several processes only the main one returns results.
@@ -160,12 +145,9 @@ def evaluate_network(name: str, checkpoint: Checkpoint, folder: ImageFolder, set
         distributed.broadcast_object(None)  # the others wait until the main process has measured and written
         start = time.perf_counter()
         logits, is_ood = infer(predictor, checkpoint, folder, compute, settings)
-        seconds, labels, mirrored = time.perf_counter() - start, torch.tensor(folder.labels), view != name
+        seconds, labels = time.perf_counter() - start, torch.tensor(folder.labels)
         if not distributed.IS_MAIN:
             continue
-        costs = cost(checkpoint)
-        if mirrored and costs["multiply_adds"]:
-            costs["multiply_adds"] *= 2
         scores = {
             "weights": checkpoint.path.as_posix(),
             "model": checkpoint.model,
@@ -178,10 +160,9 @@ def evaluate_network(name: str, checkpoint: Checkpoint, folder: ImageFolder, set
             "preprocess": preprocess.to_dict(),
             **metrics.score(logits, labels, folder.classes, checkpoint.temperature),
             "neither": is_ood.sum().item() if checkpoint.ood_stats else None,
-            **costs,
+            **costs(checkpoint, predictor, compute.device),
             "seconds": seconds,  # from files to logits: reading, decoding, resizing, network
             "milliseconds_per_picture": 1000 * seconds / len(folder),
-            **latency(predictor, compute.device, side),
             "device": EACH + device_name(compute.device),
             "precision": dtype_name(compute.dtype),
             "batch_size": settings.batch_size,
@@ -189,7 +170,10 @@ def evaluate_network(name: str, checkpoint: Checkpoint, folder: ImageFolder, set
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": checkpoints.versions(),
         }
-        results.append(EvalResult(view, checkpoint, scores, logits, labels, mirrored))
+        history = checkpoint.scores.get("history") or checkpoint.resume.get("history") or []
+        if view != name:  # two passes, and the training is shown with the first of the two
+            history, scores["multiply_adds"] = [], scores["multiply_adds"] and 2 * scores["multiply_adds"]
+        results.append(EvalResult(view, scores, history, logits, labels))
     return results
 
 
@@ -239,18 +223,20 @@ def note_score(path: Path, time_ns: int, scores: dict) -> str:
     """Add the test score to the .pth, for app.py to show, and return what came of it; a failure loses nothing."""
     keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
+    reason = ""
     try:
         state = path.stat()
         if path.name == checkpoints.SHIPPED:
-            return f"{path} comes with the project and is left as it is."
-        if not state.st_mode & stat.S_IWRITE:
-            return f"{path} is read-only, so the score is not noted in it."
-        if state.st_mtime_ns != time_ns:  # a run in progress has saved a better epoch
-            return f"{path} has changed meanwhile, so the score is not noted in it."
-        checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
+            reason = "it comes with the project"
+        elif not state.st_mode & stat.S_IWRITE:
+            reason = "it is read-only"
+        elif state.st_mtime_ns != time_ns:  # a run in progress has saved a better epoch
+            reason = "it has changed meanwhile"
+        else:
+            checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
     except (CheckpointError, OSError) as error:
-        return f"The score is not noted in {path}: {error}"
-    return f"The score is noted in {path}."
+        reason = str(error)
+    return f"The score is not noted in {path}: {reason}." if reason else f"The score is noted in {path}."
 
 
 if __name__ == "__main__":

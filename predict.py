@@ -95,12 +95,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def command_line(args: Sequence[str] | None) -> Settings:
     """Return the settings, with the file of the weights. Raises UserError for what can be seen to be wrong."""
-    settings = cli.parse(Settings, __doc__.split("\n")[0], args, config=(conf.FlagCreatePairsOff,))
+    least = {"batch_size": 1, "workers": 0}
+    settings = cli.parse(Settings, __doc__.split("\n")[0], args, least, config=(conf.FlagCreatePairsOff,))
     if not settings.paths:
         raise UserError("Name images, folders or zips to label: python predict.py IMAGES; --help shows the options.")
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if getattr(settings, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it has to be at least {least}.")
     if settings.output.suffix.lower() != ".csv":
         raise UserError(f"--output {settings.output}: the name of the table has to end in .csv")
     if target := settings.sort_into:

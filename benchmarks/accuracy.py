@@ -19,7 +19,7 @@ def main() -> None:
     """Draw it."""
     runs = [checkpoint.load(Path(name)) for name in sys.argv[1:]]
     histories = {f"--recipe {run.settings['recipe']}": run.scores["history"] for run in runs}
-    plots.accuracy_over_time(histories).savefig("docs/accuracy.png", dpi=110)
+    plots.curves(histories, [("accuracy", "minutes")]).savefig("docs/accuracy.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -40,12 +40,23 @@ class UserError(Exception):
         return template.format(**self.values) if self.values else template
 
 
-def parse(settings: type[Settings], description: str, args: Sequence[str] | None = None, **options) -> Settings:
+def parse(
+    settings: type[Settings],
+    description: str,
+    args: Sequence[str] | None = None,
+    at_least: Mapping[str, int] | None = None,
+    **options,
+) -> Settings:
     """Return the command line (or `args`) as an instance of the dataclass `settings`; exit with 2 if it is wrong.
 
-    `options` go to `tyro.cli`; `default=` takes an instance whose values replace the field defaults.
+    `at_least` names the smallest value of some fields, raising UserError below it. `options` go to `tyro.cli`;
+    `default=` takes an instance whose values replace the field defaults.
     """
-    return tyro.cli(settings, description=description, args=args, **options)
+    parsed = tyro.cli(settings, description=description, args=args, **options)
+    for name, least in (at_least or {}).items():
+        if (value := getattr(parsed, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least {least}.")
+    return parsed
 
 
 def run(main: Callable[[], None]) -> None:

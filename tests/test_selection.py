@@ -12,8 +12,7 @@ from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import selection
-from classifier.evaluation.remarks import remarks
-from classifier.evaluation.selection import select_images
+from classifier.evaluation.selection import remarks, select_images
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from classifier.data.transforms import Preprocess
 
+BINS = 15  # of equal width, over confidences from 0 to 1
+
 
 def infer(
     predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess | None
@@ -51,30 +53,16 @@ def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return (logits.double() / temperature).softmax(1)
 
 
-class Calibration(NamedTuple):
-    """Images sorted into bins by confidence, the probability of the predicted class."""
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the expected calibration error (Naeini et al., 2015; Guo et al., 2017), in 0..1.
 
-    confidence: Tensor  # (bins,) mean of each bin, NaN where it is empty
-    accuracy: Tensor  # (bins,) share of correct predictions
-    count: Tensor  # (bins,) images
-    error: float  # expected calibration error: |accuracy - confidence|, averaged over images
-
-
-def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
-    """Compare confidence with accuracy (Naeini et al., 2015; Guo et al., 2017).
-
-    Args:
-        probabilities: (N, classes).
-        labels: (N,).
-        bins: of equal width, over 0..1.
+    It is the mean over images of |accuracy - mean confidence| of their bin, of BINS by confidence, the probability of
+    the predicted class. Takes probabilities (N, classes) and labels (N,).
     """
     confidence, predicted = probabilities.double().max(1)
-    index = (confidence * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(index, minlength=bins)
-    total = torch.bincount(index, confidence, minlength=bins)
-    correct = torch.bincount(index, (predicted == labels).double(), minlength=bins)
-    error = (total - correct).abs().sum() / len(labels)
-    return Calibration(total / count, correct / count, count, error.item())
+    index = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.bincount(index, (predicted == labels).double() - confidence)
+    return gaps.abs().sum().item() / len(labels)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -82,9 +70,6 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927. Unlike p +- 1.96
     sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%. Without images it is (0, 1).
-
-    Raises:
-        ValueError: more correct images than images.
     """
     from scipy.stats import binomtest
 
@@ -113,31 +98,27 @@ def per_class(matrix: Tensor) -> PerClass:
     A share of nothing is NaN, not 0: the precision of a class that was never predicted, the recall of one without
     images, the F1 of one that is both.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    labels, predicted = matrix.nonzero(as_tuple=True)
-    *shares, count = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(matrix)), sample_weight=matrix[labels, predicted], zero_division=math.nan
-    )
-    return PerClass(*map(torch.from_numpy, shares), torch.from_numpy(count).long())
+    correct, predicted, count = matrix.diagonal().double(), matrix.sum(0), matrix.sum(1)
+    return PerClass(correct / predicted, correct / count, 2 * correct / (predicted + count), count)
 
 
 def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float = 1.0) -> dict:
     """Return all scores as plain values, ready for JSON; a share of nothing is None.
 
-    Args:
-        logits: (N, classes).
-        labels: (N,).
-        classes: names, in the order of the logits.
-        temperature: divides the logits before the softmax.
+    Takes logits (N, classes) and labels (N,); the temperature divides the logits before the softmax.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     matrix = confusion_matrix(logits, labels)
     correct, count = int(matrix.trace()), len(labels)
     calibrated = probabilities(logits, temperature)
     rows = []
     for i, (name, *values) in enumerate(zip(classes, *(column.tolist() for column in per_class(matrix)), strict=True)):
         row = dict(zip(PerClass._fields, (None if math.isnan(value) else value for value in values), strict=True))
-        rows.append({"class": name} | row | _ranking(calibrated[:, i], labels == i))
+        both = 0 < row["count"] < count  # images of this class and of others
+        areas = {"auroc": roc_auc_score, "average_precision": average_precision_score}
+        row |= {key: float(area(labels == i, calibrated[:, i])) if both else None for key, area in areas.items()}
+        rows.append({"class": name} | row)
     return {
         "accuracy": correct / count,
         "interval": list(wilson_interval(correct, count)),  # 95%
@@ -147,18 +128,6 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: f
         "per_class": rows,
         "confusion_matrix": matrix.tolist(),  # rows: labels, columns: predictions
         "temperature": temperature,
-        "calibration_error": calibration(calibrated, labels).error,
-        "calibration_error_without_temperature": calibration(probabilities(logits), labels).error,
-    }
-
-
-def _ranking(scores: Tensor, positive: Tensor) -> dict[str, float | None]:
-    """Return the areas under the ROC and precision-recall curves of one class against the rest."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    if positive.all() or not positive.any():
-        return {"auroc": None, "average_precision": None}
-    return {
-        "auroc": float(roc_auc_score(positive, scores)),
-        "average_precision": float(average_precision_score(positive, scores)),
+        "calibration_error": calibration_error(calibrated, labels),
+        "calibration_error_without_temperature": calibration_error(probabilities(logits), labels),
     }

@@ -18,10 +18,7 @@ MAX_COLUMNS = 120  # of a list of classes in a message
 def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | None) -> list[ImageFolder]:
     """Return for each network the same images in the same order, with labels in the order of its logits.
 
-    Args:
-        checkpoints: one or several networks.
-        part: "test", or "val" for the validation images of their runs.
-        data: where the images are; None: where the checkpoints say.
+    `data` is where the images are; None: where the checkpoints say.
 
     Raises:
         UserError: no such images, others for each network, classes that a network does not have, or a folder that is
@@ -43,16 +40,31 @@ def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | No
     return folders
 
 
-def run_root(checkpoint: Checkpoint) -> Path | None:
-    """Return the folder of the images that the network was trained on, where the .pth says so."""
-    root = checkpoint.data.get("root")
-    return Path(root) if isinstance(root, str) else None
+def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str]:
+    """Return what a reader has to know beside a score on these images, a sentence each."""
+    found = [folder.corrected] if folder.corrected else []
+    if missing := [name for name, count in folder.counts().items() if not count]:
+        found.append(f"There are no images of {', '.join(missing)}.")
+    if checkpoint.data.get("kind") == "drawings":
+        found.append("The network was trained on drawings, not on photographs.")
+    if part == "test" and is_part(checkpoint, folder, "train"):
+        found.append(
+            "The network was trained on these images; accuracy on new ones will be lower. --part val evaluates its "
+            "validation images."
+        )
+    if part == "val" or is_part(checkpoint, folder, "val"):
+        found.append(
+            "The best epoch and the temperature were chosen on these images; expect slightly less on new ones."
+        )
+        if (weights := checkpoint.settings.get("weights")) not in (None, "", "imagenet"):
+            found.append(f"Training started from {weights}, which may have been trained on some of these images.")
+    return found
 
 
 def is_part(checkpoint: Checkpoint, folder: ImageFolder, part: str) -> bool:
     """Whether `folder` is train/, val/ or test/ of the images that the network was trained on."""
-    root = run_root(checkpoint)
-    return root is not None and (root / part).resolve() == folder.root.resolve()
+    root = checkpoint.data.get("root")
+    return bool(root) and Path(root, part).resolve() == folder.root.resolve()
 
 
 def test_folder(folder: Path) -> Path:
@@ -67,33 +79,32 @@ def test_folder(folder: Path) -> Path:
 
 
 def _root(checkpoint: Checkpoint, part: Part, data: Path | None) -> Path:
-    root = run_root(checkpoint)
-    if part == "test":
-        if data:
-            return test_folder(data)
-        images = (root or Path("dataset")) / "test"
-    else:
-        if data:
-            return data.parent if data.name == "train" and not (data / "train").is_dir() else data
-        if not root:
-            raise UserError(
-                f"{checkpoint.path} does not say which images it was trained on. Name their folder with --data DIR."
-            )
-        images = root / "train"
+    """Return the folder of the test images, or the one that holds train/ with the validation images."""
+    root = checkpoint.data.get("root")
+    if data and part == "test":
+        return test_folder(data)
+    if data:
+        return data.parent if data.name == "train" and not (data / "train").is_dir() else data
+    if not root and part == "val":
+        raise UserError(
+            f"{checkpoint.path} does not say which images it was trained on. Name their folder with --data DIR."
+        )
+    images = Path(root or "dataset", "test" if part == "test" else "train")
     if root and not images.is_dir():
         raise UserError(
             f"{checkpoint.path} was trained on {root}, but {images} does not exist. Name another with --data DIR."
         )
-    return images if part == "test" else root
+    return images if part == "test" else images.parent
 
 
 def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     known, found = checkpoint.classes, image_folder.class_names(root)
     unnamed = bool(checkpoint.assumed)  # a plain state_dict, whose classes get the names of the folders
     if found and (len(known) != len(found) if unnamed else not set(found) <= set(known)):
+        ours, theirs = (shorten(", ".join(names), MAX_COLUMNS) for names in (known, found))
         raise UserError(
-            f"{checkpoint.path} has {len(known)} classes ({_listed(known)}), but {root} has {len(found)} "
-            f"({_listed(found)}). Rename the folders so that the names agree, or evaluate other images with --data DIR."
+            f"{checkpoint.path} has {len(known)} classes ({ours}), but {root} has {len(found)} ({theirs}). "
+            "Rename the folders so that the names agree, or evaluate other images with --data DIR."
         )
     return image_folder.read_folder(root, classes=found if unnamed else known)
 
@@ -102,15 +113,11 @@ def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     """Return DATA/val, or the same split of DATA/train as in training, checked by the fingerprint in the .pth."""
     share, fold = checkpoint.settings.get("val"), checkpoint.settings.get("fold", 1)
     fingerprint, count = checkpoint.data.get("fingerprint"), checkpoint.data.get("val")
-    if not isinstance(share, float) or not 0 < share < 1 or not isinstance(fingerprint, str):
+    recorded = isinstance(share, float) and 0 < share < 1 and isinstance(fingerprint, str)
+    if not recorded or not fingerprint.startswith(image_folder.FINGERPRINT):  # earlier versions chose other images
         raise UserError(
-            f"{checkpoint.path} does not say which images were its validation images. Train again, or evaluate it on "
-            "test images, without --part val."
-        )
-    if not fingerprint.startswith(image_folder.FINGERPRINT):
-        raise UserError(
-            f"{checkpoint.path} was trained by an earlier version, which chose other validation images, so "
-            "it is not known which ones they were. Train again, or evaluate it on test images, without --part val."
+            f"{checkpoint.path} does not say which images were its validation images, or is from an earlier version. "
+            "Train again, or evaluate it on test images, without --part val."
         )
     for corrected in (True, False):  # the run may be older than the corrections
         training, validation = image_folder.train_and_val(root, share, fold, corrected)
@@ -123,7 +130,3 @@ def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
         f"relabelled ({plural(len(training) + len(validation), 'image')} now). So it is not known which ones it was "
         "trained on. Train again, or name a copy of the images from that time with --data DIR."
     )
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return shorten(", ".join(classes), MAX_COLUMNS)
