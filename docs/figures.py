@@ -106,7 +106,7 @@ def band(axes: Axes, values: np.ndarray, color: str, **options) -> None:
     axes.plot(steps, values.mean(0), color=color, lw=1.8, **options)
 
 
-@styled
+@styled()
 def receptive_figure(fresh: list[Tensor], trained: list[Tensor]) -> Figure:
     """What the middle value of four maps sees, and the square of the formula around it."""
     figure = Figure(figsize=(8.8, 4.7), layout="constrained")
@@ -124,7 +124,7 @@ def receptive_figure(fresh: list[Tensor], trained: list[Tensor]) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def edge_figure() -> Figure:
     """A drawing, its changes to the right and downwards, and the length of both together."""
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -144,7 +144,7 @@ def edge_figure() -> Figure:
     return figure
 
 
-@styled
+@styled()
 def batch_norm_figure(pixels: Tensor) -> Figure:
     """Three channels of ResNet-18's first convolution before and after batch norm, and the variance that it keeps."""
     torch.manual_seed(0)
@@ -175,7 +175,7 @@ def batch_norm_figure(pixels: Tensor) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def residual_figure(gradients: dict, losses: dict[str, np.ndarray]) -> Figure:
     """Gradients over the layers for three ways to start, and the loss of the first steps with batch norm.
 
@@ -195,7 +195,7 @@ def residual_figure(gradients: dict, losses: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def training_figure(accuracies: dict[str, np.ndarray]) -> Figure:
     """Test accuracy over the epochs: each measure against none of them. Name -> (seeds, epochs)."""
     figure = Figure(figsize=(8.8, 4.8), layout="constrained")
