@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import optimize_for_inference
 from tests.conftest import run_script
 from tests.running_page import address, app_process, image
+from tests.tiny import own_signals
 from webui.classify import classify
 from webui.models import Loaded
 
@@ -66,7 +66,7 @@ def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert "holds no photographs yet" in trained.stdout
     assert "python prepare.py --download" in trained.stdout
-    assert "270 drawings to train with" in trained.stdout
+    assert "cat: 270 training drawings" in trained.stdout
     evaluated = run_script("evaluate.py", cwd=tmp_path)
     assert "trained on drawings" in evaluated.stdout
     (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
@@ -104,9 +104,8 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     sizes = "--size 48 --grow-from 1"
     arguments = "--data odd --name odd --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3 " + sizes
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split(), "--device", "cpu", "--precision", "fp32"])
-    monkeypatch.setattr(train, "stop_on_signal", list)
-    train.main()
+    with own_signals():
+        train.main([*arguments.split(), "--device", "cpu", "--precision", "fp32"])
     trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black image
 
     folder = image_folder.read_folder(root)
