@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.skips import pytest_sessionfinish  # noqa: F401  a hook: which tests may be skipped
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 # one thread, in processes and here: the machine may be busy, and another number of threads gives other last digits
 ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
