@@ -104,13 +104,19 @@ def test_what_is_asked_for_comes_first_then_what_a_resumed_run_has_recorded(prec
     assert select_compute("cpu", precision, recorded).format == expected
 
 
-def test_several_machines_compute_in_the_format_of_the_main_process():
+def test_several_machines_compute_in_the_format_of_the_main_process_and_have_no_common_batch_norm_on_cpus():
     code = """
+from torch import nn
+from classifier.cli import UserError
 from classifier.device import select_compute
-from classifier.distributed import process_group
+from classifier.distributed import process_group, synchronize_batch_norm
 with process_group():
     compute = select_compute("cpu", "auto")
-print(compute.format)
+    try:
+        synchronize_batch_norm(nn.BatchNorm2d(3))
+    except UserError as error:
+        refusal = str(error)
+print(compute.format, refusal)
 """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -118,7 +124,8 @@ print(compute.format)
     processes = [
         start(code, RANK=str(rank), ONEDNN_MAX_CPU_ISA=limit, **common) for rank, limit in enumerate(("AVX2", ""))
     ]
-    assert [output(process).strip() for process in processes] == ["float32 channels-last"] * 2
+    for process in processes:
+        assert output(process).startswith("float32 channels-last --sync-bn needs GPUs.")
 
 
 # ----------------------------------------------------------------------------------------------------- device
