@@ -34,7 +34,7 @@ from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.device import EACH, Compute, Precision, device_name, dtype_name, select_compute
+from classifier.device import EACH, Precision, device_name, dtype_name, select_compute
 from classifier.evaluation import comparison, metrics, report
 from classifier.evaluation.cost import costs
 from classifier.evaluation.report import EvalResult
@@ -42,6 +42,7 @@ from classifier.evaluation.selection import Part, is_part, remarks, select_image
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.text import plural, print_table, quoted, shorten
 
+Predictor = Callable[[Tensor], Prediction]
 MAX_COLUMNS = 90  # of the terminal for class names
 MAX_CLASSES_IN_PTH = 100  # with more, the confusion matrix would be a large part of the file
 
@@ -144,7 +145,7 @@ def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: S
     for view, predictor in predictors.items():
         distributed.broadcast_object(None)  # the others wait until the main process has measured and written
         start = time.perf_counter()
-        logits, is_ood = infer(predictor, checkpoint, folder, compute, settings)
+        logits, is_ood = infer(predictor, checkpoint, folder, compute.device, settings)
         seconds, labels = time.perf_counter() - start, torch.tensor(folder.labels)
         if not distributed.IS_MAIN:
             continue
@@ -183,11 +184,7 @@ def mean(one: Prediction, other: Prediction) -> Prediction:
 
 
 def infer(
-    predict: Callable[[Tensor], Prediction],
-    checkpoint: Checkpoint,
-    folder: ImageFolder,
-    compute: Compute,
-    settings: Settings,
+    predict: Predictor, checkpoint: Checkpoint, folder: ImageFolder, device: torch.device, settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Return logits (N, classes) and is_ood (N,) of all images, with a progress bar on a terminal.
 
@@ -202,15 +199,13 @@ def infer(
     logits, is_ood = [torch.empty(0, len(folder.classes))], [torch.empty(0, dtype=torch.bool)]  # there may be no batch
     try:
         with tqdm(total=len(indices), unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
-            for pixels, _ in loaders.on_device(loader, compute.device):
+            for pixels, _ in loaders.on_device(loader, device):
                 prediction = predict(pixels)
                 logits.append(prediction.logits)
                 is_ood.append(prediction.is_ood)
                 bar.update(len(pixels))
     except torch.OutOfMemoryError:
-        raise UserError(
-            f"--batch-size {size} needs more memory than {compute.device} has. Try a smaller one."
-        ) from None
+        raise UserError(f"--batch-size {size} needs more memory than {device} has. Try a smaller one.") from None
     parts = distributed.all_gather_object((torch.tensor(indices).long(), torch.cat(logits), torch.cat(is_ood)))
     order, logits, is_ood = map(torch.cat, zip(*parts, strict=True))
     if not logits.isfinite().all():

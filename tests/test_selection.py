@@ -9,7 +9,7 @@ from PIL import Image
 
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data import image_folder
+from classifier.data import corrections, image_folder
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import selection
 from classifier.evaluation.selection import remarks, select_images
@@ -93,7 +93,7 @@ def test_networks_that_do_not_say(root):
     run = trained(root)
     for settings, data in (({}, run.data), (run.settings, {"root": "photos"}), ({"val": "some"}, run.data)):
         refuses("does not say which images", [dataclasses.replace(run, settings=settings, data=data)], "val", None)
-    refuses("which images it was trained on", [dataclasses.replace(run, data={})], "val", None)
+    refuses("does not say which images", [dataclasses.replace(run, data={})], "val", None)
     contents = run.data | {"fingerprint": "5c28e4e1d8a7f2b7a1f0d6f9e0c3b2a1"}  # as earlier versions noted it
     refuses("earlier version.*Train again", [dataclasses.replace(run, data=contents)], "val", None)
 
@@ -112,7 +112,7 @@ def test_labels_corrected_after_the_run_are_those_of_today(root):
     run = trained(root)
     (then,) = select_images([run], "val", None)
     changed, left_out = (Path(path) for path in then.paths[:2])
-    rows = [f"train/cat/{path.name},{image_folder.corrections.digest(path).hex()},cat,{decision},now,me"
+    rows = [f"train/cat/{path.name},{corrections.digest(path).hex()},cat,{decision},now,me"
             for path, decision in ((changed, "relabel,dog"), (left_out, "leave out,"))]  # fmt: skip
     (root / "corrections.csv").write_text("\n".join(["file,digest,label,decision,class,time,who", *rows]))
     (now,) = select_images([run], "val", None)

@@ -20,9 +20,7 @@ def mcnemar(first: Tensor, second: Tensor) -> tuple[int, int, float]:
     """Return how many images only the first and only the second network gets right, and McNemar's exact p-value.
 
     That is the probability of a split at least as uneven if neither network is better, as of tosses of a fair coin.
-
-    Args:
-        first, second: (N,) bool, whether each network's prediction of each image is correct.
+    Takes whether each network's prediction of each image is correct, (N,) bool.
     """
     from scipy.stats import binomtest
 
@@ -63,28 +61,13 @@ def _sentence(verdict: dict, pairs: int) -> str:
 
 def table(results: Sequence[EvalResult]) -> list[tuple[str, ...]]:
     """Return the networks as rows, headings first."""
-    headings = (
-        "network",
-        "accuracy",
-        "95% interval",
-        "ECE",
-        "parameters",
-        "multiply-adds",
-        "images/s",
-        "ms, batch of 1",
-    )
-    texts = (
-        "{accuracy:.2%}", "{interval[0]:.2%} to {interval[1]:.2%}", "{calibration_error:.3f}", "{millions:.1f} M",
-        "{billions:.2f} G", "{throughput:.0f}", "{milliseconds_for_one:.1f}",
-    )  # fmt: skip
-    rows = [headings]
+    rows = [("network", "accuracy", "95% interval", "ECE", "parameters", "multiply-adds", "images/s", "ms, batch of 1")]
     for result in results:
-        values = result.report | {
-            "millions": result.report["parameters"] / 1e6,
-            "billions": (result.report["multiply_adds"] or math.nan) / 1e9,
-            "throughput": 1000 / result.report["milliseconds_per_picture"],
-        }
-        rows.append((result.name, *(text.format_map(values) for text in texts)))
+        report, (low, high) = result.report, result.report["interval"]
+        accuracy = f"{report['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{report['calibration_error']:.3f}"
+        size = f"{report['parameters'] / 1e6:.1f} M", f"{(report['multiply_adds'] or math.nan) / 1e9:.2f} G"
+        speed = f"{1000 / report['milliseconds_per_picture']:.0f}", f"{report['milliseconds_for_one']:.1f}"
+        rows.append((result.name, *accuracy, *size, *speed))
     return rows
 
 

@@ -15,12 +15,8 @@ WARM_UP, TIMED = 5, 30  # batches of one image
 def costs(checkpoint: Checkpoint, predict: Callable[[torch.Tensor], object], device: torch.device) -> dict:
     """Return parameters and multiply-adds for one image, megabytes of the file, and the milliseconds for one image.
 
-    These are from its pixels to its prediction, warm: the median and the 95th percentile.
-
-    Args:
-        checkpoint: the network.
-        predict: takes (1, 3, S, S) uint8 on `device`, and has its result on the CPU when it returns.
-        device: where the network computes; copying the pixels there counts.
+    These are the median and the 95th percentile, warm, from the pixels on the CPU to the prediction on the CPU.
+    `predict` takes (1, 3, S, S) uint8 on `device`, where the network computes.
     """
     network, side = checkpoint.network(), checkpoint.preprocess.size
     try:

@@ -84,7 +84,7 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class PerClass(NamedTuple):
-    """One value per class, each (classes,)."""
+    """One value per class, each (classes,); a share of nothing is NaN, not 0."""
 
     precision: Tensor  # of the images predicted as this class, the share with its label
     recall: Tensor  # of the images with this label, the share predicted as it
@@ -93,11 +93,7 @@ class PerClass(NamedTuple):
 
 
 def per_class(matrix: Tensor) -> PerClass:
-    """Return precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix.
-
-    A share of nothing is NaN, not 0: the precision of a class that was never predicted, the recall of one without
-    images, the F1 of one that is both.
-    """
+    """Return precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix."""
     correct, predicted, count = matrix.diagonal().double(), matrix.sum(0), matrix.sum(1)
     return PerClass(correct / predicted, correct / count, 2 * correct / (predicted + count), count)
 

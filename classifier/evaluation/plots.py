@@ -63,11 +63,8 @@ def contact_sheet(
 ) -> Figure:
     """Draw images in a grid, each under its title.
 
-    Args:
-        pixels: (N, 3, H, W) uint8.
-        titles: N texts of one or more lines; a line too long for its image is cut.
-        columns: images per row.
-        wrong: N values; where True the title is red.
+    Takes (N, 3, H, W) uint8 and N titles of one or more lines; lines too long for their image are cut. Where `wrong` (N
+    values) is True, the title is red.
     """
     n, _, height, width = pixels.shape
     columns = max(1, min(columns, n))
@@ -147,9 +144,8 @@ def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
 def calibration(confidences: Mapping[str, Tensor], correct: Tensor) -> Figure:
     """Draw accuracy over confidence (a reliability diagram) and how many images have which confidence.
 
-    Args:
-        confidences: two, without and with the temperature: legend -> (N,) probability of the predicted class.
-        correct: (N,) bool.
+    Takes two entries, without and with the temperature, of the legend and the (N,) probabilities of the predicted
+    classes, and whether these are correct, (N,) bool.
     """
     from sklearn.calibration import CalibrationDisplay
 
@@ -174,10 +170,8 @@ def calibration(confidences: Mapping[str, Tensor], correct: Tensor) -> Figure:
 def rankings(probabilities: Tensor, labels: Tensor, per_class: Sequence[Mapping]) -> Figure:
     """Draw ROC and precision-recall curves; of two classes for the second, of more for each against the rest.
 
-    Args:
-        probabilities: (N, classes).
-        labels: (N,).
-        per_class: scores from `metrics.score`; of more than seven classes those with the smallest areas are drawn.
+    Takes probabilities (N, classes), labels (N,) and what `metrics.score` says of each class; of more than seven
+    classes those with the smallest areas are drawn.
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 

@@ -144,12 +144,8 @@ def sheet(
 def write(target: Path, report: dict, figures: dict[str, Figure], page: dict, tables: dict[str, Iterable]) -> Path:
     """Write all files into `target`/<time>, all or none, and return the page.
 
-    Args:
-        target: below logs/evaluate.
-        report: plain values, for report.json.
-        figures: by name.
-        page: what report.html asks for besides.
-        tables: file name -> rows, for CSV.
+    `target` is below logs/evaluate. `report` are plain values, for report.json; `figures` go by name, for report.html;
+    `page` is what else it asks for; `tables` are file name -> rows, for CSV.
 
     Raises:
         UserError: the folder cannot be written to or the disk is full.

@@ -20,9 +20,8 @@ def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | No
 
     `data` is where the images are; None: where the checkpoints say.
 
-    Raises:
-        UserError: no such images, others for each network, classes that a network does not have, or a folder that is
-            no longer as it was in training, so that the validation images are not known.
+    Raises UserError for no such images, others for each network, classes that a network does not have, or a folder that
+    is no longer as it was in training, so that the validation images are not known.
     """
     roots = [_root(checkpoint, part, data) for checkpoint in checkpoints]
     if len({root.resolve() for root in roots}) > 1:
@@ -48,14 +47,9 @@ def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str
     if checkpoint.data.get("kind") == "drawings":
         found.append("The network was trained on drawings, not on photographs.")
     if part == "test" and is_part(checkpoint, folder, "train"):
-        found.append(
-            "The network was trained on these images; accuracy on new ones will be lower. --part val evaluates its "
-            "validation images."
-        )
+        found.append("The network was trained on these images; accuracy on new ones will be lower (see --part val).")
     if part == "val" or is_part(checkpoint, folder, "val"):
-        found.append(
-            "The best epoch and the temperature were chosen on these images; expect slightly less on new ones."
-        )
+        found.append("The epoch and the temperature were chosen on these images; expect slightly less on new ones.")
         if (weights := checkpoint.settings.get("weights")) not in (None, "", "imagenet"):
             found.append(f"Training started from {weights}, which may have been trained on some of these images.")
     return found
@@ -85,10 +79,6 @@ def _root(checkpoint: Checkpoint, part: Part, data: Path | None) -> Path:
         return test_folder(data)
     if data:
         return data.parent if data.name == "train" and not (data / "train").is_dir() else data
-    if not root and part == "val":
-        raise UserError(
-            f"{checkpoint.path} does not say which images it was trained on. Name their folder with --data DIR."
-        )
     images = Path(root or "dataset", "test" if part == "test" else "train")
     if root and not images.is_dir():
         raise UserError(
