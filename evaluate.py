@@ -74,10 +74,8 @@ class Settings:
 def main(args: Sequence[str] | None = None) -> None:
     """Evaluate, print, write the reports and note the scores in the .pth files; the main process writes."""
     with distributed.process_group():
-        least = {"batch_size": 1, "workers": 0}
-        settings = distributed.run_on_main_and_broadcast(
-            lambda: cli.parse(Settings, __doc__.split("\n")[0], args, at_least=least)
-        )
+        title, least = __doc__.split("\n")[0], {"batch_size": 1, "workers": 0}
+        settings = distributed.run_on_main_and_broadcast(lambda: cli.parse(Settings, title, args, least))
         paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
         times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
         loaded = [checkpoints.load(path) for path in paths]
@@ -218,16 +216,15 @@ def note_score(path: Path, time_ns: int, scores: dict) -> str:
     """Add the test score to the .pth, for app.py to show, and return what came of it; a failure loses nothing."""
     keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
-    reason = ""
     try:
         state = path.stat()
-        if path.name == checkpoints.SHIPPED:
-            reason = "it comes with the project"
-        elif not state.st_mode & stat.S_IWRITE:
-            reason = "it is read-only"
-        elif state.st_mtime_ns != time_ns:  # a run in progress has saved a better epoch
-            reason = "it has changed meanwhile"
-        else:
+        reasons = {
+            "it comes with the project": path.name == checkpoints.SHIPPED,
+            "it is read-only": not state.st_mode & stat.S_IWRITE,
+            "it has changed meanwhile": state.st_mtime_ns != time_ns,  # a run in progress has saved a better epoch
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), "")
+        if not reason:
             checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
     except (CheckpointError, OSError) as error:
         reason = str(error)

@@ -21,10 +21,8 @@ def infer(
 ) -> tuple[Tensor, Tensor]:
     """Return logits (N, classes) float32 and labels (N,) of all images, on the CPU, in the order they came.
 
-    Args:
-        predict: from `inference.predictor.optimize_for_inference`.
-        batches: (pixels (n, 3, H, W) uint8, labels (n,)), for instance from `data.loaders.on_device`; at least one.
-        preprocess: normalizes the pixels; None where the batches hold features, which need none.
+    Takes at least one batch of pixels (n, 3, H, W) uint8 and labels (n,). `preprocess` normalizes the pixels; it is
+    None where the batches hold features, which need none.
     """
     logits, labels = [], []
     for pixels, target in batches:

@@ -31,7 +31,6 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
     "grid.color": "#e5e5e5",
     "legend.frameon": False,
 }
@@ -93,10 +92,9 @@ def curves(
 ) -> Figure:
     """Draw loss and accuracy of training runs: training dashed, validation solid, the best epoch marked.
 
-    Args:
-        histories: name of a run -> its epochs, each
-            {"epoch": 1, "minutes": 0.4, "train": {"loss": 0.6, "accuracy": 0.7}, "val": {"loss": ..., "accuracy": ...}}
-        panels: (what is drawn, over what).
+    `histories` are the epochs of each run by its name, each epoch
+    {"epoch": 1, "minutes": 0.4, "train": {"loss": 0.6, "accuracy": 0.7}, "val": {"loss": ..., "accuracy": ...}};
+    `panels` say what is drawn over what.
     """
     figure = Figure(figsize=(4.5 * max(1.5, len(panels)), 3.6 + 0.22 * len(histories)), layout="constrained")
     for axes, (key, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
