@@ -14,6 +14,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.training import pretrained
+from classifier.training import weights as weights_file
 from classifier.training.config import FINE_TUNING, FROZEN, TrainConfig, parse_config
 from tests.conftest import make_images, serving
 from zoo import MODELS
@@ -156,9 +157,9 @@ def published(tmp_path, monkeypatch):
 
 def test_imagenets_weights_come_once_and_are_checked(published, run):
     file, asked = published
-    known = pretrained.read_pretrained("imagenet", "resnet18")
+    known = weights_file.read_pretrained("imagenet", "resnet18")
     assert (known.model, len(known.classes), known.preprocess) == ("resnet18", 1000, Preprocess())
-    assert pretrained.peek("imagenet", "") == ("resnet18", Preprocess())
+    assert weights_file.peek("imagenet", "") == ("resnet18", Preprocess())
     run("--model", "resnet18", "--weights", "imagenet", "--size", 32, *QUICK, "--epochs", 1)  # from torch's own cache
     saved = checkpoint.load(Path("module/run.pth"))
     assert (saved.preprocess.resize, saved.preprocess.mean) == ("crop", Preprocess().mean)
@@ -167,14 +168,14 @@ def test_imagenets_weights_come_once_and_are_checked(published, run):
         cached.unlink()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"invalid hash value.*--weights FILE"):
-        pretrained.read_pretrained("imagenet", "resnet18")
+        weights_file.read_pretrained("imagenet", "resnet18")
     file.unlink()
     with pytest.raises(UserError, match=r"404.*--weights FILE"):
-        pretrained.read_pretrained("imagenet", "resnet18")
+        weights_file.read_pretrained("imagenet", "resnet18")
 
 
 def test_googlenets_weights_have_another_mean():
-    assert pretrained.peek("imagenet", "googlenet")[1].mean == (0.5, 0.5, 0.5)
+    assert weights_file.peek("imagenet", "googlenet")[1].mean == (0.5, 0.5, 0.5)
 
 
 # ---- what else training offers

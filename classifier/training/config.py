@@ -222,10 +222,10 @@ def _of_recipe(chosen: argparse.Namespace) -> TrainConfig:
     recipe = RECIPES.get(chosen.recipe, TrainConfig())
     values: dict = {"model": chosen.model or recipe.model}
     if chosen.weights:
-        from classifier.training import pretrained  # not at the top: needed with --weights only
+        from classifier.training import weights  # not at the top: needed with --weights only
 
         values["weights"] = chosen.weights
-        values["model"], preprocess = pretrained.peek(chosen.weights, chosen.model)
+        values["model"], preprocess = weights.peek(chosen.weights, chosen.model)
         values |= FROZEN if chosen.freeze else FINE_TUNING
         size = preprocess.size / values.get("enlarge", recipe.enlarge)
         values |= {"size": round(size), "resize": preprocess.resize, "normalize": "weights"}

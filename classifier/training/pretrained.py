@@ -1,19 +1,14 @@
-"""Weights to begin with: torchvision's of ImageNet or those in any .pth; and training a new last layer on them."""
+"""Start from trained weights: load them into a network, and fit a new last layer on top of them."""
 
 import copy
 import time
-from pathlib import Path
-from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from classifier import checkpoint, distributed
+from classifier import distributed
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError
 from classifier.data import loaders
-from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
@@ -21,50 +16,13 @@ from classifier.text import plural
 from classifier.training.config import TrainConfig
 from classifier.training.datasets import Loaders
 from classifier.training.optim import training_loss
+from classifier.training.weights import read_pretrained
 from zoo import MODELS
 
-IMAGENET = "imagenet"
 FEATURE_BATCH = 32  # images at a time, where features are computed
 L2_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the last layer's weights, to choose from
 MAX_ITERATIONS = 200  # of L-BFGS
 MAX_CLASSES_IN_MESSAGE = 8
-
-
-def read_pretrained(source: str, model: str) -> Checkpoint:
-    """Return the weights that --weights names, with their classes and preprocessing.
-
-    Args:
-        source: "imagenet" or a .pth: one of ours, or a plain state_dict.
-        model: the network that they are for; empty for whatever a .pth holds.
-
-    Raises:
-        UserError: no such file, weights of another network, or torchvision's could not be downloaded.
-    """
-    saved = _imagenet(model) if source == IMAGENET else checkpoint.load(Path(source))
-    if model and saved.model != model:
-        raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
-    return saved
-
-
-def peek(source: str, model: str) -> tuple[str, Preprocess]:
-    """Return the network and the preprocessing of --weights without downloading. Raises UserError."""
-    if source == IMAGENET:
-        model = model or "resnet18"
-        return model, checkpoint.usual_preprocess(model)
-    weights = read_pretrained(source, model)
-    return weights.model, weights.preprocess
-
-
-def _imagenet(model: str) -> Checkpoint:
-    weights = torchvision.models.get_model_weights(model).DEFAULT
-    try:
-        state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
-        raise UserError(
-            f"ImageNet's weights of {model} could not be downloaded from {weights.url} ({error}). "
-            "Download that file elsewhere and give it as --weights FILE."
-        ) from error
-    return checkpoint.plain(f"{model}, ImageNet", state_dict)
 
 
 def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint | None:
