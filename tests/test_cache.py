@@ -195,19 +195,19 @@ def test_a_fill_that_was_killed_is_redone(root, workers):
 def test_another_process_that_fills_it_is_waited_for(root, capsys):
     folder = read_folder(root)
     cached(folder.subset([0]))
-    inside = threading.Event()
+    inside, began = threading.Event(), time.monotonic()
 
     def other():
         with file_lock(lock_of(file_of(root)), ""):
             inside.set()
-            time.sleep(1.5)
+            time.sleep(1)
 
     thread = threading.Thread(target=other)
     thread.start()
     inside.wait()
-    assert torch.equal(pixels(cached(folder)), decoded(folder))
+    assert torch.equal(pixels(cached(folder)), decoded(folder)) and time.monotonic() - began > 1
     thread.join()
-    assert "is being written by another process; waiting for it" in capsys.readouterr().out
+    assert "is being written by another process. Waiting for it." in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_up_turns_it_off_and_gets_its_room_back(root, capsys):

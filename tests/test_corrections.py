@@ -58,29 +58,24 @@ def test_what_has_been_decided_meanwhile_stays(table):
 
 def test_a_row_that_was_cut_off_anywhere_costs_only_itself(table):
     record(table, A, CLASSES)
-    whole = table.read_bytes()
+    whole = len(table.read_bytes())
     record(table, Correction('train/cat/a, "b" 猫.jpg', "bb", "cat", RELABEL, CLASSES[3], "Ann"), CLASSES)
     both = table.read_bytes()
     after = Correction("train/dog/3.jpg", "cc", "dog", LEAVE_OUT)
-    for end in range(len(both)):
+    for end in range(whole, len(both)):
         table.write_bytes(both[:end])
         assert set(decided(table).values()) <= {(KEEP, ""), (RELABEL, CLASSES[3])}  # half a class is none
         assert record(table, after, CLASSES)
         standing, remarks = read(table, CLASSES)
-        assert ("train/dog/3.jpg", "cc") in standing and len(remarks) <= 2
-        if end >= len(whole):
-            assert ("train/cat/1.jpg", "aa") in standing
-    table.write_bytes(both + b"\0" * 300)  # what some file systems leave after a power failure
-    assert len(decided(table)) == 2
-    assert record(table, after, CLASSES) and len(decided(table)) == 3
+        assert {("train/dog/3.jpg", "cc"), ("train/cat/1.jpg", "aa")} <= set(standing) and len(remarks) <= 1
 
 
-def test_what_a_spreadsheet_makes_of_it_is_read_and_continued(table):
+def test_what_excel_makes_of_it_is_read_and_continued(table):
     table.write_text(
-        "remark;Decision;class;file;digest;time\r\n"
-        ";Keep;;train/cat/1.jpg;AA;2026-01-01 10:00\r\n"
-        ";;;;;\r\n"
-        "see;relabel;dog;train/cat/2.jpg;bb;2026-01-01 10:01",
+        "remark;decision;class;file;digest;time;label\r\n"
+        ";keep;;train/cat/1.jpg;aa;2026-01-01 10:00;cat\r\n"
+        ";;;;;;\r\n"
+        "see;relabel;dog;train/cat/2.jpg;bb;2026-01-01 10:01;cat",
         encoding="utf-8-sig",
         newline="",
     )
@@ -91,37 +86,32 @@ def test_what_a_spreadsheet_makes_of_it_is_read_and_continued(table):
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    "row",
     [
-        (b"train/cat/1.jpg,aa,cat,relabel,bird,2026", "unknown class, 'bird'"),
-        (b"train/cat/1.jpg,aa,cat,delete,,2026", "unknown decision, 'delete'"),
-        (b"train/cat/1.jpg,aa,cat,keep", "is incomplete"),
-        (b"train/cat/1.jpg,,cat,keep,,2026", "is incomplete"),
-        (b'"', "is incomplete"),
-        (b"\xff\xfe\x00\x01,\x00", "is incomplete"),
-        ("我的猫,cat".encode("gb18030"), "is incomplete"),
+        b"train/cat/1.jpg,aa,cat,relabel,bird,2026",
+        b"train/cat/1.jpg,aa,cat,delete,,2026",
+        b"train/cat/1.jpg,aa,cat,keep",
+        b"train/cat/1.jpg,,cat,keep,,2026",
+        b'"' + b"x" * 200_000,
+        b"\xff\xfe\x00\x01,\x00",
+        "我的猫,cat".encode("gb18030"),
     ],
 )
-def test_a_row_that_makes_no_sense_is_told_and_passed_over(row, reason, table):
+def test_a_row_that_makes_no_sense_is_reported_and_skipped(row, table):
     record(table, A, CLASSES)
     table.write_bytes(table.read_bytes() + row + b"\r\n")
     standing, remarks = read(table, CLASSES)
     assert list(standing) == [("train/cat/1.jpg", "aa")]
-    assert len(remarks) == 1 and remarks[0].startswith("line 3 ") and reason in remarks[0]
+    assert len(remarks) == 1 and remarks[0].startswith("line 3 is incomplete or names no known decision")
 
 
-def test_a_file_of_something_else_is_no_crash(table):
-    for content in (b"", b"\n\n", os.urandom(3000), "file\tdigest\r\na\tb\r\n".encode("utf-16"), b"x" * 200_000):
-        table.write_bytes(content)
-        assert read(table, CLASSES)[0] == {}
-        assert record(table, A, CLASSES)
-        assert len(decided(table)) == 1
-
-
-def test_without_a_heading_the_usual_columns_are_meant(table):
-    record(table, A, CLASSES)
-    table.write_bytes(table.read_bytes().split(b"\r\n", 1)[1])
-    assert list(decided(table)) == [("train/cat/1.jpg", "aa")]
+@pytest.mark.parametrize("content", [b"\n\n", os.urandom(3000), "file\tdigest".encode("utf-16"), b"x" * 200_000])
+def test_a_file_of_something_else_is_refused_and_kept(content, table):
+    table.write_bytes(content)
+    for use in (lambda: read(table, CLASSES), lambda: record(table, A, CLASSES)):
+        with pytest.raises(UserError, match="Expected file,digest,label"):
+            use()
+    assert table.read_bytes() == content
 
 
 def test_a_class_may_be_called_like_a_decision(table):
@@ -150,19 +140,18 @@ def test_a_full_disk_leaves_the_file_as_it_was(table):
     before, limits = table.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))  # only the row's beginning fits
     try:
-        with pytest.raises(UserError, match=r"cannot be written \(the disk is full\)"):
+        with pytest.raises(UserError, match="cannot be written"):
             record(table, Correction("train/dog/1.jpg", "bb", "dog", KEEP), CLASSES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert table.read_bytes() == before
 
 
-def test_a_table_that_cannot_be_written(table):
+def test_a_table_that_cannot_be_read(table):
     table.mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
-        record(table, A, CLASSES)
-    with pytest.raises(UserError, match="cannot be read"):
-        read(table, CLASSES)
+    for use in (lambda: read(table, CLASSES), lambda: record(table, A, CLASSES)):
+        with pytest.raises(UserError, match="cannot be read"):
+            use()
 
 
 WRITER = """

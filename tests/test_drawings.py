@@ -1,7 +1,6 @@
-"""The sample set: complete, the same every time, never half there, and not to be told apart by colour alone."""
+"""The sample set: complete, the same every time, each drawing whole, and not to be told apart by colour alone."""
 
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -70,17 +69,18 @@ def test_an_incomplete_set_is_completed_and_nothing_else_changed(root, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
-def test_a_killed_process_leaves_no_part_of_it(tmp_path):
+def test_a_killed_process_leaves_whole_drawings_only(root, tmp_path):
     code = (
         "import pathlib, sys; from classifier.data import drawings; drawings.draw_sample_set(pathlib.Path(sys.argv[1]))"
     )
-    drawing = subprocess.Popen([sys.executable, "-c", code, tmp_path / "sample"], cwd=REPOSITORY, env=ENVIRONMENT)
+    drawing = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=REPOSITORY, env=ENVIRONMENT)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".sample-*/9.png")) and time.monotonic() < deadline:
+    while not (tmp_path / "train" / "cat" / "cat.9.png").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    drawing.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    drawing.kill()
     drawing.wait()
-    assert list(tmp_path.glob(".sample-*/9.png")) and not (tmp_path / "sample").exists()
+    drawn = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.png")}
+    assert 10 <= len(drawn) < 720 and all((root / path).read_bytes() == data for path, data in drawn.items())
 
 
 def test_other_images_are_not_mixed_in(tmp_path):

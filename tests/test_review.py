@@ -167,8 +167,11 @@ def test_what_no_button_asks_for_is_not_done(wrong, review, project):
 
 def test_a_table_that_cannot_be_written_is_reported(review, project):
     view = review().view()
-    (project / "dataset" / "corrections.csv").symlink_to(project / "nowhere" / "corrections.csv")
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, limits[1]))  # a disk that is nearly full
     again, message = review().act(asked(view, "keep"), _)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert message.startswith("Nothing was recorded: ") and "cannot be written" in message
     assert files(again) == files(view)
 

@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from classifier.files import atomic_write, file_lock, lock_of
 
 VERSION = 2
 DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "avif", "libtiff")
-FREE_BYTES = 500_000_000  # that a cache leaves on the disk
+FREE_MB = 500  # that a cache leaves on the disk
 LOCK_TIMEOUT_S = 2 * 3600  # another run may be filling it
 SUFFIXES = (".pixels", ".rows", ".index", ".files")  # the last two of earlier versions
 MAX_UNUSED_S = 14 * 24 * 3600  # after which another cache in the folder is deleted
@@ -60,14 +60,11 @@ def open_cache(
         folder: usually DATA/.cache.
         keys: of the images, (N, 2), from `image_keys`.
         preprocess: how `decode` prepares images.
-        decode: opens images.
+        decode: opens images. Raises ImageError.
 
     Returns:
         (pixels (rows, size, size, 3) uint8, the row of each image (N,)); None, with a printed reason, where there is no
         room for it or it cannot be written.
-
-    Raises:
-        ImageError: an image cannot be opened.
     """
     cache = _Cache(folder, preprocess)
     try:
@@ -75,7 +72,13 @@ def open_cache(
         cache.remove_unused()
         rows = cache.find(keys)
         if (rows < 0).any() and not LOCAL_RANK:
-            with cache.locked():
+            lock, taken = lock_of(cache.pixels), f"{cache.pixels} is being written by another process."
+            try:
+                with file_lock(lock, taken, timeout=0):
+                    pass
+            except UserError as error:
+                print(error, "Waiting for it.", flush=True)
+            with file_lock(lock, taken, LOCK_TIMEOUT_S):
                 cache.fill(keys, decode)
             rows = cache.find(keys)
         return None if (rows < 0).any() else (cache.mapped(), rows)
@@ -117,22 +120,14 @@ class _Cache:
 
     def fill(self, keys: np.ndarray, decode: Decode) -> None:
         """Append the images that are missing. Raises OSError, ImageError."""
-        known, rows = self.known(), self.find(keys)
-        outdated = np.isin(known[:, 0], keys[:, 0]).sum() - len(np.unique(rows[rows >= 0]))  # their files have changed
-        again = outdated > len(known) // 2
-        if again:
-            known, rows = known[:0], np.full_like(rows, -1)
-        missing = np.flatnonzero(rows < 0)
-        needed, free = len(missing) * self.row_bytes, shutil.disk_usage(self.pixels.parent).free
-        if free - needed < FREE_BYTES:
-            raise OSError(
-                errno.ENOSPC,
-                f"it needs {needed / 1e6:,.0f} MB more, {free / 1e6:,.0f} MB are free, and {FREE_BYTES / 1e6:,.0f} MB "
-                "stay so",
-            )
+        if np.isin(self.known()[:, 0], keys[:, 0]).sum() > len(keys):  # of these very images: most are outdated
+            self.pixels.unlink()  # a new file, as another process may have mapped this one
+        known, missing = self.known(), np.flatnonzero(self.find(keys) < 0)
+        needed, free = len(missing) * self.row_bytes / 1e6, shutil.disk_usage(self.pixels.parent).free / 1e6
+        if free - needed < FREE_MB:
+            reason = f"it needs {needed:,.0f} MB more, {free:,.0f} MB are free, and {FREE_MB} MB stay so"
+            raise OSError(errno.ENOSPC, reason)
         self.mark(known)  # nothing that is not there: rows appended below must not be taken for others
-        if again:  # in a new file: another process may have mapped this one
-            self.pixels.unlink(missing_ok=True)
         written = 0
         with (
             self.pixels.open("ab", buffering=0) as file,
@@ -157,20 +152,6 @@ class _Cache:
         """Say which rows are finished."""
         with atomic_write(self.marker) as file:
             file.write(keys.tobytes())
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock for the block; say so if another process has to finish first."""
-        path, taken = lock_of(self.pixels), f"{self.pixels} is being written by another process"
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(file_lock(path, taken, timeout=1))
-            except UserError as error:
-                if str(error) != taken:
-                    raise
-                print(f"{taken}; waiting for it", flush=True)
-                stack.enter_context(file_lock(path, taken, LOCK_TIMEOUT_S))
-            yield
 
     def remove_unused(self) -> None:
         """Mark this cache as used now, and delete those that no run has used for long."""

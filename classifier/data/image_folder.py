@@ -6,13 +6,14 @@ An image is identified by its path relative to the folder and its size in bytes,
 is still the same. Labels that people have corrected (corrections.csv) take precedence over the folders.
 """
 
+import contextlib
 import copy
 import csv
 import hashlib
 import os
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +22,10 @@ from torchvision import datasets
 
 from classifier.cli import UserError
 from classifier.data.images import has_image_extension, load_image
+from classifier.text import plural
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
+MAX_REMARKS_SHOWN = 3  # on corrections.csv
 SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
@@ -35,7 +38,7 @@ class ImageFolder(datasets.ImageFolder):
     """
 
     def __init__(self, root: str | os.PathLike):
-        super().__init__(Path(root), loader=load_image, is_valid_file=has_image_extension)
+        super().__init__(Path(root), loader=load_image)
         self.corrected = ""
         self.paths, self.labels = [path for path, _ in self.samples], self.targets
 
@@ -45,20 +48,14 @@ class ImageFolder(datasets.ImageFolder):
         return names, {name: label for label, name in enumerate(names)}
 
     @staticmethod
-    def make_dataset(
-        directory: str | os.PathLike,
-        class_to_idx: dict[str, int],
-        extensions: tuple[str, ...] | None = None,
-        is_valid_file: Callable[[str], bool] | None = None,
-        allow_empty: bool = True,
-    ) -> list[tuple[str, int]]:
+    def make_dataset(directory: str | os.PathLike, class_to_idx: dict[str, int], **_) -> list[tuple[str, int]]:
         """List (path, label) in torchvision's order; a class may be empty."""
         return [
             (os.path.join(folder, name), label)  # noqa: PTH118 (three times as fast as pathlib)
             for class_name, label in sorted(class_to_idx.items())
             for folder, files in sorted(_walk(Path(directory, class_name)))
             for name in sorted(files)
-            if is_valid_file(name)
+            if has_image_extension(name)
         ]
 
     def _copy(self, samples: list[tuple[str, int]]) -> "ImageFolder":
@@ -100,10 +97,8 @@ class ImageFolder(datasets.ImageFolder):
 
 def stat_or_none(path: str) -> os.stat_result | None:
     """Return the file's status; None for a link to nothing, of which opening it will say so."""
-    try:
+    with contextlib.suppress(OSError):
         return os.stat(path)  # noqa: PTH116 (faster)
-    except OSError:
-        return None
 
 
 def class_names(root: Path) -> list[str]:
@@ -161,42 +156,42 @@ def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | Non
     for name in folder.classes:
         if name.encode("utf-8", "ignore").decode() != name:  # bytes in another system's encoding
             raise UserError(f"{root} has a class whose name is not valid text, {name!r}. Rename that folder.")
-    empty = [name for name, count in folder.counts().items() if not count]
     if classes is not None:
-        if unknown := set(folder.classes) - set(classes) - set(empty):
+        if unknown := {name for name, count in folder.counts().items() if count} - set(classes):
             raise UserError(
                 f"{root} has classes that the training images do not have: {', '.join(sorted(unknown))}. "
                 f"Expected {', '.join(classes)}. Rename or remove these folders."
             )
         folder = folder.with_classes(classes)
-    elif empty:
-        raise UserError(f"{root} has classes without images: {', '.join(empty)}. Add images or remove the folders.")
-    elif len(folder.classes) < 2:
+    if corrected:
+        folder = _corrected(folder)
+    empty = [name for name, count in folder.counts().items() if not count]
+    if classes is None and empty:
+        cause = f" ({folder.corrected})" if folder.corrected else ""
+        raise UserError(
+            f"{root} has classes without images: {', '.join(empty)}{cause}. Add images, or remove the folders."
+        )
+    if len(folder.classes) < 2:
         raise UserError(f"{root} has only one class ({folder.classes[0]}). Add a folder with a second one.")
-    return _corrected(folder, classes is None) if corrected else folder
+    return folder
 
 
-def _corrected(folder: ImageFolder, every_class: bool) -> ImageFolder:
-    if not any((place / "corrections.csv").is_file() for place in (Path(folder.root), Path(folder.root).parent)):
+def _corrected(folder: ImageFolder) -> ImageFolder:
+    if not any((place / "corrections.csv").is_file() for place in (folder.root, folder.root.parent)):
         return folder
     from classifier.data import corrections  # not at the top: few folders have them
 
-    table = corrections.table_of(folder.root)
-    if not table.is_file():
-        return folder
     decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths)
     right = {i: folder.class_to_idx[c.right] for i, c in decided.items() if c.decision == corrections.RELABEL}
     left_out = {i for i, c in decided.items() if c.decision == corrections.LEAVE_OUT}
-    relabelled = sum(folder.labels[i] != label for i, label in right.items())
     samples = enumerate(folder.samples)
     result = folder._copy([(path, right.get(i, label)) for i, (path, label) in samples if i not in left_out])
-    result.corrected = corrections.summary(relabelled, len(left_out), remarks)
-    empty = [name for name, count in result.counts().items() if not count]
-    if empty and every_class:
-        raise UserError(
-            f"{table} leaves {folder.root} without images of {', '.join(empty)}. Add images, or undo decisions by "
-            "deleting their rows."
-        )
+    relabelled = sum(folder.labels[i] != label for i, label in right.items())
+    if relabelled or left_out or remarks:
+        result.corrected = f"corrections.csv: {relabelled:,} relabelled, {len(left_out):,} left out"
+    if remarks:
+        shown = "; ".join([*remarks[:MAX_REMARKS_SHOWN], *["..."] * (len(remarks) > MAX_REMARKS_SHOWN)])
+        result.corrected += f", {plural(len(remarks), 'row')} without effect ({shown})"
     return result
 
 
@@ -239,41 +234,31 @@ def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[
     held_out: set[int] = set()
     for name, own in zip(folder.classes, members, strict=True):
         begin = round((fold - 1) * share * len(own))
-        ends = [begin, min(len(own), max(begin + 1, round(fold * share * len(own))))]
-        for i, end in enumerate(ends):
-            while 0 < end < len(own) and keys[own[end]] == keys[own[end - 1]]:  # the rest of a group
-                end += 1
-            ends[i] = end
-        if ends[1] - ends[0] in (0, len(own)):
+        end = min(len(own), max(begin + 1, round(fold * share * len(own))))
+        starts = {keys[index]: position for position, index in reversed([*enumerate(own)])}  # of each group
+        chosen = [index for index in own if begin <= starts[keys[index]] < end]
+        if len(chosen) in (0, len(own)):
             raise UserError(
-                f"{folder.root / name}: {len(own)} images are too few different ones to train with some and hold out "
-                f"{share:.0%} for validation. Add images."
+                f"{folder.root / name} has too few different images ({len(own):,}) to train with some and "
+                f"hold out {share:.0%} for validation. Add images."
             )
-        held_out.update(own[slice(*ends)])
-    return tuple(
-        folder.subset([i for i in range(len(folder)) if (i in held_out) == chosen]) for chosen in (False, True)
-    )
+        held_out.update(chosen)
+    training = [index for index in range(len(folder)) if index not in held_out]
+    return folder.subset(training), folder.subset(sorted(held_out))
 
 
 def _group_keys(folder: ImageFolder) -> list[bytes]:
     """Return the hash of each image's relative path; of images that look alike, the smallest hash among them."""
-    names = folder.relative_paths()
+    names, groups = folder.relative_paths(), {}
     keys = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
     report = folder.root.parent / "duplicates.csv"
-    if not report.is_file():
-        return keys
-    with report.open(encoding="utf-8-sig", newline="") as file:
-        rows = [(unicodedata.normalize("NFC", Path(row["file"]).as_posix()), row) for row in csv.DictReader(file)]
-    groups = {name: row["group"] for name, row in rows}
-    alike = defaultdict(list)
-    for index, name in enumerate(names):
-        if group := groups.get(f"{folder.root.name}/{name}"):
-            alike[group].append(index)
-    for members in alike.values():
-        smallest = min(keys[index] for index in members)
-        for index in members:
-            keys[index] = smallest
-    return keys
+    if report.is_file():
+        with report.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                groups[unicodedata.normalize("NFC", Path(row["file"]).as_posix())] = f"group {row['group']}"
+    members = [groups.get(f"{folder.root.name}/{name}", name) for name in names]
+    smallest = dict(sorted(zip(members, keys, strict=True), reverse=True))  # of equal members the last one counts
+    return [smallest[member] for member in members]
 
 
 def class_weights(folder: ImageFolder) -> Tensor:
@@ -284,8 +269,8 @@ def class_weights(folder: ImageFolder) -> Tensor:
 
 def imbalance_warning(folder: ImageFolder) -> str:
     """Return a remark if the largest class has more than 1.5 times as many images as the smallest, otherwise ""."""
-    counts = folder.counts()
-    few, many = min(counts, key=counts.get), max(counts, key=counts.get)
-    if counts[many] <= 1.5 * counts[few]:
+    counts = sorted((count, name) for name, count in folder.counts().items())
+    (few, smallest), (many, largest) = counts[0], counts[-1]
+    if many <= 1.5 * few:
         return ""
-    return f"the classes are imbalanced: {many} has {counts[many] / counts[few]:.1f} times as many images as {few}"
+    return f"the classes are imbalanced: {largest} has {many / few:.1f} times as many images as {smallest}"

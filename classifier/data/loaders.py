@@ -215,13 +215,6 @@ def ignore_signals(worker: int) -> None:
         os.setpgrp()  # torchrun ends whole groups of processes, and the last step still needs its images
 
 
-def _next(batches: Iterator) -> tuple[Tensor, Tensor] | ImageError | None:
-    try:
-        return next(batches, None)
-    except (ConnectionError, EOFError) as error:  # one that was killed while it sent a batch; else PyTorch names it
-        raise RuntimeError(f"DataLoader worker ended while it sent a batch: {error}") from error
-
-
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (pixels (N, 3, H, W) uint8, labels (N,)) on `device`; the next batch is fetched meanwhile.
 
@@ -230,9 +223,12 @@ def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tenso
     """
     iterator = iter(batches)
     with ThreadPoolExecutor(1) as thread:
-        upcoming = thread.submit(_next, iterator)
-        while (batch := upcoming.result()) is not None:
-            pixels, labels = checked(batch)
-            upcoming = thread.submit(_next, iterator)
-            pinned = pixels.is_pinned()  # only from pinned memory may a copy be asynchronous
-            yield pixels.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned)
+        upcoming = thread.submit(next, iterator, None)
+        try:
+            while (batch := upcoming.result()) is not None:
+                pixels, labels = checked(batch)
+                upcoming = thread.submit(next, iterator, None)
+                pinned = pixels.is_pinned()  # only from pinned memory may a copy be asynchronous
+                yield pixels.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned)
+        except (ConnectionError, EOFError) as error:  # killed while it sent a batch; at other times PyTorch says so
+            raise RuntimeError(f"DataLoader worker ended while it sent a batch: {error}") from error
