@@ -63,8 +63,8 @@ def draw(split: str, kind: str, number: int) -> Image.Image:
     canvas = Image.new("RGB", (SIZE * FINE, SIZE * FINE))
     pen = Pen(ImageDraw.Draw(canvas, "RGBA"), 0j, SIZE * FINE)
     close = rng.random() < 0.4
-    scale = rng.uniform(0.28, 0.46) if close else rng.uniform(0.16, 0.26)  # the head's radius
-    head = complex(rng.gauss(0.5, 0.12), rng.gauss(0.5, 0.08)) - scale * (0.15j if close else 0.8j)
+    scale = rng.uniform(0.28, 0.4) if close else rng.uniform(0.16, 0.26)  # the head's radius
+    head = complex(rng.gauss(0.5, 0.1), rng.gauss(0.5, 0.07)) - scale * (0.15j if close else 0.8j)
     feet = head + 2.3j * scale
     horizon = min(rng.uniform(0.45, 0.8), feet.imag - 0.04)
 

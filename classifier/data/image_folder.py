@@ -103,9 +103,8 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 def class_names(root: Path) -> list[str]:
     """Return the sub-folders of `root`, sorted, without hidden and system folders; none where there is no `root`."""
-    if not root.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_visible(entry.name))
+    found = os.scandir(root) if root.is_dir() else ()
+    return sorted(entry.name for entry in found if entry.is_dir() and _is_visible(entry.name))
 
 
 def is_shards(spec: str) -> bool:
@@ -116,8 +115,7 @@ def is_shards(spec: str) -> bool:
 
 def has_images(root: Path) -> bool:
     """Whether any class folder of `root` holds an image."""
-    folders = (files for name in class_names(root) for _, files in _walk(root / name))
-    return any(has_image_extension(name) for files in folders for name in files)
+    return any(any(map(has_image_extension, files)) for name in class_names(root) for _, files in _walk(root / name))
 
 
 def _is_visible(name: str) -> bool:
@@ -144,8 +142,7 @@ def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | Non
         classes: those of the training images, which are the labels then; some of them may have no images here.
 
     Raises:
-        UserError: no such folder, no images, a class without images or only one class (unless `classes` are given),
-            or a class that is not among `classes`.
+        UserError: the folder, images, a class's images or a second class are missing, or a class is not in `classes`.
     """
     expected = f"Expected {root}/<class>/<images>; python prepare.py FILE_OR_FOLDER makes that from what you have."
     if not root.is_dir():
@@ -196,12 +193,7 @@ def _corrected(folder: ImageFolder) -> ImageFolder:
 
 
 def train_and_val(root: Path, share: float, fold: int = 1, corrected: bool = True) -> tuple[ImageFolder, ImageFolder]:
-    """Return the training and validation images of DATA: `root`/train and `root`/val, or a split of `root`/train.
-
-    Args:
-        root: the folder that holds train/.
-        share, fold: of the split, as in `split_validation`.
-        corrected: as in `read_folder`.
+    """Return the images of `root`/train and, for validation, `root`/val; where there is none, a split of `root`/train.
 
     Raises:
         UserError: as `read_folder` and `split_validation`; or a fold is asked for where there is a val/.

@@ -23,10 +23,7 @@ CACHE_BATCH_BYTES = 16_000_000  # of images that a worker decodes before they ar
 class ImageDataset(Dataset):
     """Images as (pixels (3, size, size) uint8, label); in place of one that cannot be opened, the ImageError.
 
-    Args:
-        folder: the images.
-        preprocess: prepares them.
-        threads: images of a batch that are decoded side by side, where there are no worker processes.
+    Without worker processes, `threads` images of a batch are decoded side by side.
     """
 
     def __init__(self, folder: ImageFolder, preprocess: Preprocess, threads: int = 1):
@@ -88,17 +85,8 @@ def cached_dataset(
     """Return the images from the cache, or on a GPU from its memory where they take less than a quarter of it.
 
     Every process has to call it, with the same images: the first one of each host fills the cache while the others
-    wait. Where there is no room for a cache, the images are opened again in each epoch.
-
-    Args:
-        folder: the images.
-        preprocess: prepares them.
-        cache_folder: usually DATA/.cache.
-        device: where they are needed.
-        workers: processes that fill the cache.
-
-    Raises:
-        ImageError: an image cannot be opened; the message names it.
+    wait, with `workers` processes that decode. Where there is no room for a cache, the images are opened again in each
+    epoch. `cache_folder` is usually DATA/.cache. Raises ImageError, which names an image that cannot be opened.
     """
     images = ImageDataset(folder, preprocess)
     bytes_per_image = 3 * preprocess.size**2
@@ -126,13 +114,8 @@ class ResumableSampler(Sampler):
     """Every image once, in an order that depends on nothing but the seed and the epoch.
 
     Set `epoch` and `start` before each pass; `start` images at the beginning are left out, to resume an epoch.
-
-    Args:
-        images: how many there are.
-        seed: of the run.
-        batch_size: images of a step in all processes together. This process gets its part of each step, so that all
-            processes together get what one alone would; an incomplete step at the end is left out.
-        rank, world_size: which process this is, of how many.
+    `batch_size` counts the images of a step in all processes together, each of which gets its part, so that together
+    they get what one alone would; an incomplete step at the end is left out.
     """
 
     def __init__(
@@ -166,15 +149,7 @@ def loader(
     order: Sampler | Sequence[int] | None = None,
     drop_last: bool = False,
 ) -> DataLoader:
-    """Return batches, without `order` in the folder's order.
-
-    Args:
-        images: where the batches come from.
-        batch_size: images in a batch.
-        workers: processes that decode images ahead of time; cached images need none.
-        order: indices.
-        drop_last: whether to leave out an incomplete batch.
-    """
+    """Return batches of the images, in the order of these indices if given; `workers` decode what is not cached."""
     workers = workers if type(images) is ImageDataset else 0
     return DataLoader(
         images,
@@ -192,9 +167,8 @@ def loader(
 def _collate(items: list | tuple) -> tuple[Tensor, Tensor] | ImageError:
     if isinstance(items, tuple):  # a batch already
         return items
-    for item in items:
-        if isinstance(item, ImageError):
-            return item
+    if errors := [item for item in items if isinstance(item, ImageError)]:
+        return errors[0]
     pixels, labels = zip(*items, strict=True)
     return torch.stack(pixels), torch.tensor(labels)
 
@@ -216,11 +190,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def on_device(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (pixels (N, 3, H, W) uint8, labels (N,)) on `device`; the next batch is fetched meanwhile.
-
-    Raises:
-        ImageError: an image cannot be opened; the message names it.
-    """
+    """Yield (pixels (N, 3, H, W) uint8, labels (N,)) on `device`, fetching the next batch ahead. Raises ImageError."""
     iterator = iter(batches)
     with ThreadPoolExecutor(1) as thread:
         upcoming = thread.submit(next, iterator, None)

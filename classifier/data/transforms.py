@@ -132,12 +132,9 @@ class Augment:
     ) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, 3, size, size) float32 in 0..255.
 
-        Args:
-            pixels: the images.
-            size: of the result.
-            generator: of all random numbers, on the CPU, so that they are the same for every device.
-            first, batch_size: where the images are a part of a larger batch, the index of their first one in it, and
-                its size: they are changed as they would be if the whole batch were there.
+        All random numbers come from `generator`, on the CPU, and so are the same for every device. Of images that are a
+        part of a larger batch, `first` is the index of the first one in it, and `batch_size` its size: they are changed
+        as they would be if the whole batch were there.
         """
         n = len(pixels)
 
@@ -180,15 +177,7 @@ class Augment:
 
 
 class TrainingInput:
-    """Turn decoded images into what the network learns from: augmented, normalized, mixed.
-
-    Args:
-        augment: what changes them, or None.
-        mix: a name in MIXES.
-        classes: their number.
-        preprocess: normalizes them.
-        memory_format: of the result.
-    """
+    """Turn decoded images into what the network learns from: augmented, normalized, mixed (`mix` is a key of MIXES)."""
 
     def __init__(
         self,
