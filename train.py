@@ -34,7 +34,7 @@ from classifier.training import datasets, report
 from classifier.training.config import TrainConfig
 from classifier.training.optim import ema_decay_at, image_size_at, lr_at, param_groups, training_loss
 from classifier.training.report import TensorBoard, catch_signals, explain_errors, stop_run
-from classifier.training.run import Run, Saver, check_model, open_run, restore
+from classifier.training.run import Run, Saver, check_image_size, open_run, restore
 from zoo import MODELS
 
 
@@ -57,7 +57,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
     # ---- model
     torch.manual_seed(cfg.seed)
     model = MODELS[cfg.model](num_classes=len(classes))
-    check_model(model, cfg, run)
+    check_image_size(model, cfg)
     origin = saved  # of --weights: how images are normalized
     if cfg.weights:
         from classifier.training import pretrained  # not at the top: rarely needed
@@ -86,8 +86,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
     # ---- saving, logging, signals
     report.print_start(cfg, run, model, found, compute)
-    state.format, state.world_size, run.saved = compute.format, distributed.WORLD_SIZE, None
-    meta = Checkpoint(cfg.model, classes, data.preprocess, {}, data=found.summary(), settings=run.settings(cfg))
+    state.format, run.saved = compute.format, None
+    settings = vars(cfg) | {"name": run.name, "resume": ""}
+    meta = Checkpoint(cfg.model, classes, data.preprocess, {}, data=found.summary(), settings=settings)
     parts = {"network": model, "optimizer": optimizer, "scaler": scaler}
     board = TensorBoard(Path(state.logs), state.step) if distributed.IS_MAIN else distributed.NullLogger()
     saver = Saver(run, meta, ema.module, parts, board.flush, math.inf if found.is_sharded else cfg.save_every)
@@ -162,7 +163,6 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 saver.keep_best(logits, labels)
             saver.save_if_due(epoch_ended=True)
             print(report.epoch_line(entry, state.best, cfg.epochs), flush=True)
-
         finish(cfg, run, found, compute, saver, board)
 
 

@@ -175,7 +175,7 @@ def test_ctrl_c_in_a_terminal_and_a_finished_run(bars, tmp_path):
 
 def test_a_finished_run_goes_further_only_with_more_epochs(run, capsys):
     run("--epochs", 1)
-    with pytest.raises(UserError, match="has finished its 1 epochs"):
+    with pytest.raises(UserError, match=r"has finished its 1 epoch\b"):
         run("--resume", LAST)
     run("--resume", LAST, "--epochs", 2)
     assert "epoch 2/2" in capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_resume_auto_resumes_begins_or_has_nothing_to_do(run, capsys):
     Path("module/none.last.pth").write_bytes(b"PK\x03\x04 and no more")
     run(*auto, "--workers", 1)
     said = capsys.readouterr().out
-    assert "resuming after step 2 of 8; changed: workers 0 -> 1" in said and "epoch 2/2" in said
+    assert "resuming after step 2 of 8" in said and "epoch 2/2" in said
     assert "skips this file: " in said
     with pytest.raises(SystemExit) as ended:
         run(*auto)
@@ -321,13 +321,6 @@ def test_images_in_the_wrong_place_are_found(tmp_path, run, place):
     (tmp_path / place).write_bytes(b"")
     with pytest.raises(UserError, match=r"images in \w+, but they belong in dataset.train/<class>/"):
         run("--data", "dataset")
-
-
-def test_a_disk_too_small_is_found_before_the_work(run, monkeypatch):
-    usage = shutil.disk_usage(".")._replace(free=50_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="need 447 MB in module, but 50 MB are free"):
-        run("--model", "resnet18", "--no-cache")
 
 
 def test_a_wrong_command_line_is_explained_and_ends_with_status_2(tmp_path):

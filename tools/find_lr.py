@@ -1,6 +1,6 @@
 """Learning-rate range test: try rates that rise from step to step, and suggest one (https://arxiv.org/abs/1506.01186).
 
-python tools/find_lr.py [flags of train.py]         a hundred steps; nothing is saved but learning_rate.png
+python tools/find_lr.py [flags of train.py]         a hundred steps; nothing is saved
 """
 
 import math
@@ -16,6 +16,7 @@ from classifier import cli
 from classifier.data import loaders
 from classifier.data.transforms import NORMALIZATIONS, Augment, TrainingInput
 from classifier.device import select_compute
+from classifier.text import print_table
 from classifier.training import datasets, pretrained
 from classifier.training.config import parse_config
 from classifier.training.optim import param_groups, training_loss
@@ -51,7 +52,7 @@ def find_lr(step: Callable[[float], float]) -> tuple[list[float], list[float], f
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Set up as train.py does, make the steps, draw the curve."""
+    """Set up as train.py does, make the steps, print the smoothed losses."""
     cfg = parse_config(__doc__, argv)
     compute, found = select_compute(cfg.device, cfg.precision), datasets.read(cfg)
     classes = found.training.classes
@@ -83,22 +84,9 @@ def main(argv: list[str] | None = None) -> None:
         return loss.item()
 
     rates, losses, best = find_lr(step)
-    draw(rates, losses, best, Path("learning_rate.png"))
-    suggestion = f"python train.py --lr {best:.1e}" if best else "no suggestion: the loss falls at no rate"
-    print(f"the smoothed loss over the learning rate is in learning_rate.png\n{suggestion}")
-
-
-def draw(rates: list[float], losses: list[float], best: float | None, path: Path) -> None:
-    """Draw the smoothed losses over the rates."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.semilogx(rates, losses)
-    axes.set(xlabel="learning rate", ylabel="loss, smoothed")
-    if best:
-        axes.axvline(best, linestyle="--")
-    figure.savefig(path, dpi=150)
+    rows = [(f"{rate:.1e}", f"{loss:.3f}") for rate, loss in zip(rates, losses, strict=True)]
+    print_table([("learning rate", "smoothed loss"), *rows[::4]])
+    print(f"python train.py --lr {best:.1e}" if best else "no suggestion: the loss falls at no rate")
 
 
 if __name__ == "__main__":

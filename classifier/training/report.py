@@ -56,12 +56,7 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
     if cfg.freeze:
         print("only the last layer is trained")
     if run.saved:
-        now = {key: value for key, value in vars(cfg).items() if key not in ("resume", "data", "name")}
-        now["processes"] = distributed.WORLD_SIZE
-        then = run.saved.settings | {"processes": run.saved.resume["world_size"]}
-        changes = [f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value]
-        changed = "; changed: " + ", ".join(changes) if changes else ""
-        print(f"resuming after step {run.state.step} of {cfg.epochs * steps}{changed}")
+        print(f"resuming after step {run.state.step} of {cfg.epochs * steps}")
     sys.stdout.flush()
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from classifier.cli import UserError
 from classifier.evaluation import metrics
 from classifier.files import file_lock, remove_leftovers
 from classifier.inference.calibration import fit_temperature
-from classifier.text import quoted
+from classifier.text import plural, quoted
 from classifier.training import config
 from classifier.training.config import TrainConfig
 from classifier.training.optim import image_size_at
@@ -35,7 +34,6 @@ class RunState:
 
     logs: str = ""  # TensorBoard's folder
     format: str = ""  # of numbers
-    world_size: int = 1  # processes
     step: int = 0  # steps made
     loss_sum: float = 0.0  # this and the next three are of the epoch under way
     correct: int = 0
@@ -74,33 +72,22 @@ class RunState:
         return metrics.best_epoch(self.history) if self.history else {}
 
 
-@dataclass
 class Run:
-    """A run that has the lock on its files, module/NAME.pth and module/NAME.last.pth; `saved` is what to resume."""
+    """A run that has the lock on its files.
 
-    name: str
-    folder: Path
-    state: RunState
-    saved: Checkpoint | None = None
+    Attributes:
+        name: of its files.
+        best_path: NAME.pth, the weights of the best epoch.
+        last_path: NAME.last.pth, the state to resume from.
+        state: how far it is.
+        saved: what it resumes, or None.
+        resume_command: the command that resumes it.
+    """
 
-    @property
-    def best_path(self) -> Path:
-        """The weights of the best epoch."""
-        return self.folder / f"{self.name}.pth"
-
-    @property
-    def last_path(self) -> Path:
-        """The state to resume from."""
-        return self.folder / f"{self.name}{LAST}"
-
-    @property
-    def resume_command(self) -> str:
-        """The command that resumes it."""
-        return f"python train.py --resume {quoted(self.last_path)}"
-
-    def settings(self, cfg: TrainConfig) -> dict:
-        """What its files say of its settings."""
-        return vars(cfg) | {"name": self.name, "resume": ""}
+    def __init__(self, name: str, folder: Path, state: RunState, saved: Checkpoint | None = None):
+        self.name, self.state, self.saved = name, state, saved
+        self.best_path, self.last_path = folder / f"{name}.pth", folder / f"{name}{LAST}"
+        self.resume_command = f"python train.py --resume {quoted(self.last_path)}"
 
 
 # ---- begin or resume
@@ -126,8 +113,8 @@ def open_run(description: str, argv: Sequence[str] | None, stack: contextlib.Exi
         state = read_state(saved)
         if state.done and len(state.history) >= cfg.epochs:
             raise UserError(
-                f"{saved.path} has finished its {len(state.history)} epochs. --epochs {2 * cfg.epochs} would train it "
-                "further, with schedules that span all of them."
+                f"{saved.path} has finished its {plural(len(state.history), 'epoch')}. --epochs {2 * cfg.epochs} would "
+                "train it further, with schedules that span all of them."
             )
         if name != saved.settings["name"]:  # a copy is a run of its own
             state.logs = (LOGS / cfg.model / f"{began}-{name}").as_posix()
@@ -205,20 +192,14 @@ def read_state(saved: Checkpoint) -> RunState:
     return state
 
 
-def check_model(model: nn.Module, cfg: TrainConfig, run: Run) -> None:
-    """Raise a UserError where the first epoch's images are too small for the network, or the disk for its weights."""
+def check_image_size(model: nn.Module, cfg: TrainConfig) -> None:
+    """Raise a UserError where the first epoch's images are too small for the network."""
     smallest, first = getattr(model, "smallest", 1), image_size_at(0, cfg)
     if first < smallest:
         raise UserError(
             f"{cfg.model} needs images of at least {smallest} pixels, but the first epoch's have {first}. "
             f"Use a --size of at least {smallest}, and --grow-from 1."
         )
-    # once in NAME.pth, four times in NAME.last.pth (EMA, network, Adam's two), and copies of both while writing
-    needed = 10 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    run.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(run.folder).free
-    if free < needed:
-        raise UserError(f"The weights need {needed / 1e6:.0f} MB in {run.folder}, but {free / 1e6:.0f} MB are free.")
 
 
 # ---- save and restore
