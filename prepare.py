@@ -73,10 +73,6 @@ def main() -> None:
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000.")
     if settings.shard_size < 1:
         raise UserError(f"--shard-size {settings.shard_size}: expected at least one image.")
-    if settings.sample and settings.shards:
-        raise UserError(
-            "--sample draws folders: python prepare.py dataset/sample --shards --output OTHER makes shards."
-        )
     if settings.sample:
         from classifier.data.drawings import draw_sample_set
 
@@ -90,8 +86,6 @@ def main() -> None:
         try:
             source = download(output) if settings.download else settings.source
             prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
-        except BrokenPipeError:  # of standard output
-            raise
         except OSError as error:  # a full disk, a folder without permission
             raise UserError(f"{output} could not be filled: {error}") from None
 
@@ -211,13 +205,13 @@ def read_manifest(output: Path) -> dict:
 
 def refuse(output: Path) -> NoReturn:
     """Raise the UserError for an output that holds something else."""
-    was, origin = read_manifest(output), "not made by prepare.py"
+    was = read_manifest(output)
+    origin = "not made by prepare.py"
     if "source" in was:
-        size = was["settings"].get("shard_size")
-        shards = f" --shards --shard-size {size}" if size else ""
-        origin = f"made from {was['source']} with --test {was['settings']['test']:g}{shards}"
+        options = [f"--{name.replace('_', '-')} {value:g}" for name, value in was["settings"].items()]
+        origin = f"made from {was['source']} with {' '.join(options)}"
     raise UserError(
-        f"{output} already holds {', '.join(outputs.occupied(output, RESULTS))}, {origin}. Two sources, or two splits, "
+        f"{output} already holds {', '.join(outputs.occupied(output, RESULTS))}, {origin}. Two sources or two splits "
         "are never mixed: choose another --output, or move these away first."
     )
 

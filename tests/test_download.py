@@ -88,7 +88,7 @@ def test_starts_over_where_the_server_ignores_ranges(get, server, tmp_path):
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
 def test_the_server_refuses(status, get, server, tmp_path):
     server.status = status
-    with pytest.raises(UserError, match=rf"stopped at 0 .*HTTP {status} .*browser"):
+    with pytest.raises(UserError, match=rf"stopped at 0 .*HTTP Error {status}.*browser"):
         get()
     assert len(server.asked) == (1 if status < 500 else 3) and not list(tmp_path.iterdir())
 
@@ -130,7 +130,7 @@ def test_the_downloaded_archive_is_prepared(tmp_path, monkeypatch, capsys):
 
 def test_another_file_in_the_place_of_the_archive(tmp_path, monkeypatch):
     make_folder(tmp_path, {f"dataset/{prepare.ARCHIVE}": b"<html>"})
-    with pytest.raises(UserError, match=r"zip is not the published file \(6 bytes, not 824,887,076\)"):
+    with pytest.raises(UserError, match="zip is not the published file"):
         run_prepare(monkeypatch, tmp_path)
 
 

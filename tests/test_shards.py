@@ -123,7 +123,7 @@ def test_the_command_line(made, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1] == "Next: python train.py --data out"
     run_prepare(*arguments)
     assert "prepared already" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shards --shard-size 20"):
+    with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shard-size 20"):
         run_prepare(made[0], "--output", "out")
     with pytest.raises(UserError, match="--shard-size 0"):
         run_prepare(made[0], "--shards", "--shard-size", 0)

@@ -241,8 +241,8 @@ def test_damaged_in_the_middle(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.zip", b"<!DOCTYPE html><html>sign in", "a web page"),
-        ("a.zip", b"", "empty"),
+        ("a.zip", b"<!DOCTYPE html><html>sign in", "neither a zip"),
+        ("a.zip", b"", "neither a zip"),
         ("a.zip", b"hello", "neither a zip"),
         ("a.rar", b"Rar!\x1a\x07\x00", "unpack other archives"),
         ("a.tar.gz", b"\x1f\x8b\x08", "unpack other archives"),

@@ -2,9 +2,7 @@
 
 import hashlib
 import http.client
-import os
 import re
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +13,7 @@ from tqdm import tqdm
 from classifier.cli import UserError
 
 CHUNK_BYTES = 1 << 20
-RETRY_PAUSES_S = (1, 2, 4, 8)  # before each further connection that brings nothing new
+RETRY_PAUSES_S = (1, 2, 4, 8)  # after attempts that bring nothing new
 TIMEOUT_S = 30  # without an answer
 
 
@@ -31,12 +29,10 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
         problem = "the connection closed"
         try:
             _append(url, part, found, size)
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code} {error.reason}"
-            if error.code < 500 and error.code not in (408, 429):
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            problem = str(error)
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
                 pauses = []
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            problem = getattr(error, "reason", "") or error
         if _size(part) > found:
             pauses = list(RETRY_PAUSES_S)
         elif pauses:
@@ -48,11 +44,10 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
             )
     digest = hashlib.sha256()
     with part.open("rb") as file:
-        while found == size and (chunk := file.read(CHUNK_BYTES)):
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
-        what = f"SHA-256 {digest.hexdigest()}, expected {sha256}" if found == size else f"{found:,} bytes, not {size:,}"
-        raise UserError(f"{part} is not the published file ({what}). Remove it and run the same command again.")
+        raise UserError(f"{part} is not the published file (SHA-256 {digest.hexdigest()}). Remove it and try again.")
     part.replace(target)
 
 
@@ -61,26 +56,21 @@ def _size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, found: int, size: int) -> None:
-    """Append what one connection gives to the `found` bytes in `part`; begin again where the server knows no ranges.
+    """Append what one connection gives to the `found` bytes in `part`; start over if the server does not know ranges.
 
     Raises:
         UserError: the file of the server has another size.
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={found}-"} if found else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        start, total = 0, answer.headers.get("Content-Length") or size
-        if matched := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", "")):
-            start, total = int(matched[1]), matched[2]
-        if int(total) != size:
-            raise UserError(f"{url} has {int(total):,} bytes, expected {size:,}: it is another file now.")
-        if start not in (0, found):
-            raise http.client.HTTPException(f"it answers from byte {start:,} and not from {found:,}")
+        matched = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+        start, total = map(int, matched.groups() if matched else (0, answer.headers.get("Content-Length", size)))
+        if total != size or start not in (0, found):
+            raise UserError(f"{url} has {total:,} bytes, expected {size:,}: it is another file now.")
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
-            while file.tell() < size and (chunk := answer.read1(CHUNK_BYTES)):
+            while chunk := answer.read1(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())

@@ -134,10 +134,8 @@ def _kind(source: Path) -> str:
         return "zip"
     is_text = not any(byte in head for byte in (0, 0x1F, 0xFF)) or head[:2] in UTF_16
     if source.suffix.lower() == ".zip" or not head or not is_text:
-        shown = "empty" if not head else "a web page" if head.lstrip()[:1] == b"<" else "something else"
         raise UserError(
-            f"{source} is neither a zip nor a text list but {shown}. Get the file again; unpack other archives "
-            "and give the folder."
+            f"{source} is neither a zip nor a text list. Get the file again; unpack other archives and give the folder."
         )
     return "list"
 
@@ -273,16 +271,13 @@ def _list_rows(path: Path) -> list[tuple[str, str]]:
     readings = [[_split_line(line, separator) for line in lines] for separator in ("\t", ",", None)]
     rows = max(readings, key=lambda rows: sum(bool(label) and has_image_extension(name) for name, label in rows))
     if rows and not has_image_extension(rows[0][0]):
-        rows, lines = rows[1:], lines[1:]  # a heading
-    bad = next((line for line, row in zip(lines, rows, strict=True) if not all(row)), None if rows else "none")
-    if bad:
+        rows = rows[1:]  # a heading
+    bad = next((name for name, label in rows if not name or not label), None if rows else "nothing")
+    if bad is not None:
         raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[:80]}'.")
     return [(name, _class_name(label)) for name, label in rows]
 
 
 def _split_line(line: str, separator: str | None) -> tuple[str, str]:
-    try:
-        *fields, label = next(csv.reader([line])) if separator == "," else line.rsplit(separator, 1)
-    except csv.Error:
-        return "", ""
-    return ",".join(fields).strip().replace("\\", "/"), label.strip()
+    fields = next(csv.reader([line])) if separator == "," else line.rsplit(separator, 1)
+    return ",".join(fields[:-1]).strip().replace("\\", "/") or line, fields[-1].strip() if len(fields) > 1 else ""
