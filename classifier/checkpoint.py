@@ -42,11 +42,11 @@ from classifier.files import atomic_write
 from zoo import MODELS
 
 FORMAT = 1
-KEYS = {"ood_stats": "novelty"}  # field -> key in the file, where they differ
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
-WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile put before parameter names
+WRAPPERS = r"^(module\.|_orig_mod\.)+"  # prefixes that DataParallel and torch.compile put before parameter names
+OLD_DENSENET = r"(denselayer\d+\.(?:norm|conv))\.([12])\."  # norm.1 was norm1 in torchvision's oldest files
 
 
 class CheckpointError(UserError):
@@ -68,7 +68,7 @@ class Checkpoint:
     created: str = ""
     resume: dict = field(default_factory=dict)
     temperature: float = 1.0
-    ood_stats: dict = field(default_factory=dict)
+    ood_stats: dict = field(default_factory=dict)  # "novelty" in the file
     path: Path | None = None
     assumed: str = ""  # the preprocessing assumed for a plain state_dict, which does not record it
 
@@ -79,21 +79,17 @@ class Checkpoint:
         return network.eval()
 
 
-NOT_IN_FILE = ("path", "assumed")
+IN_FILE = [entry.name for entry in dataclasses.fields(Checkpoint)[:-3]]  # fields whose names are keys of the file, too
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a .pth atomically.
 
-    Raises:
-        CheckpointError: the folder cannot be written to or the disk is full; an older file is still there.
+    Raises CheckpointError for a folder that cannot be written to or a full disk; an older file is still there.
     """
-    content = {"format": FORMAT, "created": datetime.now().astimezone().isoformat(timespec="seconds")}
-    content |= {"versions": versions()}
-    content |= {
-        KEYS.get(key, key): value for key, value in vars(checkpoint).items() if value and key not in NOT_IN_FILE
-    }
-    content["preprocess"] = checkpoint.preprocess.to_dict()
+    content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in IN_FILE}}
+    content |= {"created": datetime.now().astimezone().isoformat(timespec="seconds"), "versions": versions()}
+    content |= {"preprocess": checkpoint.preprocess.to_dict(), "novelty": checkpoint.ood_stats}
     content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
     try:
         with atomic_write(path) as file:
@@ -106,10 +102,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def amend(path: Path, scores: dict | None = None, **fields) -> None:
     """Add `scores` by part ("test"), or replace other fields of a .pth of ours; its date stays, for `newest`."""
-    checkpoint = load(path)
-    checkpoint = dataclasses.replace(checkpoint, scores=checkpoint.scores | (scores or {}), **fields)
-    before = path.stat()
-    save(checkpoint, path)
+    checkpoint, before = load(path), path.stat()
+    save(dataclasses.replace(checkpoint, scores=checkpoint.scores | (scores or {}), **fields), path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
@@ -144,8 +138,7 @@ def newest(folder: Path) -> Path:
 def glance(path: Path) -> tuple[dict, bool]:
     """Return the settings of a <run>.last.pth, and whether the run is done, without reading tensors.
 
-    Raises:
-        Exception: `load` says what is wrong.
+    Any exception means that `load` will say what is wrong.
     """
     content = safe_load.load(path, mmap=True)
     return dict(content["settings"]), bool(content["resume"].get("done", True))
@@ -154,9 +147,8 @@ def glance(path: Path) -> tuple[dict, bool]:
 def load(path: Path) -> Checkpoint:
     """Read a .pth of ours, or a plain state_dict of a network in MODELS.
 
-    Raises:
-        CheckpointError: no such file, not a .pth, truncated, damaged, carries pickled code, unknown network, weights
-            that do not fit it.
+    Raises CheckpointError where the file is missing, damaged, not a .pth, carries pickled code, or has weights that do
+    not fit its network.
     """
     content = _read(path)
     if not isinstance(content, Mapping):
@@ -169,15 +161,16 @@ def load(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        raise _missing(path)
+        names = [str(file) for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
+        near = ", ".join(difflib.get_close_matches(str(path), names, n=1) or names) or "no .pth files"
+        raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
+    reason: object = ""
     try:
         return safe_load.load(path)
     except safe_load.UntrustedError as error:
-        raise CheckpointError(
-            "{file} is not used: {reason}. Do not trust this file.", file=path, reason=error
-        ) from None
+        message, reason = "{file} is not used: {reason}. Do not trust this file.", error
     except PermissionError as error:
-        raise CheckpointError("{file} cannot be read: {reason}.", file=path, reason=error.strerror) from error
+        message, reason = "{file} cannot be read: {reason}.", error.strerror
     except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
         if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
@@ -185,15 +178,7 @@ def _read(path: Path) -> object:
                 "{file} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
                 "load it where it comes from and save model.state_dict() instead of the whole model."
             )
-        raise CheckpointError(message, file=path) from None
-
-
-def _missing(path: Path) -> CheckpointError:
-    names = [str(file) for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
-    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
-    message = "{file} is a folder. " if path.is_dir() else "{file} does not exist. "
-    message += "Did you mean {near}?" if near else "There are: {names}."
-    return CheckpointError(message, file=path, near="".join(near), names=", ".join(names) or "no .pth files")
+    raise CheckpointError(message, file=path, reason=reason)
 
 
 def _from_train(path: Path, content: Mapping) -> Checkpoint:
@@ -205,10 +190,10 @@ def _from_train(path: Path, content: Mapping) -> Checkpoint:
         message = "{file} is for {network!r}; known here are {networks}."
         raise CheckpointError(message, file=path, network=model, networks=", ".join(MODELS))
     try:
-        names = [entry.name for entry in dataclasses.fields(Checkpoint) if entry.name not in NOT_IN_FILE]
-        values = {name: content[KEYS.get(name, name)] for name in names if KEYS.get(name, name) in content}
-        checkpoint = Checkpoint(**values | {"preprocess": Preprocess.from_dict(content["preprocess"])})
-        _check_types(checkpoint)
+        values = {name: content[name] for name in IN_FILE if name in content}
+        values |= {"preprocess": Preprocess.from_dict(content["preprocess"]), "ood_stats": content.get("novelty", {})}
+        checkpoint = Checkpoint(**values)
+        _check_values(checkpoint)
         fits = shapes(checkpoint.state_dict) == shapes_of(model, len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = "{file} is not a complete .pth of train.py ({reason}). Train it again."
@@ -219,7 +204,7 @@ def _from_train(path: Path, content: Mapping) -> Checkpoint:
     return checkpoint
 
 
-def _check_types(checkpoint: Checkpoint) -> None:
+def _check_values(checkpoint: Checkpoint) -> None:
     names = checkpoint.classes if isinstance(checkpoint.classes, list) else [None]
     if not all(isinstance(name, str) and PureWindowsPath(name).name == name for name in names):
         raise TypeError("class names have to be text, each the name of a folder")
@@ -239,19 +224,16 @@ def plain(path: Path | str, content: Mapping) -> Checkpoint:
     """
     if isinstance(content.get("state_dict"), Mapping):  # scripts that save more than the weights put them there
         content = content["state_dict"]
-    weights = {}
-    for name, value in content.items():
-        name = str(name)
-        while name.startswith(WRAPPERS):  # in either order
-            name = name.split(".", 1)[1]
-        name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)  # torchvision's oldest files
-        weights[name] = value
+    weights = {
+        re.sub(OLD_DENSENET, r"\1\2.", re.sub(WRAPPERS, "", str(name), count=1)): value
+        for name, value in content.items()
+    }
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError("{file} is neither a .pth of train.py nor a plain state_dict.", file=path)
     for name in [name for name in weights if name.endswith("running_var")]:  # PyTorch 0.4.0 did not count batches
         weights.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    last = [value for value in weights.values() if value.ndim == 2][-1:]  # the matrix of the last linear layer
-    classes = max(1, len(last[0])) if last else 1
+    matrices = [value for value in weights.values() if value.ndim == 2]  # the last one is the last linear layer's
+    classes = max(1, len(matrices[-1])) if matrices else 1
     model = next((name for name in MODELS if shapes(weights) == shapes_of(name, classes)), None)
     if model is None:
         message = "{file} holds a state_dict that fits none of {networks}."

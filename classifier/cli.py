@@ -21,10 +21,7 @@ HEAD_START_S = 10.0  # of the local main process to print an error and exit; tor
 class UserError(Exception):
     """An error that the user can mend; it says what was found, what was expected and what to do.
 
-    Args:
-        message: an English sentence; with `values` a template for `str.format`, which is also the key of its
-            translation in the catalogue of another language.
-        values: of the template.
+    `message` is an English sentence; with `values` it is a template for `str.format`, and the key of its translation.
     """
 
     def __init__(self, message: str, /, **values: object):
@@ -82,8 +79,6 @@ def run(main: Callable[[], None]) -> None:
         raise
     except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission, ...
         _wait_for_local_main()
-        if isinstance(error, OSError):
-            error = f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -22,13 +22,12 @@ ISA_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, the number format of convolutions and matrix products, the memory format, and the reasons."""
+    """A device, the number format of convolutions and matrix products with its reason, and the memory format."""
 
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
-    why_device: str
-    why_format: str
+    reason: str = ""
 
     @property
     def format(self) -> str:
@@ -41,57 +40,47 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
 
     def __str__(self) -> str:
-        return f"{EACH}{device_name(self.device)} ({self.why_device}), {self.format} ({self.why_format})"
+        return f"{EACH}{device_name(self.device)}, {self.format} ({self.reason})"
 
 
 def select_compute(device: str, precision: Precision, recorded: str = "") -> Compute:
-    """Return the device to compute on and the number format that suits it.
-
-    On CPUs that is bfloat16 where the processor computes it natively, otherwise float32; on CUDA bfloat16 from compute
-    capability 8.0 on, float16 from 7.0 on. Several processes take the format of the main one, whatever their machines.
+    """Return the device to compute on and the number format that suits it; the main process's in all processes.
 
     Args:
-        device: as for `select_device`.
-        precision: "auto", or the format of convolutions and matrix products. The weights that are trained, batch norm,
-            softmax and loss are float32 always.
+        device: as for `select_device`, which may raise UserError.
+        precision: "auto" for `native_format`, or the format of convolutions and matrix products. The weights that are
+            trained, batch norm, softmax and loss are float32 always.
         recorded: the `Compute.format` of the run that is resumed; kept with "auto".
-
-    Raises:
-        UserError: there is no such device.
     """
-    chosen, why_device = select_device(device)
+    chosen = select_device(device)
     set_up(chosen)
-    dtype, memory_format, why = native_format(chosen)
+    dtype, memory_format = native_format(chosen)
+    reason = "it has no faster format" if dtype == torch.float32 else "which it computes natively"
     if precision != "auto":
-        dtype, why = DTYPES[precision], "as asked"
-        if chosen.type == "cuda" and dtype == torch.float32:
-            why += "; products in TF32 where the GPU has it"
+        dtype, reason = DTYPES[precision], "as asked"
     elif recorded:
         name, _, order = recorded.partition(" ")
-        dtype, why = getattr(torch, name), "as this run began"
+        dtype, reason = getattr(torch, name), "as this run began"
         memory_format = torch.channels_last if order else torch.contiguous_format
-    return Compute(chosen, *broadcast_object((dtype, memory_format)), why_device, why)
+    return Compute(chosen, *broadcast_object((dtype, memory_format)), reason)
 
 
-def native_format(device: torch.device) -> tuple[torch.dtype, torch.memory_format, str]:
-    """Return the shortest number format that the device computes natively, the memory format, and why.
+def native_format(device: torch.device) -> tuple[torch.dtype, torch.memory_format]:
+    """Return the shortest number format that the device computes natively, bfloat16 before float16.
 
     Channels-last is faster for convolutions, in float32 too: on a CPU without bfloat16, 1.12 times as many training
     steps and 1.23 times as many predictions per second (median of 5 interleaved rounds, ResNet-18):
     `ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.compute_only --size 160 --batch-size 64 --format float32`
     """
-    if device.type == "mps":  # some of its kernels have refused channels-last
-        return torch.float32, torch.contiguous_format, "no shorter format is tested here"
+    dtype = torch.float32
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        if capability >= (8, 0):
-            return torch.bfloat16, torch.channels_last, "the GPU computes it natively"
         if capability >= (7, 0):
-            return torch.float16, torch.channels_last, "the GPU computes it natively, but not bfloat16"
-        return torch.float32, torch.channels_last, "the GPU has no faster format"
-    if device.type == "cpu" and cpu_has_bfloat16():
-        return torch.bfloat16, torch.channels_last, "the processor computes it natively"
-    return torch.float32, torch.channels_last, "the processor has no faster format"
+            dtype = torch.bfloat16 if capability >= (8, 0) else torch.float16
+    elif device.type == "cpu" and cpu_has_bfloat16():
+        dtype = torch.bfloat16
+    # some kernels of MPS have refused channels-last
+    return dtype, torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def cpu_has_bfloat16() -> bool:
@@ -103,22 +92,16 @@ def cpu_has_bfloat16() -> bool:
     return limit.upper() not in ISA_WITHOUT_BFLOAT16 and torch.cpu._is_avx512_bf16_supported()
 
 
-def select_device(name: str) -> tuple[torch.device, str]:
-    """Return the device of that name, or for "auto" the fastest one, and why it is this one.
+def select_device(name: str) -> torch.device:
+    """Return the device that PyTorch calls so ("cpu", "cuda", "cuda:1", "mps"), for "auto" the fastest one.
 
     Of several processes on a machine, each gets its own GPU for "auto" and "cuda".
-
-    Args:
-        name: "auto", or a name that PyTorch knows: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
         UserError: there is no such device, or not one for each process.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen, why = name, "as asked"
-    if name == "auto":
-        chosen = next((kind for kind, there in available.items() if there), "cpu")
-        why = "the fastest here" if chosen != "cpu" else "PyTorch finds no GPU"
+    chosen = next((kind for kind, there in available.items() if there), "cpu") if name == "auto" else name
     kind, _, number = chosen.partition(":")
     if LOCAL_WORLD_SIZE > 1 and available.get(kind):
         count = 1 if number or kind == "mps" else torch.cuda.device_count()
@@ -135,7 +118,7 @@ def select_device(name: str) -> tuple[torch.device, str]:
         names = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *["mps"] * available["mps"]]
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used ({reason}). This machine has: {', '.join(names)}.") from None
-    return device, why
+    return device
 
 
 def set_up(device: torch.device) -> None:

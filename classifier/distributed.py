@@ -44,9 +44,7 @@ def process_group() -> Iterator[None]:
     """Join the process group for the block, and silence the standard output of all but the main process.
 
     Tensors on the CPU travel through gloo, those on GPUs through NCCL.
-
-    Raises:
-        UserError: another process has ended.
+    Raises UserError where another process has ended.
     """
     if WORLD_SIZE == 1:
         yield
@@ -84,10 +82,9 @@ def shard(items: Sequence[T]) -> Sequence[T]:
 
 def all_gather_object(value: T) -> list[T]:
     """Return the values of all processes in the order of their ranks; tensors have to be on the CPU."""
-    if WORLD_SIZE == 1:
-        return [value]
-    values: list = [None] * WORLD_SIZE
-    dist.all_gather_object(values, value)
+    values = [value] * WORLD_SIZE
+    if WORLD_SIZE > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -101,10 +98,9 @@ def gather_strided(rows: Tensor, total: int) -> Tensor:
 
 def broadcast_object(value: T) -> T:
     """Return the main process's value."""
-    if WORLD_SIZE == 1:
-        return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    if WORLD_SIZE > 1:
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -139,25 +135,21 @@ def local_main_process_first() -> Iterator[None]:
 
 
 def data_parallel(network: nn.Module) -> nn.Module:
-    """Return the network with gradients averaged over all processes; itself where there is one process."""
+    """Return the network with gradients averaged over all processes."""
     return DistributedDataParallel(network) if WORLD_SIZE > 1 else network
 
 
 def broadcast_buffers(network: nn.Module) -> None:
     """Give every process the main process's batch norm statistics."""
-    if WORLD_SIZE > 1:
-        for buffer in network.buffers():
-            dist.broadcast(buffer, src=0)
+    for buffer in network.buffers() if WORLD_SIZE > 1 else ():
+        dist.broadcast(buffer, src=0)
 
 
 def synchronize_batch_norm(network: nn.Module) -> nn.Module:
-    """Return the network with batch norm over the images of all processes, which PyTorch does on GPUs only.
+    """Return the network with batch norm over the images of all processes, which PyTorch computes on GPUs only.
 
-    Raises:
-        UserError: several processes compute on the CPU.
+    Raises UserError on CPUs.
     """
-    if WORLD_SIZE == 1:
-        return network
-    if next(network.parameters()).device.type != "cuda":
+    if WORLD_SIZE > 1 and next(network.parameters()).device.type != "cuda":
         raise UserError("--sync-bn needs GPUs. Leave it out: each process then normalizes by its own images.")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if WORLD_SIZE > 1 else network

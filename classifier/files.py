@@ -26,16 +26,14 @@ REPLACE_TIMEOUT_S = 5.0  # on Windows a file cannot be replaced while a reader o
 def atomic_write(path: Path, mode: str = "wb", fsync: bool = True, **options) -> Iterator[IO]:
     """Open a file for writing that replaces `path` when the block ends without an error.
 
-    A reader sees the old file or the whole new one, which is on the disk before it is renamed.
+    A reader sees the old file or the whole new one, which is on the disk before it is renamed. After an error, such as
+    an OSError where the disk is full, the old one is still there.
 
     Args:
         path: the file; its folder is made where it is missing.
         mode: "wb" or "w".
         fsync: False where the file can be made again: fast for thousands of files, but a power cut may empty them.
         options: for `open`, for instance encoding.
-
-    Raises:
-        OSError: the folder cannot be written to or the disk is full; the old file is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -75,13 +73,8 @@ def remove_leftovers(path: Path) -> None:
 def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold a lock for the block, so that only one process at a time runs it.
 
-    Args:
-        path: the lock file. It may stay behind: the system releases the lock of a killed process.
-        message: of the error where another process holds the lock.
-        timeout: seconds to wait for it.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be written to.
+    The file may stay behind: the system releases the lock of a killed process. Raises UserError with `message` where
+    another process holds the lock for `timeout` seconds, or where the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,11 +106,7 @@ def safe_name(name: str) -> str:
 
 
 def class_folders(classes: Iterable[str]) -> dict[str, str]:
-    """Return the folder name of each class.
-
-    Raises:
-        UserError: two classes would share a folder on Windows and macOS.
-    """
+    """Return the folder name of each class. Raises UserError where two would be one on Windows and macOS."""
     owners: dict[str, str] = {}
     for name in sorted(classes):
         other = owners.setdefault(safe_name(name).casefold(), name)

@@ -20,7 +20,7 @@ from classifier.inference.predictor import build_predictor, with_features
 from tests.test_zoo import filled
 from zoo import MODELS
 
-CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last, "", "")
+CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last)
 PREPROCESS = Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # for which grey is no colour
 
 
@@ -150,7 +150,7 @@ def test_only_the_most_probable_classes_have_a_map():
 
 def test_predictions_are_those_of_the_predictor(monkeypatch):
     checkpoint, images = built("resnet18"), noise(20)
-    _, features = with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(images))
+    _, features, _ = with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(images))
     checkpoint.temperature, checkpoint.ood_stats = 2.5, ood.fit(features, features)
     blank = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
     for asked in (images, blank):

@@ -23,7 +23,7 @@ def test_an_error_is_a_template_in_any_language():
     ("error", "status", "message"),
     [
         (UserError("Give it a name."), 2, "error: Give it a name.\n"),
-        (OSError(28, "No space left on device", "/x"), 2, "error: No space left on device: /x\n"),
+        (OSError(28, "No space left on device", "/x"), 2, "error: [Errno 28] No space left on device: '/x'\n"),
         (OSError("odd"), 2, "error: odd\n"),
         (KeyboardInterrupt(), 130, "\nstopped\n"),
         (SystemExit(2), 2, ""),

@@ -7,14 +7,10 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
-import train
-from classifier import checkpoint
 from classifier.cli import UserError
 from classifier.device import Compute, native_format, select_compute, select_device
 from tests.conftest import ENVIRONMENT, REPOSITORY
-from zoo import MODELS
 
 BFLOAT16 = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"  # what this processor computes natively
 
@@ -32,14 +28,14 @@ def output(process: subprocess.Popen) -> str:
 
 
 def test_says_why():
-    compute = Compute(torch.device("cpu"), torch.bfloat16, torch.channels_last, "as asked", "measured")
-    assert str(compute).endswith(" (as asked), bfloat16 channels-last (measured)")
+    compute = Compute(torch.device("cpu"), torch.bfloat16, torch.channels_last, "as asked")
+    assert str(compute).endswith(", bfloat16 channels-last (as asked)")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_computes_in_the_chosen_format(dtype):
     x = torch.ones(2, 2)
-    with Compute(torch.device("cpu"), dtype, torch.channels_last, "", "").autocast():
+    with Compute(torch.device("cpu"), dtype, torch.channels_last).autocast():
         assert (x @ x).dtype == dtype
 
 
@@ -84,11 +80,11 @@ print(select_compute("cpu", "auto").format)
 )
 def test_the_format_of_a_gpu_follows_from_its_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert native_format(torch.device("cuda"))[:2] == (expected, torch.channels_last)
+    assert native_format(torch.device("cuda")) == (expected, torch.channels_last)
 
 
 def test_a_mac_computes_in_float32():
-    assert native_format(torch.device("mps"))[:2] == (torch.float32, torch.contiguous_format)
+    assert native_format(torch.device("mps")) == (torch.float32, torch.contiguous_format)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +128,8 @@ print(compute.format, refusal)
 
 
 def test_the_fastest_that_is_there():
-    device, why = select_device("auto")
-    assert (device.type == "cpu") == (not torch.cuda.is_available() and not torch.backends.mps.is_available())
-    assert why
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    assert (select_device("auto").type == "cpu") == (not has_gpu)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
@@ -154,57 +149,20 @@ for gpus, mps, name in json.loads(sys.argv[1]):
     torch.cuda.is_available, torch.cuda.device_count = lambda: gpus > 0, lambda: gpus
     torch.backends.mps.is_available = lambda: mps
     try:
-        print(*select_device(name))
+        print(select_device(name))
     except UserError as error:
         print(error)
 """
     cases = {
-        (4, False, "auto"): ["cuda:1 the fastest here"],
-        (4, False, "cuda"): ["cuda:1 as asked"],
-        (4, False, "cpu"): ["cpu as asked"],
+        (4, False, "auto"): ["cuda:1"],
+        (4, False, "cuda"): ["cuda:1"],
+        (4, False, "cpu"): ["cpu"],
         (4, False, "cuda:2"): ["--device cuda:2 is 1 GPU, but 3 processes", "--device cuda "],
         (2, False, "auto"): ["--device auto is 2 GPUs, but 3 processes", "--nproc-per-node", "--device cpu"],
         (2, False, "cuda"): ["--device cuda is 2 GPUs"],
-        (0, False, "auto"): ["cpu PyTorch finds no GPU"],
+        (0, False, "auto"): ["cpu"],
         (0, True, "auto"): ["--device auto is 1 GPU, but 3 processes"],
     }
     lines = output(start(code, json.dumps(list(cases)), LOCAL_WORLD_SIZE="3", LOCAL_RANK="1")).splitlines()
     for line, (case, words) in zip(lines, cases.items(), strict=True):
         assert all(word in line for word in words), (case, line)
-
-
-# ---------------------------------------------------------------------------------- the same command, the same weights
-
-
-class Small(nn.Sequential):
-    """Convolutions, which are computed in the chosen format, and few weights to save."""
-
-    def __init__(self, num_classes: int = 1000):
-        layers = nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
-
-
-def test_ten_runs_beside_other_work_have_the_same_weights(bars, tmp_path, monkeypatch):
-    """No stop watch decides about the format, so a busy machine gives the weights that an idle one gives."""
-    monkeypatch.setitem(MODELS, "small", Small)
-    command = ["train.py", "--data", str(bars), "--model", "small", "--name", "run", "--epochs", "1", "--size", "32"]
-    monkeypatch.setattr(sys, "argv", [*command, "--batch-size", "16", "--workers", "0", "--device", "cpu"])
-    busy, weights = [start("while True: pass") for _ in range(2)], []
-    try:
-        for run in range(10):
-            folder = tmp_path / str(run)
-            folder.mkdir()
-            monkeypatch.chdir(folder)
-            train.main()
-            weights.append(checkpoint.load(folder / "module" / "run.last.pth"))
-            if run == 4:  # the first five beside other work, the others not
-                for process in busy:
-                    process.kill()
-    finally:
-        for process in busy:
-            process.kill()
-            process.communicate()
-    assert {saved.resume["format"] for saved in weights} == {select_compute("cpu", "auto").format}
-    for other in weights[1:]:
-        for name, value in weights[0].state_dict.items():
-            assert torch.equal(other.state_dict[name], value), name

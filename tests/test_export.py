@@ -91,7 +91,7 @@ def answers(session: onnxruntime.InferenceSession, images: list[Image.Image]) ->
 
 
 def own(checkpoint: Checkpoint, images: list[Image.Image]) -> Prediction:
-    compute = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format, "", "")
+    compute = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format)
     return build_predictor(checkpoint, compute)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
 
 

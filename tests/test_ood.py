@@ -22,7 +22,7 @@ from tests.conftest import make_images
 from tests.test_zoo import filled
 from zoo import MODELS
 
-CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last, "", "")
+CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last)
 WIDTHS = (4, 6, 8, 10, 12)  # of five maps, of which three count, and of the last vector
 
 
@@ -93,7 +93,7 @@ def test_features_that_never_change_and_those_that_are_not_finite():
 def test_any_network(name):
     torch.manual_seed(0)
     network, x = built(name), torch.randn(24, 3, 64, 64)
-    logits, features = with_features(network, CPU)(x)
+    logits, features, _ = with_features(network, CPU)(x)
     torch.testing.assert_close(logits, optimize_for_inference(network, CPU)(x))
     assert {(len(values), values.dtype) for values in features} == {(24, torch.float32)} and len(features) >= 4
     if name.startswith("resnet"):
@@ -171,6 +171,6 @@ def test_damaged_statistics_are_refused(change):
 
 
 def test_statistics_of_another_network_are_refused():
-    _, features = with_features(built("resnet18"), CPU)(torch.randn(20, 3, 32, 32))
+    _, features, _ = with_features(built("resnet18"), CPU)(torch.randn(20, 3, 32, 32))
     with pytest.raises(UserError, match="another network"):
         ood.score(fitted(), features)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from classifier.device import Compute
-from classifier.inference.predictor import fold_batch_norm, optimize_for_inference, with_feature_maps
+from classifier.inference.predictor import fold_batch_norm, optimize_for_inference, with_features
 from zoo import MODELS
 
 
 def compute(dtype=torch.float32, memory_format=torch.channels_last):
-    return Compute(torch.device("cpu"), dtype, memory_format, "", "")
+    return Compute(torch.device("cpu"), dtype, memory_format)
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -99,7 +99,7 @@ def test_the_last_map_is_what_the_head_takes_and_its_gradient_can_be_asked_for(n
     torch.manual_seed(0)
     network = trained(MODELS[name](num_classes=3))
     x = torch.randn(2, 3, 64, 64)
-    logits, features, last_map = with_feature_maps(network, compute())(x)
+    logits, features, last_map = with_features(network, compute())(x)
     expected = network.forward_features(x).detach().requires_grad_()
     torch.testing.assert_close(last_map, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
     torch.testing.assert_close(network.forward_head(last_map), logits, rtol=1e-3, atol=1e-3)

@@ -39,16 +39,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, validation: ImageFolder) -> dict:
-    """Return the OOD statistics of a network, from at most 2,000 images of each part.
+    """Return the OOD statistics of a network, from at most 2,000 of the images that it has learned from, and of others.
 
-    Args:
-        checkpoint: the weights and the preprocessing.
-        compute: the device and the format; another one gives nearly the same statistics.
-        training: the images that the network has learned from.
-        validation: images that it has not.
-
-    Raises:
-        ImageError: an image cannot be read.
+    Another device or format gives nearly the same. Raises ImageError for an image that cannot be read.
     """
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # a network of the user's own
@@ -59,12 +52,13 @@ def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, val
 
 
 def infer_features(
-    forward: Callable[[Tensor], tuple[Tensor, Features]],
+    forward: Callable[[Tensor], tuple[Tensor, Features, Tensor]],
     batches: Iterable[tuple[Tensor, Tensor]],
     preprocess: Preprocess,
 ) -> tuple[Tensor, Features]:
     """Return logits and features of all images, on the CPU; `forward` is from `with_features`."""
-    logits, features = zip(*(forward(preprocess.normalize(images)) for images, _ in batches), strict=True)
+    outputs = (forward(preprocess.normalize(images))[:2] for images, _ in batches)
+    logits, features = zip(*((logits.detach(), features) for logits, features in outputs), strict=True)
     return torch.cat(logits).cpu(), [torch.cat(values).cpu() for values in zip(*features, strict=True)]
 
 

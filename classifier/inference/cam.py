@@ -24,7 +24,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
-from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits, with_feature_maps
+from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits, with_features
 
 MAX_CLASSES = 10  # of an image that get a map
 OVERLAY_SIDE = 160  # pixels; maps have 6 to 8 places along a side, so that more would show nothing more
@@ -41,17 +41,14 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
     Maps are (N, classes, h, w) float32 on the CPU, h and w being those of the last feature map, in logits: by how much
     the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Only the
     10 most probable classes have one; the maps of the others are 0, and all maps of a network without
-    `forward_features`. Several threads may call the function.
-
-    Raises:
-        CheckpointError: the OOD statistics are damaged.
+    `forward_features`. Several threads may call the function. Raises CheckpointError for damaged OOD statistics.
     """
     ood.check(checkpoint)
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # a network of the user's own
         predict = build_predictor(checkpoint, compute)
         return lambda images: (predict(images), torch.zeros(len(images), len(checkpoint.classes), 1, 1))
-    forward = with_feature_maps(network, compute)
+    forward = with_features(network, compute)
 
     def predict_with_maps(images: Tensor) -> tuple[Prediction, Tensor]:
         logits, features, last_map = forward(checkpoint.preprocess.normalize(images))
@@ -79,13 +76,12 @@ def activation_maps(logits: Tensor, last_map: Tensor) -> Tensor:
 def overlay(values: Tensor, preprocess: Preprocess, image_size: tuple[int, int]) -> bytes:
     """Return a small PNG with transparency, in the proportions of the image, to be laid over all of it.
 
+    Its colours go from weak to strong evidence; it is transparent where there is none, or evidence against the class.
+
     Args:
         values: (h, w), one map of `cam_predictor`.
         preprocess: determines which part of the image the network saw; the rest stays transparent.
         image_size: width and height of the upright image in pixels.
-
-    Returns:
-        Colours from weak to strong evidence; transparent where there is none, or evidence against the class.
     """
     scale = OVERLAY_SIDE / max(image_size)
     width, height = (max(1, round(side * scale)) for side in image_size)

@@ -31,12 +31,11 @@ EPSILON = 1e-6
 def fit(training: list[Tensor], validation: list[Tensor]) -> dict:
     """Return the statistics that `score` needs, as tensors and plain values: at most 1.5 MB for any network in MODELS.
 
+    They are empty for fewer than 19 validation images, 2 training images, or features that are not finite.
+
     Args:
         training: features from `predictor.with_features`, (N, C) each.
         validation: features of images that the network has not learned from.
-
-    Returns:
-        An empty dictionary for fewer than 19 validation images, 2 training images, or features that are not finite.
     """
     count = len(validation[-1])
     finite = all(values.isfinite().all() for values in [*training, *validation])
@@ -55,12 +54,8 @@ def fit(training: list[Tensor], validation: list[Tensor]) -> dict:
 def score(ood_stats: dict, features: list[Tensor]) -> Tensor:
     """Return (N,) float32 on the CPU, the larger the more unlike; above `ood_stats["threshold"]` no class fits.
 
-    Args:
-        ood_stats: from `fit`.
-        features: of N images, from `predictor.with_features`.
-
-    Raises:
-        UserError: `ood_stats` were fitted to another network.
+    `ood_stats` are from `fit`, features of N images from `predictor.with_features`. Raises UserError where they are of
+    different networks.
     """
     widths = [values.shape[1] for values in _earlier(features)]
     fitted = [len(ood_stats[f"map{i}.mean"]) for i in range(_map_count(ood_stats))]

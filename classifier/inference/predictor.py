@@ -33,8 +33,7 @@ class Prediction(NamedTuple):
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
     """Return a function from images (N, 3, S, S) uint8, S being `checkpoint.preprocess.size`, to a `Prediction`.
 
-    Raises:
-        CheckpointError: the OOD statistics are damaged.
+    Raises CheckpointError for damaged OOD statistics.
     """
     ood.check(checkpoint)
     has_ood = bool(checkpoint.ood_stats)
@@ -42,24 +41,22 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
 
     def predict(images: Tensor) -> Prediction:
         output = forward(checkpoint.preprocess.normalize(images))
-        return prediction_from_logits(checkpoint, *(output if has_ood else (output, [])))
+        return prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
 
     return predict
 
 
 def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
-    """Return the prediction for N images from their logits (N, classes) and the features of `with_features`.
+    """Return the prediction for N images from logits (N, classes) and, for OOD statistics, the features of the images.
 
-    Without OOD statistics in the checkpoint, no features are needed.
+    Both are from `with_features`.
     """
     logits = logits.detach().cpu()
     probabilities = (logits / checkpoint.temperature).softmax(1)
-    if not checkpoint.ood_stats:
-        return Prediction(
-            logits, probabilities, torch.zeros(len(logits), dtype=torch.bool), torch.full((len(logits),), torch.nan)
-        )
-    score = ood.score(checkpoint.ood_stats, features)
-    return Prediction(logits, probabilities, score > checkpoint.ood_stats["threshold"], score)
+    threshold, score = torch.inf, torch.full((len(logits),), torch.nan)
+    if checkpoint.ood_stats:
+        threshold, score = checkpoint.ood_stats["threshold"], ood.score(checkpoint.ood_stats, features)
+    return Prediction(logits, probabilities, score > threshold, score)
 
 
 def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
@@ -77,26 +74,12 @@ def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Te
     return logits
 
 
-def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features]]:
-    """Return a function as `optimize_for_inference` does, but to (logits, features), for any network in MODELS.
+def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
+    """Return a function as `optimize_for_inference` does, but to (logits, features, last feature map (N, C, h, w)).
 
     Features are float32 on the device: for each size that feature maps have on their way through the network, from the
     largest to the smallest, the channel means of the last map of that size, (N, C) each; then the input of the last
-    linear layer, (N, D).
-    """
-    forward = with_feature_maps(network, compute)
-
-    def logits_and_features(x: Tensor) -> tuple[Tensor, Features]:
-        logits, features, _ = forward(x)
-        return logits.detach(), features
-
-    return logits_and_features
-
-
-def with_feature_maps(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
-    """Return a function as `with_features` does, but to (logits, features, last feature map (N, C, h, w)).
-
-    The logits can be differentiated with respect to that map.
+    linear layer, (N, D). The logits can be differentiated with respect to the last map. Any network in MODELS will do.
     """
     network, last_layer = _optimized(network, compute)
     maps: dict[tuple[int, ...], Tensor] = {}  # the last map of each size
@@ -156,15 +139,15 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         graph = fx.Tracer().trace(network)
     except Exception:  # tracing runs the network's own code on values that are not tensors, which may fail in any way
         return network
+    modules = dict(network.named_modules())
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), nn.BatchNorm2d):
+        before = node.args[0] if node.op == "call_module" else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1 or before.op != "call_module":
             continue
-        before = node.args[0]
-        if before.op != "call_module" or len(before.users) > 1:
-            continue
-        convolution = network.get_submodule(before.target)
-        if isinstance(convolution, nn.Conv2d) and calls.count(before.target) == calls.count(node.target) == 1:
-            network.set_submodule(before.target, fuse_conv_bn_eval(convolution, network.get_submodule(node.target)))
+        convolution, norm = modules[before.target], modules[node.target]
+        used_once = calls.count(before.target) == calls.count(node.target) == 1
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and used_once:
+            network.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
             network.set_submodule(node.target, nn.Identity())
     return network
