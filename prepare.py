@@ -73,6 +73,8 @@ def main() -> None:
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000.")
     if settings.shard_size < 1:
         raise UserError(f"--shard-size {settings.shard_size}: expected at least one image.")
+    if settings.sample and settings.shards:
+        raise UserError("--sample draws folders. Then: python prepare.py dataset/sample --shards --output OTHER")
     if settings.sample:
         from classifier.data.drawings import draw_sample_set
 
