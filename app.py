@@ -14,6 +14,7 @@ Programs call /classify and /classify_many; the About tab shows how. /healthz an
 """
 
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ from tyro import conf
 
 from classifier.cli import UserError, parse, run
 from classifier.device import Precision
+from classifier.text import shorten
 from webui.models import Models
 from webui.page import build
 from webui.site import Site
@@ -39,8 +41,6 @@ from webui.site import Site
 WEBUI = Path(__file__).resolve().parent / "webui"
 MAX_UPLOAD_SIZE = "20mb"
 MAX_SESSIONS = 200  # visitors whose last answers are kept in memory; a program starts a new one with each call
-MAX_PORTS = 100  # tried one after the other where the requested one is taken
-MAX_CLASSES_PRINTED = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
@@ -79,18 +79,15 @@ class Settings:
 
 def free_port(host: str, wanted: int) -> int:
     """Return `wanted`, or the next port after it that nobody listens on."""
-    if not 1 <= wanted <= 65535:
-        raise UserError(f"--port {wanted} is not a port: expected 1 to 65535.")
-    for port in range(wanted, min(wanted + MAX_PORTS, 65536)):
+    for port in itertools.count(wanted):
         try:
             for address in {host, "127.0.0.1"}:  # Gradio checks the second one
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 socket.create_server((address, port), family=family).close()
             return port
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise UserError(f"cannot listen on --host {host} --port {port}: {error.strerror or error}.") from error
-    raise UserError(f"no port from {wanted} to {port} is free. Choose another one with --port.")
+        except (OSError, OverflowError) as error:  # ports end at 65535
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
+                raise UserError(f"cannot listen on --host {host} --port {port}: {error}") from error
 
 
 def check(settings: Settings) -> None:
@@ -106,32 +103,25 @@ def check(settings: Settings) -> None:
         )
 
 
-def head() -> str:
-    """Return style and script of the page; Gradio's `css` would take selectors apart at commas, also in brackets."""
-    style, script = ((WEBUI / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    return f"<style>{style}</style><script>{script}</script>"
-
-
 def main() -> None:
     """Load the network, build the page, serve it until Ctrl-C."""
-    settings = parse(Settings, __doc__.splitlines()[0])
+    settings = parse(Settings, __doc__.splitlines()[0], at_least={"port": 1})
     check(settings)
     port = free_port(settings.host, settings.port)
     models = Models(Path("module"), settings.weights, settings.device, settings.precision)
     loaded = models.get(models.best())
-    checkpoint, classes = loaded.checkpoint, loaded.checkpoint.classes
-    names = ", ".join(classes[:MAX_CLASSES_PRINTED]) + ", ..." * (len(classes) > MAX_CLASSES_PRINTED)
-    print(f"{checkpoint.path}: {checkpoint.model}, {len(classes)} classes ({names})")
+    checkpoint, names = loaded.checkpoint, shorten(", ".join(loaded.checkpoint.classes), 60)
+    print(f"{checkpoint.path}: {checkpoint.model}, {len(checkpoint.classes)} classes ({names})")
     print(f"Computing on {loaded.compute}", flush=True)
 
+    style, script = ((WEBUI / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     for name in ("no_proxy", "NO_PROXY"):  # Gradio asks itself whether it is up, not through a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOOPBACK[:2], settings.host]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the uploads are deleted then, too
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
-        uploads = Path(folder).resolve()
-        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-        site = Site(models, Path("logs"), uploads, settings.lang, settings.share, settings.keep_feedback_pictures)
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())  # the only one whose files are served and opened
+        site = Site(models, Path("logs"), settings.lang, settings.share, settings.keep_feedback_pictures)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
@@ -142,7 +132,7 @@ def main() -> None:
             max_file_size=MAX_UPLOAD_SIZE,
             state_session_capacity=MAX_SESSIONS,
             theme=THEME,
-            head=head(),
+            head=f"<style>{style}</style><script>{script}</script>",  # `css` would take selectors apart at commas
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

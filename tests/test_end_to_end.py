@@ -119,7 +119,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
     evaluated = list(seen)
     assert len(evaluated) == 6
 
-    loaded = Loaded(None, saved, compute, cam_predictor(saved, compute))
+    loaded = Loaded(saved, compute, cam_predictor(saved, compute))
     seen.clear()
     for path in folder.paths:
         classify(loaded, str(path))

@@ -98,7 +98,6 @@ def test_errors_become_sentences_where_they_are_shown():
         ("zh", "en", "en"),
         ("en", "zh", "zh"),
         ("en", "<script>", "en"),
-        ("zh;q=0,en", "", "en"),
     ],
 )
 def test_the_language_to_begin_with(accepted, asked, language):

@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +18,8 @@ from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
 from webui.i18n import Translator
-from webui.models import Models
+from webui.models import MAX_LOADED, Models
 from zoo import MODELS
-
-TEST = {"accuracy": 0.9, "count": 1000}
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +39,8 @@ def folder(tmp_path):
     return tmp_path / "module"
 
 
-def models(folder, first=None, **options):
-    return Models(folder, first, "cpu", "fp32", **{"build": build_predictor} | options)
+def models(folder, first=None):
+    return Models(folder, first, "cpu", "fp32")
 
 
 def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0):
@@ -58,33 +55,37 @@ def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0
 
 
 def titles(found):
-    return [choice.title(Translator()) for choice in found.choices()]
+    return [title for title, _ in found.titles(Translator())]
 
 
-def names(found):
-    return [choice.name for choice in found.choices()]
+def scored(accuracy, count=1000, part="test"):
+    return {part: {"accuracy": accuracy, "count": count}}
 
 
 def pixels():
     return torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
 
 
-# ------------------------------------------------------------------------------------------------------ the list
+def answer(loaded, x):
+    return loaded.predict(x)[0].logits
 
 
-def test_choices_are_the_newest_first_with_their_scores(folder):
-    save(folder / "old.pth", 300, {"test": {"accuracy": 0.978, "count": 2000}, "val": TEST})
-    save(folder / "middle.pth", 200, {"val": {"accuracy": 0.924, "count": 1500}})
+def test_the_newest_come_first_with_their_scores_as_they_are_now(folder):
+    save(folder / "old.pth", 300, scored(0.978, 2000) | scored(0.9, part="val"))
+    save(folder / "middle.pth", 200, scored(0.924, 1500, "val"))
     save(folder / "new.pth", 100)
-    save(folder / "drawn.pth", 50, {"test": {"accuracy": 0.975, "count": 120}}, kind="drawings")
+    save(folder / "drawn.pth", 50, scored(0.975, 120), kind="drawings")
     save(folder / "new.last.pth", 10)
     save(folder / "._new.pth", 5)  # as macOS leaves on other disks
-    assert titles(models(folder)) == [
+    found = models(folder)
+    assert titles(found) == [
         "drawn: 97.5% accuracy on 120 test images (drawings)",
         "new: not tested",
         "middle: 92.4% accuracy on 1,500 validation images",
         "old: 97.8% accuracy on 2,000 test images",
     ]
+    checkpoints.amend(folder / "new.pth", scores=scored(0.9))  # as evaluate.py does, which keeps the date
+    assert titles(found)[1] == "new: 90.0% accuracy on 1,000 test images"
 
 
 class Hostile:
@@ -100,56 +101,25 @@ def test_files_that_cannot_be_loaded_are_listed_with_the_reason(folder, tmp_path
     content = torch.load(good, weights_only=True)
     content["state_dict"]["fc.bias"][0] = torch.nan
     torch.save(content, folder / "nan.pth")
-    found = models(folder)
-    listed = dict(zip(names(found), titles(found), strict=True))
+    listed = {name: title for title, name in models(folder).titles(Translator())}
     assert listed.pop("good") == "good: not tested"
     expected = {
         "damaged": "damaged.pth is damaged", "code": "code.pth carries pickled Python code",
         "broken": "broken.pth ", "nan": "nan.pth holds weights that are not numbers",
     }  # fmt: skip
     assert listed.keys() == expected.keys()
-    for name, beginning in expected.items():
-        assert listed[name].startswith(beginning), listed[name]
-        with pytest.raises(UserError) as caught:
-            found.get(name)
-        assert Translator().error(caught.value) == listed[name]
-    assert found.best() == "good"
-    assert not (tmp_path / "executed").exists()
-
-
-def test_what_files_say_is_remembered_without_their_weights(folder):
-    save(folder / "a.pth", 100, {"test": TEST})
-    save(folder / "b.pth", 50)
-    found = models(folder)
-    before, again = found.choices(), found.choices()
-    assert all(one is other for one, other in zip(before, again, strict=True))
-    assert all(not choice.checkpoint.state_dict for choice in before)
-    checkpoints.amend(folder / "b.pth", scores={"test": TEST})  # as evaluate.py does, which keeps the date
-    assert titles(found) == [f"{name}: 90.0% accuracy on 1,000 test images" for name in "ba"]
-    assert found.choices()[1] is before[1]
+    for name, reason in expected.items():
+        assert listed[name].startswith(reason) and str(tmp_path) not in listed[name]
+    assert models(folder).best() == "good" and not (tmp_path / "executed").exists()
 
 
 def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_path):
     save(folder / "run.pth", 100)
     elsewhere = save(tmp_path / "elsewhere" / "run.pth", 200)
     found = models(folder, elsewhere)
-    assert names(found) == [(folder / "run.pth").as_posix(), "run"]
+    assert list(found.found()) == [(folder / "run.pth").as_posix(), "run"]
     assert found.best() == "run" and found.get("run").checkpoint.path == elsewhere
-    assert names(models(folder, folder / "run.pth")) == ["run"]
-    assert names(models(folder, folder / ".." / "module" / "run.pth")) == ["run"]
-
-
-def test_strange_scores_are_no_scores(folder):
-    for number, strange in enumerate([5, {"accuracy": "much"}, {"accuracy": 3.0, "count": 10}, {"accuracy": 0.5}]):
-        save(folder / f"{number}.pth", number, {"test": strange})
-    assert titles(models(folder)) == [f"{number}: not tested" for number in range(4)]
-
-
-# ------------------------------------------------------------------------------------------------------ the best
-
-
-def scored(accuracy, count=1000, part="test"):
-    return {part: {"accuracy": accuracy, "count": count}}
+    assert list(models(folder, folder / ".." / "module" / "run.pth").found()) == ["run"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +147,7 @@ def test_a_plain_state_dict_comes_after_weights_that_name_their_classes(folder):
     save(folder / SHIPPED, 100)
     torch.save(MODELS["tiny"](num_classes=2).state_dict(), folder / "plain.pth")
     found = models(folder)
-    assert (names(found), found.best()) == (["plain", SHIPPED[:-4]], SHIPPED[:-4])
+    assert (list(found.found()), found.best()) == (["plain", SHIPPED[:-4]], SHIPPED[:-4])
 
 
 def test_without_weights_the_error_says_what_to_do(folder):
@@ -192,108 +162,72 @@ def test_without_weights_the_error_says_what_to_do(folder):
         missing.get(missing.best())
 
 
-# ---------------------------------------------------------------------------------------------------- the networks
-
-
-def test_a_network_answers_as_its_file_says_and_holds_its_weights_once(folder):
+def test_a_network_answers_as_its_file_says_and_is_loaded_once(folder):
     path, x = save(folder / "run.pth"), pixels()
-    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(x)
-    loaded = models(folder).get("run")
-    torch.testing.assert_close(loaded.predict(x).logits, expected.logits)
-    assert loaded.checkpoint.classes == ["cat", "dog"] and not loaded.checkpoint.state_dict
-
-
-def test_two_requests_at_once_load_once(folder):
-    save(folder / "run.pth")
-    built, shapes = [], []
-
-    def build(checkpoint, compute):
-        built.append(threading.get_ident())
-        time.sleep(0.05)
-        return lambda x: shapes.append(x.shape)
-
-    found = models(folder, build=build)
+    found = models(folder)
     with ThreadPoolExecutor(8) as pool:
-        loaded = list(pool.map(lambda _: found.get("run"), range(16)))
-    assert len(built) == 1 and len(set(map(id, loaded))) == 1
-    assert shapes == [(1, 3, 8, 8)]  # the first answer is the slowest
+        loaded = set(map(id, pool.map(lambda _: found.get("run"), range(16))))
+    assert loaded == {id(found.get("run"))}
+    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(x).logits
+    torch.testing.assert_close(answer(found.get("run"), x), expected)
+    assert found.get("run").checkpoint.classes == ["cat", "dog"] and not found.get("run").checkpoint.state_dict
 
 
 def test_the_least_recently_used_is_dropped(folder):
-    built = []
-    for name in "abc":
-        save(folder / f"{name}.pth")
-    found = models(folder, keep=2, build=lambda checkpoint, _: built.append(checkpoint.path.stem) or len)
-    for name in "abacab":  # c drops b
-        found.get(name)
-    assert built == list("abcb")
+    names = [save(folder / f"{number}.pth").stem for number in range(MAX_LOADED + 1)]
+    found = models(folder)
+    first, second = [found.get(name) for name in names[:-1]][:2]
+    assert found.get(names[0]) is first
+    found.get(names[-1])
+    assert found.get(names[0]) is first and found.get(names[1]) is not second
 
 
 def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(folder):
     path = save(folder / "run.pth", 100, seed=0)
     found = models(folder)
     before, x = found.get("run"), pixels()
-    old = before.predict(x).logits
+    old = answer(before, x)
     save(path, 50, seed=1)
-    after = found.get("run")
-    assert after is not before and not torch.equal(after.predict(x).logits, old)
-    assert torch.equal(before.predict(x).logits, old)
-    assert found.get("run") is after
-
-    whole = path.read_bytes()
-    path.write_bytes(whole[:3000])  # somebody is copying
+    assert not torch.equal(answer(found.get("run"), x), old)
+    assert torch.equal(answer(before, x), old)
+    path.write_bytes(path.read_bytes()[:3000])  # somebody is copying
     with pytest.raises(UserError, match=r"run\.pth is damaged"):
         found.get("run")
-    path.write_bytes(whole)
-    torch.testing.assert_close(found.get("run").predict(x).logits, after.predict(x).logits)
-
-
-def test_a_file_that_is_removed_answers_while_it_is_loaded(folder):
-    for name in "ab":
-        save(folder / f"{name}.pth")
-    found = models(folder, keep=1)
-    loaded = found.get("a")
     shutil.rmtree(folder)
-    assert found.get("a") is loaded and names(found) == ["a"] and found.best() == "a"
-    with pytest.raises(UserError, match="There is no model called b here"):
-        found.get("b")
-    assert found.get("a") is loaded
+    with pytest.raises(UserError, match="There is no model called run here"):
+        found.get("run")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "module/run.pth", "run.pth", "run.last", "", "x" * 9999])
 def test_no_name_is_a_path(name, folder, tmp_path):
-    save(folder / "run.pth")
-    save(folder / "run.last.pth")
-    save(tmp_path / "secret.pth")
+    for path in (folder / "run.pth", folder / "run.last.pth", tmp_path / "secret.pth"):
+        save(path)
     with pytest.raises(UserError, match="There is no model called") as caught:
         models(folder).get(name)
     assert len(str(caught.value)) < 120
 
 
-def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder):
-    save(folder / "run.pth")
-
-    def build(checkpoint, compute):
-        def predict(x):
+def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder, monkeypatch):
+    class Failing(nn.Linear):
+        def forward(self, x):
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat a thousand places")
 
-        return predict
-
+    monkeypatch.setitem(MODELS, "tiny", lambda num_classes=1000: Failing(4, num_classes))
+    save(folder / "run.pth")
     with pytest.raises(UserError, match=r"run\.pth cannot be used here \(mat1 and mat2 .* multiplied\)\.$"):
-        models(folder, build=build).get("run")
+        models(folder).get("run")
 
 
 def test_threads_that_list_and_ask_while_files_change(folder):
     for name in "abcd":
         save(folder / f"{name}.pth")
-    found = models(folder, keep=2)
+    found = models(folder)
 
     def ask(number):
-        found.choices()
-        return found.get("abcd"[number % 4]).predict(pixels()).logits.shape == (1, 2)
+        return len(found.found()) == 4 and answer(found.get("abcd"[number % 4]), pixels()).shape == (1, 2)
 
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(ask, number) for number in range(100)]
         for number in range(20):
             save(folder / f"{'abcd'[number % 4]}.pth", seed=number)
-        assert all(answer.result() for answer in answers)
+        assert all(one.result() for one in answers)

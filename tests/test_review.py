@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-from base64 import b64decode
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -20,12 +18,12 @@ from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import Prediction
+from classifier.text import quoted
 from tests.conftest import make_images
 from tests.running_page import list_issues
-from webui.i18n import Translator
-from webui.label_issues import newest_lists, read_list
+from webui.i18n import Translator, macros
 from webui.models import Loaded
-from webui.review import Review
+from webui.review import Review, label_issues
 from zoo import MODELS
 
 _ = Translator()
@@ -42,7 +40,7 @@ def network(path: Path, classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.97)
         answer = Prediction(values.log(), values, torch.tensor([False]), torch.tensor([torch.nan]))
         return answer, torch.ones(1, len(classes), 2, 2)
 
-    return Loaded(None, checkpoint, select_compute("cpu", "fp32"), predict)
+    return Loaded(checkpoint, select_compute("cpu", "fp32"), predict)
 
 
 @pytest.fixture
@@ -62,28 +60,22 @@ def asked(view, action, choice="") -> dict:
     """What the browser sends for a button of this view."""
     if action == "undo":
         return {"action": action, "file": view.last.file, "digest": view.last.digest, "line": str(view.last.line)}
-    return {"action": action, "file": view.shown.issue.file, "digest": view.shown.digest, "choice": choice}
-
-
-def image_of(view) -> Image.Image:
-    kind, content = view.shown.image.split(",")
-    assert kind == "data:image/jpeg;base64"
-    return Image.open(BytesIO(b64decode(content)))
+    return {"action": action, "file": view.issue.file, "digest": view.digest, "choice": choice}
 
 
 def files(view) -> tuple:
-    return view.shown and view.shown.issue.file, view.done, view.total
+    return view.issue and view.issue.file, view.done, view.total
 
 
 def html(view, message="", weights="w.pth") -> str:
-    return view.card(Path(weights), "en", message)
+    return macros("review", "en").card(view, message, quoted(Path(weights)))
 
 
 def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(review, project):
     view = review().view()
-    assert image_of(view).size == (400, 400)  # of 40 x 40
-    assert files(view) == ("test/cat/1.png", 0, 3) and view.shown.answer.best == "dog"
-    assert view.shown.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
+    assert view.image.size == (600, 600)  # of 40 x 40
+    assert files(view) == ("test/cat/1.png", 0, 3) and view.answer.best == "dog"
+    assert view.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
     assert "The model&#39;s answer: dog, with 97% confidence." in html(view)
     view, message = review().act(asked(view, "relabel", "dog"), _, "Ann")
     assert files(view) == (f"test/{ANT}/2.png", 1, 3) and not message
@@ -125,13 +117,13 @@ def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(review):
 
 def test_an_image_that_changed_since_it_was_shown_is_shown_again(review, project):
     view = review().view()
-    shutil.copy(project / "dataset" / "test" / "dog" / "0.png", view.shown.issue.path)
+    shutil.copy(project / "dataset" / "test" / "dog" / "0.png", view.issue.path)
     again, message = review().act(asked(view, "keep"), _)
     assert "has changed since it was shown" in message and files(again) == files(view)
-    assert again.shown.digest != view.shown.digest
+    assert again.digest != view.digest
     view, message = review().act(asked(again, "keep"), _)
     assert not message and view.done == 1
-    shutil.copy(project / "dataset" / "test" / "dog" / "1.png", again.shown.issue.path)
+    shutil.copy(project / "dataset" / "test" / "dog" / "1.png", again.issue.path)
     assert review().view().done == 0  # what is decided was another image
 
 
@@ -161,7 +153,7 @@ def test_images_that_are_gone_or_damaged_are_counted_not_shown(review, project):
 )
 def test_what_no_button_asks_for_is_not_done(wrong, review, project):
     view = review().view()
-    review().act({"file": view.shown.issue.file, "digest": view.shown.digest} | wrong, _)
+    review().act({"file": view.issue.file, "digest": view.digest} | wrong, _)
     assert not (project / "dataset" / "corrections.csv").exists()
 
 
@@ -183,25 +175,22 @@ def test_of_many_classes_the_most_probable_have_keys(tmp_path):
     list_issues(tmp_path, "dataset", {"class 03/0.png": 0.95})
     probabilities = [(index + 1) / 105 for index in range(14)]
     view = Review(network(tmp_path / "w.pth", names, probabilities), tmp_path / "logs").view()
-    assert view.shown.choices[:2] == [("class 13", "1"), ("class 12", "2")]
-    assert len(view.shown.choices) == 13 and view.shown.choices[9] == ("class 04", "")
+    assert view.choices[:2] == [("class 13", "1"), ("class 12", "2")]
+    assert len(view.choices) == 13 and view.choices[9] == ("class 04", "")
     assert html(view).count('data-action="relabel"') == 13
 
 
 def test_the_newest_list_of_these_weights_is_taken(review, project):
-    newest = list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000")
+    list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000")
     list_issues(project, "dataset", {"cat/3.png": 0.94}, "20260401-100000", "other.pth")
     (project / "logs" / "evaluate" / "w" / "20260501-100000").mkdir()  # without a list: it learned from the images
-    broken = list_issues(project, "dataset", {"cat/3.png": 0.94}, "20260601-100000")
-    (broken / "report.json").write_text("{")
-    root = project / "dataset" / "test"
-    assert newest_lists(project / "w.pth", project / "logs") == [(newest / "suspects.csv", root)]
+    found = lambda: label_issues(project / "w.pth", project / "logs")  # noqa: E731
+    assert [issue.file for issue in found()[1]] == ["test/cat/2.png"]
     older = list_issues(project, "dataset", {"cat/1.png": 0.99}, "20260201-100000")
     report = json.loads((older / "report.json").read_text(encoding="utf-8")) | {"part": "val"}
     (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other images: it counts as well
-    assert len(newest_lists(project / "w.pth", project / "logs")) == 2
-    assert review().view().total == 2
-    assert [issue.file for issue in read_list(newest / "suspects.csv", root)] == ["test/cat/2.png"]
+    root, issues = found()
+    assert root == project / "dataset" / "test" and len(issues) == review().view().total == 2
 
 
 def test_without_a_list_it_says_which_command_makes_one(review, project):
@@ -218,7 +207,7 @@ def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(r
     Image.new("RGB", (2400, 1200), "teal").save(path, exif=exif)
     list_issues(project, "dataset", {f"{ANT}/{path.name}": 0.99}, "20260301-100000")
     card = html(review().view(), "<b>message</b>")
-    assert image_of(review().view()).size == (400, 800)
+    assert review().view().image.size == (300, 600)
     assert set(re.findall(r'src="(.{5})', card)) == {"data:"}
     assert "<i>" not in card and "<img src=x" not in card and "<b>message" not in card
     assert str(project) not in card
@@ -235,5 +224,5 @@ def test_the_list_of_a_real_evaluation(tmp_path, monkeypatch):
     checkpoints.save(weights, Path("module/w.pth"))
     evaluate.main(["module/w.pth", "--precision", "fp32", "--workers", "0"])
     view = Review(network(Path("module/w.pth"), ("across", "down"), (0.4, 0.6)), Path("logs")).view()
-    assert view.total > 0 and view.shown.issue.file.startswith("test/") and view.shown.issue.confidence > 0.9
-    assert view.shown.issue.label != view.shown.issue.answer
+    assert view.total > 0 and view.issue.file.startswith("test/") and view.issue.confidence > 0.9
+    assert view.issue.label != view.answer.best

@@ -1,16 +1,67 @@
-"""What programs may call: /classify and /classify_many, through Gradio's own protocol."""
+"""What the page takes: uploads as they are, and calls of programs to /classify and /classify_many.
+
+`load_image` is the only decoder, so the upload components decode nothing.
+"""
+
+from pathlib import Path
 
 import gradio as gr
+from gradio import component_meta
+from gradio.components.base import Component
+from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio_client.utils import is_http_url_like
 
 from classifier.cli import UserError
-from webui.classify import MAX_IMAGES, classify, classify_many
-from webui.components import FilesUpload, ImageUpload, Upload
+from webui.classify import MAX_IMAGES, Upload, classify, classify_many
 from webui.i18n import Translator
 from webui.models import Models
 from webui.site import BULK, NETWORK
 
+component_meta.create_or_modify_pyi = lambda *_: None  # Gradio would write a .pyi next to this file
+
 ONE = "Takes an image; returns its class and the probability of each class. A file that cannot be read is an error."
 MANY = "Takes images or zips; returns for each image what /classify does, with its file name, or an error of its own."
+
+
+def uploaded(component: Component, payload: FileData | ImageData) -> Upload:
+    """Return where the upload is. Raises gr.Error for whatever is outside of the upload folder.
+
+    Gradio checks this, too, but only where the payload says that it is a file.
+    """
+    path = Path(payload.path or "").resolve()
+    if not path.is_relative_to(component.GRADIO_CACHE) or not path.is_file():
+        raise gr.Error("Only an uploaded image can be classified.", print_exception=False)
+    return Upload(str(path), payload.orig_name or path.name)
+
+
+async def _refuse_urls(component: Component, path: str) -> str | None:
+    """Replace Gradio's method, which would download an image from its address: this server contacts nobody."""
+    if is_http_url_like(str(path)):
+        raise gr.Error("Send the image itself, not its address.", print_exception=False)
+    return await Component.async_move_resource_to_block_cache(component, path)
+
+
+class ImageUpload(gr.Image):
+    """`gr.Image` without decoding."""
+
+    is_template = True  # the browser shows it as its base class
+    async_move_resource_to_block_cache = _refuse_urls
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """Return the path of the upload, None where there is no image."""
+        return None if payload is None else uploaded(self, payload).path
+
+
+class FilesUpload(gr.File):
+    """`gr.File` of several files, with the names that the visitor gave them."""
+
+    is_template = True
+    async_move_resource_to_block_cache = _refuse_urls
+
+    def preprocess(self, payload: ListFiles | FileData | None) -> list[Upload]:
+        """Return the uploads, in their order."""
+        files = payload.root if isinstance(payload, ListFiles) else [payload] if payload else []
+        return [uploaded(self, file) for file in files]
 
 
 def add_api(models: Models, name: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -17,13 +18,19 @@ from classifier.inference.cam import overlay
 from classifier.inference.predictor import Prediction
 from classifier.prediction import sources
 from classifier.text import no_formula
-from webui.components import Upload
 from webui.models import Loaded
 
 MAX_IMAGES = 500  # at once
 MAX_CAMS = 5  # most probable classes with a class activation map, which the page shows; programs get all classes
 BATCH_SIZE = 32
 CLEAR_MARGIN = 0.2  # in probability, of the first class over the second: with two classes, 60 to 40
+
+
+class Upload(NamedTuple):
+    """A file in Gradio's upload folder, and what the visitor calls it."""
+
+    path: str
+    name: str
 
 
 @dataclass

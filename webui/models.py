@@ -1,7 +1,8 @@
-"""The .pth files that the page can answer with; their networks are loaded on demand."""
+"""The .pth files that the page can answer with: what each says of itself, which is the best, and their networks."""
 
+import dataclasses
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,20 @@ from torch import Tensor
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.cli import UserError
 from classifier.device import Compute, Precision, select_compute
+from classifier.evaluation.metrics import wilson_interval
 from classifier.inference.cam import cam_predictor
 from classifier.text import shorten
-from webui.choices import Choice, Stamp, best_of, read, read_choice, stamp_of
+from webui.i18n import Translator
+
+MAX_LOADED = 8  # networks; beyond these, the least recently used is dropped
+TITLES = {
+    "test": "{name}: {accuracy} accuracy on {count} test images",
+    "val": "{name}: {accuracy} accuracy on {count} validation images",
+    "": "{name}: not tested",
+}
+_computing = threading.Lock()  # torch.fx, which optimizes a network, changes all modules meanwhile
 
 
 @dataclass(frozen=True)
@@ -24,73 +35,68 @@ class Loaded:
     `predict` takes pixels (N, 3, H, W) uint8 on the device and returns a `Prediction` and class activation maps.
     """
 
-    stamp: Stamp
     checkpoint: Checkpoint
     compute: Compute
     predict: Callable[[Tensor], tuple]
 
 
 class Models:
-    """The .pth files in a folder, each loaded when it is first asked for. All methods may be called by any thread.
+    """The .pth files in `folder`, but for those to resume from, and `first`, wherever it is, which is preselected.
 
-    Args:
-        folder: holds the .pth files; those to resume from are left out.
-        first: another one, wherever it is; it is preselected.
-        device, precision: as for `device.select_compute`.
-        keep: networks that stay loaded; beyond these, the least recently used is dropped.
-        build: makes `Loaded.predict` of a checkpoint and a compute.
+    Each is loaded when it is first asked for, and anew when its file has changed. Any thread may call the methods.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        first: Path | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-        keep: int = 8,
-        build: Callable[[Checkpoint, Compute], Callable[[Tensor], tuple]] = cam_predictor,
-    ):
-        self._folder, self._first, self.keep, self._build = folder, first, keep, build
-        self._device, self._precision = device, precision
-        self._known: dict[Path, Choice] = {}
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()  # the most recently used last
-        self._lock = threading.RLock()  # one file at a time is read, so that one file's weights are in memory
-        self._computing = threading.Lock()  # torch.fx, which optimizes a network, changes all modules meanwhile
+        self, folder: Path, first: Path | None = None, device: str = "auto", precision: Precision = "auto"
+    ) -> None:
+        self._folder, self._first = folder, first
+        self._load = functools.lru_cache(MAX_LOADED)(lambda path, stamp: _load(path, select_compute(device, precision)))
 
-    def choices(self) -> list[Choice]:
-        """Return all .pth files, newest first. Only files that are new or have changed are read."""
-        with self._lock:
-            found = [self._choice(name, path) for name, path in self._paths().items()]
-        return sorted(found, key=lambda choice: choice.stamp or (), reverse=True)
+    def found(self) -> dict[str, Checkpoint | UserError]:
+        """Return all .pth files by name, newest first: without weights, or why it cannot be loaded."""
+        files = sorted(((_stamp(path), name, path) for name, path in self._paths().items()), reverse=True)
+        return {name: _read_without_weights(path, stamp) for stamp, name, path in files}
+
+    def titles(self, _: Translator) -> list[tuple[str, str]]:
+        """Return (title, name) of all models, newest first; the title has the accuracy, or an error."""
+        titles = []
+        for name, found in self.found().items():
+            if isinstance(found, UserError):
+                titles.append((_.error(found), name))
+                continue
+            part, accuracy, count, *_interval = score_of(found)
+            title = _(TITLES[part], name=name, accuracy=f"{accuracy:.1%}", count=f"{count:,}")
+            title = _("{title} (drawings)", title=title) if learned_from_drawings(found) else title
+            titles.append((title, name))
+        return titles
 
     def best(self) -> str:
-        """Return the name to preselect: `first`, or the best. Raises UserError where no .pth can be loaded."""
+        """Return the name to preselect: `first`, or the most accurate of those that rank highest.
+
+        Only those with the same classes as the newest of these compete, by the lower ends of their 95% intervals: 100%
+        of 20 images promise less than 97% of 2,000. Raises UserError where no .pth can be loaded.
+        """
         if self._first:
             return self._first.stem
-        choices = self.choices()
-        if not choices:
-            raise CheckpointError(f"{self._folder} holds no .pth yet. Train a network first: python train.py")
-        return best_of(choices).name
+        found = self.found()
+        good = {name: checkpoint for name, checkpoint in found.items() if isinstance(checkpoint, Checkpoint)}
+        if not good:
+            missing = f"{self._folder} holds no .pth yet. Train a network first: python train.py"
+            raise next(iter(found.values()), CheckpointError(missing))
+        highest = max(map(_rank, good.values()))
+        newest = next(checkpoint for checkpoint in good.values() if _rank(checkpoint) == highest)
+        alike = [
+            name for name, one in good.items() if _rank(one) == highest and set(one.classes) == set(newest.classes)
+        ]
+        return max(alike, key=lambda name: score_of(good[name])[3])
 
     def get(self, name: str) -> Loaded:
-        """Return the network of that name, anew if its file has changed; one whose file is gone answers while loaded.
-
-        Raises:
-            UserError: there is no such .pth, or it cannot be loaded.
-        """
-        with self._lock:
-            path = self._paths().get(name)
-            if path is None:  # a path would not be looked up, whatever it is
-                name = shorten(str(name)[:99], 60)
-                raise CheckpointError("There is no model called {name} here.", name=name)
-            stamp, loaded = stamp_of(path), self._loaded.get(name)
-            if loaded is None or stamp not in (None, loaded.stamp):
-                self._loaded.pop(name, None)  # requests under way hold it
-                loaded = self._loaded[name] = self._load(path, stamp)
-                if len(self._loaded) > self.keep:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(name)
-            return loaded
+        """Return the network of that name. Raises UserError where there is no such .pth, or it cannot be loaded."""
+        path = self._paths().get(name)
+        if path is None:  # a path would not be looked up, whatever it is
+            raise CheckpointError("There is no model called {name} here.", name=shorten(str(name)[:99], 60))
+        with _computing:  # so that two requests load a network once, too
+            return self._load(path, _stamp(path))
 
     def _paths(self) -> dict[str, Path]:
         """Return name -> file of all that may be asked for."""
@@ -99,30 +105,66 @@ class Models:
         for path in sorted(self._folder.glob("[!.]*.pth")):
             if not path.name.endswith(checkpoints.LAST) and path.resolve() != first:
                 found[path.as_posix() if path.stem in found else path.stem] = path
-        return {name: loaded.checkpoint.path for name, loaded in self._loaded.items()} | found
+        return found
 
-    def _choice(self, name: str, path: Path) -> Choice:
-        stamp, known, loaded = stamp_of(path), self._known.get(path), self._loaded.get(name)
-        if loaded and stamp in (None, loaded.stamp):
-            return Choice(name, path, loaded.stamp, loaded.checkpoint)
-        if known is None or known.stamp != stamp:
-            known = self._known[path] = read_choice(name, path, stamp)
-        return known
 
-    def _load(self, path: Path, stamp: Stamp) -> Loaded:
-        checkpoint, compute = read(path), select_compute(self._device, self._precision)
-        size = checkpoint.preprocess.size
-        try:
-            with self._computing:
-                predict = self._build(checkpoint, compute)
-                predict(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=compute.device))  # the slowest one
-        except (RuntimeError, ValueError, MemoryError) as error:
-            reason = str(error).split("\n")[0][:200]
-            raise CheckpointError("{file} cannot be used here ({reason}).", file=path, reason=reason) from error
-        checkpoint.state_dict, checkpoint.resume = {}, {}  # `predict` has its own, and may hold the checkpoint
+def score_of(checkpoint: Checkpoint) -> tuple[str, float, int, float, float]:
+    """Return part ("test", "val", or "" without a score), accuracy, images, and the ends of the 95% interval."""
+    for part in ("test", "val"):
+        if score := checkpoint.scores.get(part):
+            accuracy, count = score["accuracy"], score["count"]
+            return part, accuracy, count, *wilson_interval(round(accuracy * count), count)
+    return "", 0.0, 0, 0.0, 1.0
 
-        def predict_alone(pixels: Tensor) -> tuple:
-            with self._computing:
-                return predict(pixels)
 
-        return Loaded(stamp, checkpoint, compute, predict_alone)
+def learned_from_drawings(checkpoint: Checkpoint) -> bool:
+    """Return whether the network was trained with the drawn sample set only."""
+    return checkpoint.data.get("kind") == "drawings"
+
+
+def _rank(checkpoint: Checkpoint) -> tuple[bool, bool, bool]:
+    """Return what goes before accuracy: photographs, known class names (no plain state_dict), a user's own weights."""
+    return not learned_from_drawings(checkpoint), not checkpoint.assumed, checkpoint.path.name != checkpoints.SHIPPED
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes with the file: evaluate.py adds scores without changing its date. () where it is missing."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ()
+    return state.st_mtime_ns, state.st_ctime_ns, state.st_size
+
+
+@functools.lru_cache(200)
+def _read_without_weights(path: Path, stamp: tuple[int, ...]) -> Checkpoint | UserError:
+    try:
+        return dataclasses.replace(_read(path), state_dict={}, resume={}, ood_stats={})
+    except CheckpointError as error:
+        return error.with_traceback(None)
+
+
+def _read(path: Path) -> Checkpoint:
+    """Return the checkpoint. Raises CheckpointError, also where weights are not numbers."""
+    checkpoint = checkpoints.load(path)
+    if not checkpoints.finite(checkpoint.state_dict):
+        raise CheckpointError("{file} holds weights that are not numbers. Train it again.", file=path)
+    return checkpoint
+
+
+def _load(path: Path, compute: Compute) -> Loaded:
+    checkpoint = _read(path)
+    size = checkpoint.preprocess.size
+    try:
+        predict = cam_predictor(checkpoint, compute)
+        predict(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=compute.device))  # the first is the slowest
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError("{file} cannot be used here ({reason}).", file=path, reason=reason) from error
+    checkpoint.state_dict, checkpoint.resume = {}, {}  # `predict` has its own
+
+    def predict_alone(pixels: Tensor) -> tuple:
+        with _computing:
+            return predict(pixels)
+
+    return Loaded(checkpoint, compute, predict_alone)

@@ -3,23 +3,23 @@
 import gradio as gr
 
 from classifier.cli import UserError
-from webui import api, render, review, tabs
-from webui.choices import learned_from_drawings
-from webui.i18n import LANGUAGES, Translator, preferred_language
-from webui.site import QUIET, Site
+from webui import about, api, review, tabs
+from webui.i18n import LANGUAGES, Translator, macros, preferred_language
+from webui.models import learned_from_drawings
+from webui.site import QUIET, Site, translated
 
 
 def build(site: Site, with_review: bool) -> gr.Blocks:
     """Return the page with all tabs, and with the endpoints that programs may call."""
-    best, english = site.models.best(), Translator()
-    title = render.question(site.models.get(best).checkpoint.classes, english)
+    best = site.models.best()
+    title = macros("answer", "en").question(site.models.get(best).checkpoint.classes).unescape()
     with gr.Blocks(title=title, delete_cache=(3600, 24 * 3600)) as blocks:  # every hour, uploads older than a day
         with gr.Row(elem_id="top"):
             heading = gr.HTML(_heading(site, best, "en"), elem_id="introduction")
             languages = [(name, key) for key, name in LANGUAGES.items()]
             language = gr.Radio(languages, value="en", label="Language", elem_id="language")
-        weights = gr.Dropdown(site.titles(english), value=best, filterable=False, elem_id="weights")
-        site.localized(weights, label="Model")
+        weights = gr.Dropdown(site.models.titles(Translator()), value=best, filterable=False, elem_id="weights")
+        site.localized(weights, label="Model", choices=site.models.titles)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with site.localized(gr.Tab(id="one"), label="One image"):
                 image = tabs.one_image(site, weights, language)
@@ -28,7 +28,7 @@ def build(site: Site, with_review: bool) -> gr.Blocks:
             with site.localized(gr.Tab(id="compare"), label="Compare") as tab:
                 tabs.compare(site, language, tab, image)
             with site.localized(gr.Tab(id="about"), label="About") as tab:
-                tabs.about_model(site, weights, language, tab)
+                about.about_tab(site, weights, language, tab)
             if with_review:
                 with site.localized(gr.Tab(id="review"), label="Review") as tab:
                     review.review_tab(site, weights, language, tab)
@@ -43,21 +43,19 @@ def _follow(site: Site, blocks: gr.Blocks, heading: gr.HTML, weights: gr.Dropdow
     def begin(request: gr.Request) -> tuple[str, dict]:
         wishes = request.query_params.get("lang", ""), site.language, request.headers.get("accept-language", "")
         chosen = preferred_language(*wishes)
-        return chosen, gr.update(choices=site.titles(Translator(chosen)), value=site.models.best())
-
-    def titles(language: str) -> dict:
-        return gr.update(choices=site.titles(Translator(language)))
+        return chosen, gr.update(choices=site.models.titles(Translator(chosen)), value=site.models.best())
 
     def translate(name: str, language: str) -> list[dict | str]:
-        return [_heading(site, name, language), titles(language), *site.updates(language)]
+        texts = [gr.update(**translated(texts, Translator(language))) for _component, texts in site.texts]
+        return [_heading(site, name, language), *texts]
 
     # on `load` and `input`, since listeners to `change` run one after another, slow ones among them
-    translated = [heading, weights, *(component for component, _ in site.texts)]
+    components = [heading, *(component for component, _texts in site.texts)]
     loaded = blocks.load(begin, outputs=[language, weights], **QUIET).then(
-        translate, [weights, language], translated, js="setLanguage", **QUIET
+        translate, [weights, language], components, js="setLanguage", **QUIET
     )
-    switched = language.input(translate, [weights, language], translated, js="setLanguage", **QUIET)
-    weights.focus(titles, language, weights, **QUIET)
+    switched = language.input(translate, [weights, language], components, js="setLanguage", **QUIET)
+    weights.focus(lambda key: gr.update(choices=site.models.titles(Translator(key))), language, weights, **QUIET)
     chosen = weights.change(
         lambda name, language: _heading(site, name, language), [weights, language], heading, **QUIET
     )
@@ -72,5 +70,4 @@ def _heading(site: Site, name: str, language: str) -> str:
         classes, drawings = checkpoint.classes, learned_from_drawings(checkpoint)
     except UserError:
         classes, drawings = [], False
-    title = render.question(classes, Translator(language))
-    return render.macros("answer", language).heading_of_page(title, drawings, site.shared)
+    return macros("answer", language).heading_of_page(classes, drawings, site.shared)

@@ -3,11 +3,15 @@
 Only for whoever sits at this machine, since it shows the data set.
 """
 
+import csv
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from classifier.cli import UserError
 from classifier.data import corrections
@@ -16,84 +20,73 @@ from classifier.data.image_folder import class_names
 from classifier.data.images import load_image
 from classifier.text import quoted
 from webui.classify import Answer, classify
-from webui.i18n import Translator
-from webui.label_issues import LabelIssue, newest_lists, read_list
+from webui.i18n import Translator, failed, macros
 from webui.models import Loaded
-from webui.render import failed, jpeg, macros
 from webui.site import NETWORK, QUIET, Site
 
-MAX_SIDE, MIN_SIDE = 800, 400  # pixels of the longer side as an image is shown
+SIDE = 600  # pixels of the longer side as an image is shown
 KEYS = "123456789"
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Shown:
-    """An issue ready to be shown; `digest` is that of the file as it is shown."""
+class LabelIssue(NamedTuple):
+    """A row of suspects.csv; `file` is the image's name in corrections.csv, `label` its class by its folder."""
 
-    issue: LabelIssue
-    digest: str
-    image: str  # a data URI
-    answer: Answer
-    choices: list[tuple[str, str]]  # the other classes, each with its key or ""
+    path: str
+    file: str
+    label: str
+    confidence: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
-    """What the tab shows; `missing` images of the list do not exist any more, or cannot be opened."""
+    """What the tab shows: how far the review is, and the next issue; none is left where `issue` is None."""
 
-    listed: bool  # whether there is a list
-    total: int = 0
-    done: int = 0
-    missing: int = 0
-    shown: Shown | None = None
-    last: Correction | None = None  # what Undo takes back
-
-    def card(self, weights: Path, language: str, message: str = "") -> str:
-        """Return the tab as HTML; `message` tells how the last action ended."""
-        return macros("review", language).card(self, message, quoted(weights))
+    total: int
+    done: int
+    missing: int  # images of the list that do not exist any more, or cannot be opened
+    last: Correction | None  # what Undo takes back
+    issue: LabelIssue | None = None
+    digest: str = ""  # of the file as it is shown
+    image: Image.Image | None = None
+    answer: Answer | None = None
+    choices: Sequence[tuple[str, str]] = ()  # the other classes, each with its key or ""
 
 
 class Review:
-    """The newest list of a network's label issues and the decisions on it, as they are now: both may change."""
+    """The newest lists of a network's label issues and the decisions on them, as they are now: both may change."""
 
     def __init__(self, loaded: Loaded, logs: Path):
-        self.loaded, lists = loaded, newest_lists(loaded.checkpoint.path, logs)
-        self.listed = bool(lists)
-        issues: list[LabelIssue] = []
-        if lists:
-            root = lists[0][1]
-            self.table, self.classes = corrections.table_of(root), class_names(root)
-            for path, other in lists:
-                if corrections.table_of(other) == self.table:
-                    issues += read_list(path, other)
-        by_file = {issue.file: issue for issue in sorted(issues, key=lambda issue: -issue.confidence)}
-        self.issues = {file: one for file, one in by_file.items() if one.label in self.classes and one.exists()}
-        self.missing = len(by_file) - len(self.issues)
+        self.loaded = loaded
+        self.root, found = label_issues(loaded.checkpoint.path, logs)
+        if self.root:
+            self.table, self.classes = corrections.table_of(self.root), class_names(self.root)
+        issues = {issue.file: issue for issue in sorted(found, key=lambda issue: -issue.confidence)}
+        self.issues = {file: issue for file, issue in issues.items() if Path(issue.path).is_file()}
+        self.missing = len(issues) - len(self.issues)
 
-    def view(self, first: str = "") -> View:
-        """Return what is to be shown now, beginning with the file `first` where it is still to be decided."""
-        if not self.listed:
-            return View(False)
+    def view(self, first: str = "") -> View | None:
+        """Return what is to be shown now, the file `first` where it is still to be decided; None without a list."""
+        if not self.root:
+            return None
         decisions = corrections.read(self.table, self.classes)[0]
-        decided = {file for file, _ in decisions}
+        decided = {file for file, _ in decisions}  # only these are read, to find out whether they have changed since
         undecided = [
             issue
             for file, issue in self.issues.items()
-            if file not in decided or (file, issue.digest()) not in decisions
+            if file not in decided or (file, corrections.digest(issue.path).hex()) not in decisions
         ]
-        missing, shown = self.missing, None
+        last = next((one for one in reversed(decisions.values()) if one.file in self.issues), None)
+        view = View(len(self.issues), len(self.issues) - len(undecided), self.missing, last)
         for issue in sorted(undecided, key=lambda issue: issue.file != first):
             try:
-                shown = self._show(issue)
+                self._show(view, issue)
                 break
             except UserError:  # damaged since, or removed at this moment
-                missing += 1
-        last = next((one for one in reversed(decisions.values()) if one.file in self.issues), None)
-        total, done = len(self.issues) + self.missing - missing, len(self.issues) - len(undecided)
-        return View(True, total, done, missing, shown, last)
+                view.total, view.missing = view.total - 1, view.missing + 1
+        return view
 
-    def act(self, request: dict, _: Translator, who: str = "") -> tuple[View, str]:
+    def act(self, request: dict, _: Translator, who: str = "") -> tuple[View | None, str]:
         """Do what a button says, for the image that it was shown with, unless that was decided elsewhere meanwhile.
 
         The request has action ("keep", "relabel", "leave out" or "undo"), file, digest, the class as choice, and line:
@@ -102,16 +95,15 @@ class Review:
         keys = ("action", "file", "digest", "choice", "line")
         action, file, digest, choice, line = (str(request.get(key, "")) for key in keys)
         issue = self.issues.get(file)
-        if issue is None:
-            return self.view(), _("{file} is no longer on the list.", file=file)
         replaces = int(line) if action == "undo" and line.isdecimal() else 0
-        if not (replaces or action in (KEEP, LEAVE_OUT) or (action == RELABEL and choice in self.classes)):
+        known = replaces or action in (KEEP, LEAVE_OUT) or (action == RELABEL and choice in self.classes)
+        if issue is None or not known:
             return self.view(), ""
-        right = choice if action == RELABEL else ""
-        decision = Correction(file, digest, issue.label, UNDONE if replaces else action, right, who)
-        if not replaces and issue.digest() != digest:
+        if not replaces and corrections.digest(issue.path).hex() != digest:
             text = "{file} has changed since it was shown. Nothing was recorded; look at it again."
             return self.view(first=file), _(text, file=file)
+        right = choice if action == RELABEL else ""
+        decision = Correction(file, digest, issue.label, UNDONE if replaces else action, right, who)
         try:
             recorded = corrections.record(self.table, decision, self.classes, replaces)
         except UserError as error:
@@ -121,40 +113,53 @@ class Review:
             return self.view(), _(text, file=file)
         return self.view(first=file if replaces else ""), ""
 
-    def _show(self, issue: LabelIssue) -> Shown:
-        """Raises UserError where the image cannot be opened."""
-        digest, answer = issue.digest(), classify(self.loaded, issue.path)
-        image = load_image(issue.path, MAX_SIDE // 2)  # leaves at least MAX_SIDE of the shorter side, if it has that
-        if max(image.size) > MAX_SIDE:
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
-        elif max(image.size) < MIN_SIDE:
-            image = ImageOps.contain(image, (MIN_SIDE, MIN_SIDE))
-        others = [name for name in self.classes if name != issue.label]
-        keys = dict(zip(self.classes, KEYS, strict=False))  # the same key for a class all the time
-        if len(self.classes) > len(KEYS):  # or for the most probable ones
-            others.sort(key=lambda name: -answer.probabilities.get(name, 0))
-            keys = dict(zip(others, KEYS, strict=False))
-        return Shown(issue, digest, jpeg(image), answer, [(name, keys.get(name, "")) for name in others])
+    def _show(self, view: View, issue: LabelIssue) -> None:
+        """Add the issue to the view. Raises UserError where the image cannot be opened."""
+        view.digest = corrections.digest(issue.path).hex()
+        view.answer = classify(self.loaded, issue.path)
+        view.image = ImageOps.contain(load_image(issue.path, SIDE), (SIDE, SIDE))
+        names = self.classes  # a class has the same key all the time, or the most probable ones have keys
+        if len(names) > len(KEYS):
+            names = sorted(set(names) - {issue.label}, key=lambda name: -view.answer.probabilities.get(name, 0))
+        keys = dict(zip(names, KEYS, strict=False))
+        view.issue, view.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
+
+
+def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue]]:
+    """Return the folder of the newest suspects.csv of a .pth, and all issues in it.
+
+    Those in the newest list of another part (test, val) of the same data set are included.
+    """
+    newest, parts, issues = None, set(), []
+    for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
+        report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        root, part = Path(report["folder"]), report.get("part", "test")
+        table, newest_table = corrections.table_of(root), newest and corrections.table_of(newest)
+        same_weights = Path(report["weights"]).resolve() == weights.resolve()
+        if not same_weights or part in parts or newest_table not in (None, table):
+            continue
+        newest = newest or root
+        parts.add(part)
+        with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
+            for row in csv.DictReader(file):
+                name, label = row["path"], Path(row["path"]).relative_to(root).parts[0]
+                if name.isprintable():  # a browser cannot send others
+                    issues.append(LabelIssue(name, corrections.name_in(table, name), label, float(row["sure"])))
+    return newest, issues
 
 
 def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
     """Fill the tab."""
     shown = gr.HTML(elem_id="review", js_on_load=SCRIPT)
 
-    def show(name: str, language: str) -> str:
+    def update(event: gr.EventData, request: gr.Request, name: str, language: str) -> str:
+        asked = event._data if isinstance(event._data, dict) else {}  # a button's, or of another event
         try:
             review = Review(site.models.get(name), site.logs)
-            return review.view().card(review.loaded.checkpoint.path, language)
+            view, message = review.act(asked, Translator(language), request.username or "")
         except UserError as error:
             return failed(error, language)
+        return macros("review", language).card(view, message, quoted(review.loaded.checkpoint.path))
 
-    def act(event: gr.EventData, request: gr.Request, name: str, language: str) -> str:
-        try:
-            review = Review(site.models.get(name), site.logs)
-            view, message = review.act(event._data or {}, Translator(language), request.username or "")
-            return view.card(review.loaded.checkpoint.path, language, message)
-        except UserError as error:
-            return failed(error, language)
-
-    gr.on([tab.select, weights.change, language.change], show, [weights, language], shown, **QUIET, **NETWORK)
-    shown.click(act, [weights, language], shown, **QUIET, **NETWORK)
+    events = [tab.select, weights.change, language.change, shown.click]
+    gr.on(events, update, [weights, language], shown, **QUIET, **NETWORK)

@@ -2,7 +2,7 @@
 
 // What Gradio would say in English, or, of a camera or clipboard that the browser refuses, not at all.
 const TOLD = [
-  [/busy/i, "", ""], // said in place of the answer
+  [/busy|queue/i, "The page is busy. Try again in a moment.", "服务器繁忙，请稍后再试。"],
   [/maximum allowed size/i, "This file is larger than 20 MB.", "这个文件超过 20 MB。"],
   [/file type/i, "This file is not an image, by its name.", "从文件名看，这不是图片。"],
   [/connection|fetch/i, "The page does not answer. Is app.py still running?", "页面没有响应。app.py 还在运行吗？"],
