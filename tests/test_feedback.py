@@ -48,15 +48,11 @@ def test_a_row_says_when_which_what_and_of_which_image(record, upload, tmp_path)
     digest = hashlib.sha256(upload.read_bytes()).hexdigest()
     assert first == {"weights": "catdog", "answer": "cat", "confidence": "0.9877", "truth": "cat", "sha256": digest}
     assert (second["answer"], second["truth"]) == ("neither", "狗")
+    assert record("=1+1")[2]["truth"] == "'=1+1"  # no value is a formula
     content = (tmp_path / "logs" / "feedback.csv").read_bytes()
     assert content.startswith(b"\xef\xbb\xbftime,") and content.count(b"\xef\xbb\xbf") == 1
     assert b"holiday" not in content
     assert not (tmp_path / "logs" / "feedback").exists()  # no image unasked
-
-
-def test_no_value_is_a_formula(record):
-    (row,) = record("=1+1", answer="=1+1")
-    assert (row["truth"], row["answer"]) == ("'=1+1", "'=1+1")
 
 
 def test_threads_and_processes_lose_nothing_and_write_one_heading(tmp_path, upload):

@@ -104,11 +104,7 @@ class Review:
             return self.view(first=file), _(text, file=file)
         right = choice if action == RELABEL else ""
         decision = Correction(file, digest, issue.label, UNDONE if replaces else action, right, who)
-        try:
-            recorded = corrections.record(self.table, decision, self.classes, replaces)
-        except UserError as error:
-            return self.view(first=file), _("Nothing was recorded: {reason}", reason=_.error(error))
-        if not recorded:
+        if not corrections.record(self.table, decision, self.classes, replaces):
             text = "{file} has been decided elsewhere in the meantime. Nothing was changed."
             return self.view(), _(text, file=file)
         return self.view(first=file if replaces else ""), ""

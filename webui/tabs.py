@@ -14,9 +14,8 @@ from webui.i18n import Translator, failed, macros
 from webui.models import MAX_LOADED
 from webui.site import BULK, NETWORK, QUIET, Site
 
-# longer side in pixels: in the table, beside another model's answer, and in place of an image that browsers do not show
+# longer side in pixels: in the table, beside another model's answer, and in place of the image as the browser reads it
 THUMBNAIL, FIGURE, LARGE = 96, 480, 960
-SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp"}
 
 
 def image_upload(site: Site, **options) -> ImageUpload:
@@ -51,7 +50,7 @@ def one_image(site: Site, weights: gr.Dropdown, language: gr.Radio) -> ImageUplo
             classes = loaded.checkpoint.classes
             if path is None:
                 return html.waiting(classes), None, hidden, gr.update(), ""
-            answer = classify(loaded, path, 0 if Path(path).suffix.lower() in SHOWN_BY_BROWSERS else LARGE)
+            answer = classify(loaded, path, LARGE)
         except UserError as error:
             return failed(error, language), None, hidden, gr.update(), ""
         said = feedback.NEITHER if answer.is_ood else answer.best
