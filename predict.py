@@ -6,18 +6,14 @@
     python predict.py test.zip --kaggle                 also write the submission for Kaggle's "Dogs vs. Cats Redux"
     torchrun --nproc-per-node=8 predict.py photos       on eight GPUs, or with --device cpu in eight processes
 
-Expected: the shipped weights label 2,000 photographs (200 x 200) in 8.3 s on two cores (AMD EPYC, bfloat16), 242 images
-per second, as evaluate.py does (241); starting and the contact sheet take another five seconds.
-
 Without --weights, the newest file in module/ is used. predictions.csv gets a row per image (path, class, probability of
 each class, and a note where there is no class), predictions.png shows some of them, and predictions.csv.json records
 which weights were used. The same command continues where an interrupted run stopped and labels images that were added
 since; rows that are there stay. Your files are neither changed nor moved.
 
-Of several processes the first finds the images and writes the table, which is that of one process, row by row.
+Expected: two cores (AMD EPYC, bfloat16) label 242 photographs per second; start and contact sheet take five seconds.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -115,19 +111,7 @@ def predict(settings: Settings) -> None:
     checkpoint = checkpoints.load(settings.weights)
     table = Table(settings.output, checkpoint)
     folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
-
-    def find() -> tuple[dict[str, UnlabelledImage], int, list[UnlabelledImage], str]:
-        exclude = filter(None, (table.sheet, settings.sort_into))
-        images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
-        if not images:
-            raise UserError(f"There is no image to label ({plural(others, 'other file')}). Name images or folders.")
-        if settings.kaggle:
-            outputs.check_kaggle(checkpoint.classes, (image.name for image in images.values()))
-        recorded = table.resume(settings.restart)
-        kept = {key(row[0]) for row in table.rows()}
-        return images, others, [image for name, image in images.items() if name not in kept], recorded
-
-    images, others, new, recorded = distributed.run_on_main_and_broadcast(find)
+    images, others, new, recorded = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint, table))
     compute = select_compute(settings.device, settings.precision, recorded)
     if recorded not in ("", compute.format):
         raise UserError(f"{table.path} was begun in {recorded}; this run would use {compute.format}. {OR_ELSE}")
@@ -137,11 +121,9 @@ def predict(settings: Settings) -> None:
         print(f"kept       {plural(len(images) - len(new), 'row')} in {table.path}", flush=True)
 
     predictor = build_predictor(checkpoint, compute)
-    batches = sources.load_batches(new, checkpoint.preprocess.read, settings.batch_size, settings.workers)
     start = time.perf_counter()
-    bar = tqdm(total=len(new), unit=" images", leave=False, disable=distributed.DISABLE_TQDM)
-    with contextlib.closing(batches), bar:
-        for batch in batches:
+    with tqdm(total=len(new), unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
+        for batch in sources.load_batches(new, checkpoint.preprocess.read, settings.batch_size, settings.workers):
             shares = distributed.all_gather_object(label(batch, predictor, checkpoint, compute.device))
             rows = list(itertools.chain(*shares))
             if distributed.IS_MAIN:
@@ -150,7 +132,7 @@ def predict(settings: Settings) -> None:
     if not distributed.IS_MAIN:
         return
 
-    rows = [row for row in table.rows() if key(row[0]) in images]
+    rows = [row for row in table.rows if key(row[0]) in images]
     outputs.print_summary(rows, len(new), others, time.perf_counter() - start)
     written = [table.path, *outputs.draw_sheet(rows, images, checkpoint.preprocess, table.sheet)]
     if settings.kaggle:
@@ -160,6 +142,21 @@ def predict(settings: Settings) -> None:
     print("written    " + "\n           ".join(map(str, written)))
 
 
+def find(
+    settings: Settings, checkpoint: Checkpoint, table: Table
+) -> tuple[dict[str, UnlabelledImage], int, list[UnlabelledImage], str]:
+    """Return all images, the number of other files, the images without a row, and the table's number format."""
+    exclude = filter(None, (table.sheet, settings.sort_into))
+    images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
+    if not images:
+        raise UserError(f"There is no image to label ({plural(others, 'other file')}). Name images or folders.")
+    if settings.kaggle:
+        outputs.kaggle_ids(checkpoint.classes, (image.name for image in images.values()))
+    recorded = table.resume(settings.restart)
+    kept = {key(row[0]) for row in table.rows}
+    return images, others, [image for name, image in images.items() if name not in kept], recorded
+
+
 def label(
     batch: Sequence[tuple[UnlabelledImage, Tensor | UserError]],
     predictor: Callable[[Tensor], Prediction],
@@ -167,14 +164,13 @@ def label(
     device: torch.device,
 ) -> list[list[str]]:
     """Return the row of each image; one that cannot be read has a note instead of a class."""
-    classes, rows, answers = checkpoint.classes, [], iter(())
+    classes, rows = checkpoint.classes, []
     if pixels := [content for _, content in batch if isinstance(content, Tensor)]:
         try:
             prediction = predictor(torch.stack(pixels).to(device))
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"{device} has too little memory for {len(batch)} images: try a smaller --batch-size."
-            ) from None
+            message = f"{device} has too little memory for {len(batch)} images: try a smaller --batch-size."
+            raise UserError(message) from None
         if not prediction.logits.isfinite().all():
             raise UserError(f"{checkpoint.path} gives logits that are not finite. Train it again.")
         answers = zip(prediction.probabilities.tolist(), prediction.is_ood.tolist(), strict=True)

@@ -124,7 +124,7 @@ def test_many_images_and_a_zip_with_bad_ones_among_them(client, server, tmp_path
     for answer in (answers[1], answers[3], answers[5]):
         check_answer(answer | {"milliseconds": 1}, expected(server, good))
     assert "is damaged" in answers[0]["error"] and "is not an image" in answers[2]["error"]
-    assert answers[4]["error"] == "notes.zip holds no images"
+    assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
 
 
 def test_a_zip_of_very_many_or_that_is_none_is_refused_without_a_path_of_the_server(client, tmp_path):

@@ -170,7 +170,6 @@ def test_an_unknown_name_lists_the_nearest_and_all(written, nearest):
         (["vgg16", "--size", "64"], 0, "138,357,544"),
         (["resnet81"], 2, "Did you mean resnet18?"),
         (["alexnet", "--size", "62"], 2, "at least 63 pixels"),
-        (["alexnet", "--classes", "0"], 2, "has to be at least 1"),
     ],
 )
 def test_the_command_line(arguments, status, said):

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,15 +39,30 @@ def unknown(name: str) -> str:
     return f"There is no network {name!r}.{suggestion} Available: {', '.join(MODELS)}."
 
 
-def check_size(network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Refuse images of which the network's poolings would leave nothing; a forward pre-hook.
+class Network(nn.Module):
+    """What AlexNet, VGG, GoogLeNet and DenseNet share: they are `features`, `avgpool` and `classifier`."""
 
-    Raises:
-        ValueError: the images (N, 3, H, W) are smaller than `network.smallest` pixels.
-    """
+    smallest: int  # side in pixels of the smallest image of which the poolings leave something
+
+    def __init__(self):
+        super().__init__()
+        self.register_forward_pre_hook(check_size)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature map, after its ReLU and pooling: (N, 3, H, W) -> (N, C, h, w)."""
+        return self.features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Return the logits: (N, C, h, w) -> (N, num_classes)."""
+        return self.classifier(torch.flatten(self.avgpool(features), 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.forward_head(self.forward_features(x))
+
+
+def check_size(network: Network, inputs: tuple[Tensor]) -> None:
+    """Raise a ValueError for images (N, 3, H, W) smaller than `network.smallest`; a forward pre-hook."""
     height, width = inputs[0].shape[-2:]
     if min(height, width) < network.smallest:
-        raise ValueError(
-            f"{type(network).__name__} needs images of at least {network.smallest} x {network.smallest} pixels; "
-            f"these have {width} x {height}."
-        )
+        needed = f"images of at least {network.smallest} x {network.smallest} pixels"
+        raise ValueError(f"{type(network).__name__} needs {needed}; these have {width} x {height}.")

@@ -7,24 +7,20 @@ The network of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with D
 (https://arxiv.org/abs/1404.5997). It combined ReLU instead of tanh, so that gradients do not vanish; dropout, so that
 the large linear layers do not memorise the images; and training on GPUs. Of its 61 million parameters, 59 million are
 in the linear layers; of its multiply-adds, nine tenths are in the convolutions.
-
-Parameter names equal torchvision's.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zoo import check_size
+from zoo import Network
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """Five convolutions and three linear layers. (N, 3, H, W) -> (N, num_classes)."""
 
     smallest = 63  # pixels: the last pooling needs a 3 x 3 map
 
-    def __init__(self, num_classes: int = 1000, dropout: float = 0.5):
+    def __init__(self, num_classes: int = 1000):
         super().__init__()
-        self.register_forward_pre_hook(check_size)
         # shapes for a 224 x 224 image                               (N,   3, 224, 224)
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  #  (N,  64,  55,  55)
@@ -43,27 +39,14 @@ class AlexNet(nn.Module):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(6)  # any size of map -> 6 x 6, which the linear layers need
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(256 * 6 * 6, 4096),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
             nn.Linear(4096, num_classes),
         )
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, after its ReLU and pooling: (N, 3, H, W) -> (N, 256, h, w)."""
-        return self.features(x)
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits: (N, 256, h, w) -> (N, num_classes)."""
-        return self.classifier(torch.flatten(self.avgpool(features), 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.forward_head(self.forward_features(x))
-
-
-def alexnet(num_classes: int = 1000) -> AlexNet:
-    """Build AlexNet: 61.1 million parameters with 1000 classes."""
-    return AlexNet(num_classes)
+alexnet = AlexNet  # 61.1 million parameters with 1000 classes

@@ -8,8 +8,6 @@ Every layer of a block sees the feature maps of all layers before it and contrib
 are reused and the gradient reaches each layer directly: ResNet-50's accuracy with a third of its parameters.
 
 Batch norm and ReLU come before each convolution, since each layer scales the shared feature maps in its own way.
-
-Parameter names equal torchvision's.
 """
 
 from collections import OrderedDict
@@ -18,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo import check_size
+from zoo import Network
 
 GROWTH_RATE = 32  # channels that each layer adds
 STEM_CHANNELS = 64
@@ -65,21 +63,13 @@ def transition(in_channels: int) -> nn.Sequential:
     )
 
 
-class DenseNet(nn.Module):
-    """A stem and four dense blocks.
-
-    Args:
-        blocks: number of layers in each of the four, for instance (6, 12, 24, 16).
-        num_classes: number of logits.
-
-    Shapes: (N, 3, H, W) -> (N, num_classes).
-    """
+class DenseNet(Network):
+    """A stem and four dense blocks of so many layers. (N, 3, H, W) -> (N, num_classes)"""
 
     smallest = 29  # pixels: the stem divides the side by four, three transitions halve it, rounding down
 
     def __init__(self, blocks: tuple[int, int, int, int], num_classes: int = 1000):
         super().__init__()
-        self.register_forward_pre_hook(check_size)
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv0=nn.Conv2d(3, STEM_CHANNELS, kernel_size=7, stride=2, padding=3, bias=False),
             norm0=nn.BatchNorm2d(STEM_CHANNELS),
@@ -105,14 +95,7 @@ class DenseNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, after its ReLU: (N, 3, H, W) -> (N, C, H/32, W/32)."""
-        return self.relu(self.features(x))
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits: (N, C, h, w) -> (N, num_classes)."""
-        return self.classifier(torch.flatten(self.avgpool(features), 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.forward_head(self.forward_features(x))
+        return self.relu(super().forward_features(x))
 
 
 # 8.0, 14.1 and 20.0 million parameters with 1000 classes

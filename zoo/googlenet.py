@@ -12,8 +12,7 @@ not used.
 
 torchvision's version, which this follows, departs from the paper: batch norm follows each convolution, the 5 x 5
 kernels are 3 x 3 (a mistake that was kept for the sake of its trained weights), the last pooling of the fourth stage
-is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window. Parameter names
-equal torchvision's.
+is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window.
 """
 
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo import check_size
+from zoo import Network
 
 
 class Convolution(nn.Module):
@@ -38,14 +37,9 @@ class Convolution(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side. (N, in_channels, H, W) -> (N, one + three + five + pool, H, W)
+    """Four branches side by side: 1 x 1, 3 x 3, 5 x 5 (in the paper), pooling. (N, in_channels, H, W) -> (N, C, H, W)
 
-    Args:
-        in_channels: channels of the input.
-        one: channels of the 1 x 1 branch.
-        three: channels after the reduction and of the output, in the 3 x 3 branch.
-        five: the same for the branch that has 5 x 5 kernels in the paper.
-        pool: channels of the 1 x 1 convolution after pooling.
+    C is the sum of the branches' channels. `three` and `five` are those after the reduction and of the output.
     """
 
     def __init__(self, in_channels: int, one: int, three: tuple[int, int], five: tuple[int, int], pool: int):
@@ -74,8 +68,8 @@ class Auxiliary(nn.Module):
         self.fc2 = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        x = torch.flatten(self.conv(self.pool(x)), 1)
-        return self.fc2(self.dropout(self.relu(self.fc1(x))))
+        x = self.relu(self.fc1(torch.flatten(self.conv(self.pool(x)), 1)))
+        return self.fc2(self.dropout(x))
 
 
 class Outputs(NamedTuple):
@@ -86,36 +80,28 @@ class Outputs(NamedTuple):
     aux_logits1: Tensor
 
 
-class GoogLeNet(nn.Module):
-    """A stem and nine Inception blocks.
-
-    (N, 3, H, W) -> (N, num_classes), in training `Outputs`.
-    """
+class GoogLeNet(Network):
+    """A stem and nine Inception blocks. (N, 3, H, W) -> (N, num_classes), in training `Outputs`."""
 
     smallest = 15  # pixels: below it the fourth pooling has no input left
 
     def __init__(self, num_classes: int = 1000):
         super().__init__()
-        self.register_forward_pre_hook(check_size)
-
-        def halve(kernel_size: int = 3) -> nn.MaxPool2d:
-            return nn.MaxPool2d(kernel_size, stride=2, ceil_mode=True)
-
         # shapes for a 224 x 224 image                                          (N,    3, 224, 224)
         self.conv1 = Convolution(3, 64, kernel_size=7, stride=2, padding=3)  #     (N,   64, 112, 112)
-        self.maxpool1 = halve()  #                                                 (N,   64,  56,  56)
+        self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  #               (N,   64,  56,  56)
         self.conv2 = Convolution(64, 64, kernel_size=1)
         self.conv3 = Convolution(64, 192, kernel_size=3, padding=1)  #             (N,  192,  56,  56)
-        self.maxpool2 = halve()  #                                                 (N,  192,  28,  28)
+        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  #               (N,  192,  28,  28)
         self.inception3a = Inception(192, 64, (96, 128), (16, 32), 32)  #          (N,  256,  28,  28)
         self.inception3b = Inception(256, 128, (128, 192), (32, 96), 64)  #        (N,  480,  28,  28)
-        self.maxpool3 = halve()  #                                                 (N,  480,  14,  14)
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  #               (N,  480,  14,  14)
         self.inception4a = Inception(480, 192, (96, 208), (16, 48), 64)  #         (N,  512,  14,  14)
         self.inception4b = Inception(512, 160, (112, 224), (24, 64), 64)  #        (N,  512,  14,  14)
         self.inception4c = Inception(512, 128, (128, 256), (24, 64), 64)  #        (N,  512,  14,  14)
         self.inception4d = Inception(512, 112, (144, 288), (32, 64), 64)  #        (N,  528,  14,  14)
         self.inception4e = Inception(528, 256, (160, 320), (32, 128), 128)  #      (N,  832,  14,  14)
-        self.maxpool4 = halve(2)  #                                                (N,  832,   7,   7)
+        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)  #               (N,  832,   7,   7)
         self.inception5a = Inception(832, 256, (160, 320), (32, 128), 128)  #      (N,  832,   7,   7)
         self.inception5b = Inception(832, 384, (192, 384), (48, 128), 128)  #      (N, 1024,   7,   7)
         self.aux1 = Auxiliary(512, num_classes)
@@ -129,17 +115,14 @@ class GoogLeNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, after its ReLUs: (N, 3, H, W) -> (N, 1024, H/32, W/32)."""
-        return self._upper(self.inception4d(self._middle(self._lower(x))))
+        return self._maps(x)[-1]
 
-    def _lower(self, x: Tensor) -> Tensor:  # up to the first auxiliary classifier
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maps for the two auxiliary classifiers, and the last one."""
         x = self.maxpool2(self.conv3(self.conv2(self.maxpool1(self.conv1(x)))))
-        return self.inception4a(self.maxpool3(self.inception3b(self.inception3a(x))))
-
-    def _middle(self, x: Tensor) -> Tensor:
-        return self.inception4c(self.inception4b(x))
-
-    def _upper(self, x: Tensor) -> Tensor:
-        return self.inception5b(self.inception5a(self.maxpool4(self.inception4e(x))))
+        first = self.inception4a(self.maxpool3(self.inception3b(self.inception3a(x))))
+        second = self.inception4d(self.inception4c(self.inception4b(first)))
+        return first, second, self.inception5b(self.inception5a(self.maxpool4(self.inception4e(second))))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return the logits: (N, 1024, h, w) -> (N, num_classes)."""
@@ -147,13 +130,9 @@ class GoogLeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | Outputs:  # noqa: D102
         if not self.training:
-            return self.forward_head(self.forward_features(x))
-        first = self._lower(x)
-        second = self.inception4d(self._middle(first))
-        logits = self.forward_head(self._upper(second))
-        return Outputs(logits, self.aux2(second), self.aux1(first))
+            return super().forward(x)
+        first, second, features = self._maps(x)
+        return Outputs(self.forward_head(features), self.aux2(second), self.aux1(first))
 
 
-def googlenet(num_classes: int = 1000) -> GoogLeNet:
-    """Build GoogLeNet: 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers."""
-    return GoogLeNet(num_classes)
+googlenet = GoogLeNet  # 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers

@@ -5,6 +5,7 @@ branches included.
 """
 
 import argparse
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from zoo import MODELS, unknown
+
+LINE = "{:<24}{:<20}{:>16}{:>14}{:>16}{:>17}"
 
 
 @dataclass
@@ -45,7 +48,7 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
         name = _block_of(node, model)
         if node.op == "call_module":
             layer = graph.get_submodule(node.target)
-            kernel, stride = _window(layer, before, shape)
+            kernel, stride = _window(layer, before[-1], shape[-1])
             field, jump = field + (kernel - 1) * jump, jump * stride
             row = rows.setdefault(name, Row(name, type(model.get_submodule(name)).__name__))
             row.parameters += sum(parameter.numel() for parameter in layer.parameters())
@@ -66,31 +69,26 @@ def _block_of(node: fx.Node, model: nn.Module) -> str:
     return next((name for name in names if name and type(model.get_submodule(name)) is not nn.Sequential), "")
 
 
-def _window(layer: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int]:
+def _window(layer: nn.Module, before: int, after: int) -> tuple[int, int]:
     """Return a layer's kernel size and stride along one side, (1, 1) where it works on each value by itself."""
     if isinstance(layer, nn.AdaptiveAvgPool2d):
-        ratio = before[-1] / after[-1]
-        return math.ceil(ratio), max(1, int(ratio))
-    if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-        kernel, stride = (value if isinstance(value, int) else value[0] for value in (layer.kernel_size, layer.stride))
-        return kernel, stride
-    return 1, 1
+        return math.ceil(before / after), max(1, before // after)
+    kernel, stride = getattr(layer, "kernel_size", 1), getattr(layer, "stride", 1)  # a side, or (side, side)
+    return (kernel, stride) if isinstance(kernel, int) else (kernel[0], stride[0])
 
 
 def render(name: str, rows: list[Row], size: int) -> str:
     """Return the table as text, with a line wherever the map gets smaller and the totals at the end."""
-    header = f"{'layer':<24}{'kind':<20}{'output':>16}{'parameters':>14}{'multiply-adds':>16}{'receptive field':>17}"
+    header = LINE.format("layer", "kind", "output", "parameters", "multiply-adds", "receptive field")
     lines = [f"{name}, one {size} x {size} image", "", header]
-    side = None
-    for row in rows:
-        if row.shape[1:] != side:
-            lines.append("-" * len(header))
-            side = row.shape[1:]
-        shape = " x ".join(map(str, row.shape))
-        counts = f"{row.parameters:>14,}{row.multiply_adds:>16,}{row.receptive_field:>17}"
-        lines.append(f"{row.name:<24}{row.kind:<20}{shape:>16}{counts}")
-    parameters, multiply_adds = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    return "\n".join([*lines, "-" * len(header), f"{'total':<60}{parameters:>14,}{multiply_adds:>16,}"])
+    for _, part in itertools.groupby(rows, lambda row: row.shape[1:]):
+        lines.append("-" * len(header))
+        for row in part:
+            shape = " x ".join(map(str, row.shape))
+            counts = f"{row.parameters:,}", f"{row.multiply_adds:,}", row.receptive_field
+            lines.append(LINE.format(row.name, row.kind, shape, *counts))
+    totals = (f"{sum(getattr(row, what) for row in rows):,}" for what in ("parameters", "multiply_adds"))
+    return "\n".join([*lines, "-" * len(header), LINE.format("total", "", "", *totals, "").rstrip()])
 
 
 def main() -> None:
@@ -98,14 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the layers of a network as a table.")
     parser.add_argument("model", nargs="?", default="resnet18", metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--size", type=int, default=224, help="side of the image in pixels (default: 224)")
-    parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: 1000)")
-    arguments = parser.parse_args()
-    if arguments.model not in MODELS:
-        parser.error(unknown(arguments.model))
-    if arguments.classes < 1:
-        parser.error(f"--classes is {arguments.classes}; it has to be at least 1")
-    network = MODELS[arguments.model](num_classes=arguments.classes)
-    smallest = getattr(network, "smallest", 1)
-    if arguments.size < smallest:
-        parser.error(f"--size is {arguments.size}; {arguments.model} needs images of at least {smallest} pixels")
-    print(render(arguments.model, layer_table(network, arguments.size), arguments.size))
+    name, size = vars(parser.parse_args()).values()
+    if name not in MODELS:
+        parser.error(unknown(name))
+    network = MODELS[name]()
+    if size < (smallest := getattr(network, "smallest", 1)):
+        parser.error(f"--size is {size}; {name} needs images of at least {smallest} pixels")
+    print(render(name, layer_table(network, size), size))

@@ -9,16 +9,13 @@ that is left to choose. Each time the map is halved, the channels double, up to 
 
 The deep ones did not train from random weights; the authors initialised them with the first layers of a trained
 VGG-11. Batch norm, a year later, made that unnecessary: train the `_bn` networks from scratch.
-
-Parameter names equal torchvision's.
 """
 
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zoo import check_size
+from zoo import Network
 
 # channels of each convolution, in five stages; after each stage the map is halved
 STAGES = {
@@ -29,23 +26,16 @@ STAGES = {
 }
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Five stages of 3 x 3 convolutions, each followed by a pooling, then three linear layers.
 
-    Args:
-        layers: 11, 13, 16 or 19, counting convolutions and linear layers.
-        batch_norm: whether batch norm follows each convolution.
-        num_classes: number of logits.
-        dropout: probability, in the linear layers.
-
-    Shapes: (N, 3, H, W) -> (N, num_classes).
+    `layers` counts convolutions and linear layers. (N, 3, H, W) -> (N, num_classes).
     """
 
     smallest = 32  # pixels: the map is halved five times
 
-    def __init__(self, layers: int, batch_norm: bool, num_classes: int = 1000, dropout: float = 0.5):
+    def __init__(self, layers: int, batch_norm: bool, num_classes: int = 1000):
         super().__init__()
-        self.register_forward_pre_hook(check_size)
         modules: list[nn.Module] = []
         in_channels = 3
         for stage in STAGES[layers]:
@@ -61,10 +51,10 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(4096, num_classes),
         )
         for module in self.modules():
@@ -74,17 +64,6 @@ class VGG(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, after its ReLU and pooling: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
-        return self.features(x)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits: (N, 512, h, w) -> (N, num_classes)."""
-        return self.classifier(torch.flatten(self.avgpool(features), 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.forward_head(self.forward_features(x))
 
 
 # 133 to 144 million parameters with 1000 classes, 124 million of them in the linear layers

@@ -26,8 +26,7 @@ from classifier.text import plural, print_table, shorten
 
 MAX_SHEET_IMAGES = 64
 MAX_SHEET_SIDE = 256  # pixels
-MAX_UNREADABLE_LISTED = 5
-MAX_CLASSES_IN_TABLE = 12
+MAX_CLASSES_IN_TABLE = 20
 MAX_PROBABILITY = 0.995  # in Kaggle's file, whose log loss for a confident mistake is unbounded
 
 
@@ -38,43 +37,29 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
         print(f"           trained on drawings only; for photographs use --weights module/{checkpoints.SHIPPED}")
     if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")
-    size = checkpoint.preprocess.size
-    print(
-        f"network    {checkpoint.model}, {plural(len(checkpoint.classes), 'class', 'classes')}, {size} x {size} pixels"
-    )
+    classes, size = plural(len(checkpoint.classes), "class", "classes"), checkpoint.preprocess.size
+    print(f"network    {checkpoint.model}, {classes}, {size} x {size} pixels")
     print(f"device     {compute}", flush=True)
 
 
 def print_summary(rows: Sequence[list[str]], new: int, others: int, seconds: float) -> None:
-    """Print how many images each class has and which cannot be read.
-
-    Args:
-        rows: of all images that the command names.
-        new: how many of them were labelled just now.
-        others: how many files were passed over.
-        seconds: how long the new ones took.
-    """
+    """Print how many images each class has, and how long the `new` ones took; `others` are files passed over."""
     counts = Counter(row[1] for row in rows if row[1])
-    problems = [f"{row[0]} {row[-1]}" for row in rows if not row[1]]
-    if counts:
-        common = counts.most_common(MAX_CLASSES_IN_TABLE)
-        print()
-        print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in common)])
-    if len(counts) > MAX_CLASSES_IN_TABLE:
-        print(f"... and {plural(len(counts) - MAX_CLASSES_IN_TABLE, 'more class', 'more classes')}")
+    common = [(shorten(name, 30), f"{count:,}") for name, count in counts.most_common(MAX_CLASSES_IN_TABLE)]
     print()
-    if problems:
-        more = len(problems) - MAX_UNREADABLE_LISTED
-        listed = problems[:MAX_UNREADABLE_LISTED] + [f"... and {more:,} more; see the notes in the table"] * (more > 0)
-        print(f"unreadable {len(problems):,}: " + "\n           ".join(listed))
+    print_table([("class", "images"), *common])
+    if len(counts) > len(common):
+        print(f"... and {plural(len(counts) - len(common), 'more class', 'more classes')}")
+    print()
+    if problems := [f"{row[0]} {row[-1]}" for row in rows if not row[1]]:
+        print(
+            f"unreadable {plural(len(problems), 'image')}: {problems[0]}" + (len(problems) > 1) * " ... (see the table)"
+        )
     if others:
         print(f"skipped    {plural(others, 'other file')}")
-    processes = f" with {WORLD_SIZE} processes" if WORLD_SIZE > 1 else ""
     print(f"labelled   {plural(counts.total(), 'image')}")
-    print(
-        f"new        {plural(new, 'image')}"
-        + (f" in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}") * (new > 0)
-    )
+    processes = f" with {WORLD_SIZE} processes" if WORLD_SIZE > 1 else ""
+    print(f"new        {plural(new, 'image')} in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}")
 
 
 def draw_sheet(
@@ -108,7 +93,6 @@ def copy_by_class(
 
     A copy that an earlier run has made is recognised by its content.
     """
-    last = Counter()  # path -> number of its last copy, so that of a thousand equal names not all are tried each time
     for name, label, *_ in tqdm([row for row in rows if row[1]], unit=" copies", leave=False, disable=None):
         image = images[key(name)]
         try:
@@ -117,9 +101,8 @@ def copy_by_class(
             print(f"not copied {name} ({error})")
             continue
         wanted = target / folders[label] / safe_name(Path(name).name)
-        same_path = str(wanted).casefold()  # A.jpg and a.jpg are one file on Windows and macOS
-        for number in itertools.count(last[same_path] + 1):
-            copy = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+        others = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
+        for copy in itertools.chain([wanted], others):
             if not os.path.lexists(copy):
                 with atomic_write(copy, fsync=False) as file:
                     file.write(content)
@@ -127,37 +110,29 @@ def copy_by_class(
                 break
             if copy.is_file() and copy.stat().st_size == len(content) and copy.read_bytes() == content:
                 break
-        last[same_path] = number
     return target
 
 
-def check_kaggle(classes: Sequence[str], names: Iterable[str]) -> None:
-    """Raise a UserError where these classes or file names cannot make a submission to "Dogs vs. Cats Redux"."""
+def kaggle_ids(classes: Sequence[str], names: Iterable[str]) -> dict[int, str]:
+    """Return id -> name of each image. Raises UserError where these cannot make a submission to "Dogs vs. Cats"."""
     if len(classes) != 2 or "dog" not in map(str.casefold, classes):
-        raise UserError(
-            f"--kaggle needs weights with two classes, one of them called dog; these have {len(classes)}: "
-            f"{', '.join(classes[:MAX_CLASSES_IN_TABLE])}. Leave --kaggle out, or choose other --weights."
-        )
-    numbers: set[int] = set()
+        raise UserError(f"--kaggle needs weights with two classes, one of them called dog, not {', '.join(classes)}.")
+    ids: dict[int, str] = {}
     for name in names:
-        if (number := _kaggle_id(name)) in numbers:
+        number = re.fullmatch("[^0-9]*([0-9]{1,18})[^0-9]*", Path(name).stem)
+        if not number:
+            raise UserError(f"{name}: --kaggle needs file names with one number, such as 123.jpg.")
+        if ids.setdefault(int(number[1]), name) != name:
             raise UserError(f"{name}: another image has the same number. Leave out --kaggle or one of the images.")
-        numbers.add(number)
-
-
-def _kaggle_id(name: str) -> int:
-    number = re.fullmatch("[^0-9]*([0-9]{1,18})[^0-9]*", Path(name).stem)
-    if not number:
-        raise UserError(f"{name}: --kaggle needs file names with one number, such as 123.jpg. Leave --kaggle out.")
-    return int(number[1])
+    return ids
 
 
 def write_kaggle(rows: Iterable[list[str]], classes: Sequence[str], path: Path) -> Path:
     """Write `id,label` by id: the probability of dog, 0.5 where the image could not be read."""
     column = 2 + [name.casefold() for name in classes].index("dog")
-    answers = {_kaggle_id(row[0]): float(row[column] or 0.5) for row in rows}
+    dog = {row[0]: float(row[column] or 0.5) for row in rows}
     with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
         file.write("id,label\n")
-        for number, p in sorted(answers.items()):
-            file.write(f"{number},{min(max(p, 1 - MAX_PROBABILITY), MAX_PROBABILITY):.5g}\n")
+        for number, name in sorted(kaggle_ids(classes, dog).items()):
+            file.write(f"{number},{min(max(dog[name], 1 - MAX_PROBABILITY), MAX_PROBABILITY):.5g}\n")
     return path

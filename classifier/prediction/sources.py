@@ -1,21 +1,21 @@
 """Find the images that a command line names (paths, patterns, zips, a list on standard input), and read them."""
 
 # os.path keeps a name as it was given ("./a"), and takes any text for one.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH207, PTH208
+# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
 
 import codecs
 import glob
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from classifier import distributed
 from classifier.cli import UserError
 from classifier.data import archives
-from classifier.data.images import is_image_path
+from classifier.data.images import has_image_extension, is_image_path
 
 STDIN = "-"
 
@@ -40,22 +40,20 @@ def key(name: str) -> str:
 
 
 def find_images(paths: Sequence[str], exclude: frozenset[str] = frozenset()) -> tuple[dict[str, UnlabelledImage], int]:
-    """Find the images that `paths` name, each once: in the order of `paths`, within a folder or zip by name.
+    """Return `key` of its name -> image for all that `paths` name, in their order, and the number of other files.
 
-    Args:
-        paths: images (whatever they are called), folders, zips, patterns, or "-" for a list on standard input.
-        exclude: real paths of files and folders to leave out: results of earlier runs.
-
-    Returns:
-        `key` of its name -> image, and the number of other files in the folders and zips.
-
-    Raises:
-        UserError: nothing matches one of `paths`, or it is a zip that cannot be used.
+    `exclude` has the real paths of files and folders to leave out: results of earlier runs. Raises UserError where
+    nothing matches one of `paths`, or where a zip cannot be used.
     """
-    names = (
-        name for path in paths for name in (read_paths(sys.stdin.buffer.read()) if path == STDIN else expand(path))
-    )
-    found = [image for name in names for image in _images_of(name, exclude)]
+    found: list[UnlabelledImage | None] = []  # None: another file
+    for path in paths:
+        for name in read_paths(sys.stdin.buffer.read()) if path == STDIN else expand(path):
+            if os.path.isdir(name):
+                found += _in_folder(name, exclude)
+            elif name.lower().endswith(".zip") and os.path.isfile(name):
+                found += _in_zip(name)
+            else:
+                found.append(None if os.path.realpath(name) in exclude else UnlabelledImage(name, name))
     images: dict[str, UnlabelledImage] = {}
     for image in filter(None, found):
         images.setdefault(key(image.name), image)
@@ -84,41 +82,27 @@ def read_paths(content: bytes) -> list[str]:
     return [name.decode("utf-8", "surrogateescape") for name in names if name.strip()]
 
 
-def _images_of(path: str, exclude: frozenset[str], above: tuple[str, ...] = ()) -> Iterator[UnlabelledImage | None]:
-    """Yield the images of a file, folder or zip; None for each file that is passed over."""
-    if os.path.isdir(path):
-        real = os.path.realpath(path)
-        if real in exclude or real in above:  # a link may lead back to where it is
-            return
-        try:
-            names = sorted(os.listdir(path))
-        except OSError as error:
-            print(f"skipped    {path} ({error.strerror})")
-            return
-        for name in names:
-            inner = os.path.join(path, name)
-            if os.path.isdir(inner):
-                if not name.startswith(".") and name != "__MACOSX":
-                    yield from _images_of(inner, exclude, (*above, real))
-            else:
-                is_image = is_image_path((name,)) and os.path.join(real, name) not in exclude
-                yield UnlabelledImage(inner, inner) if is_image else None
-    elif os.path.abspath(path) in exclude:
-        yield None
-    elif path.lower().endswith(".zip") and os.path.isfile(path):
-        yield from _images_in_zip(path)
-    else:
-        yield UnlabelledImage(path, path)
+def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage | None]:
+    """Yield the images of a folder and its subfolders, by name; links are followed, but no folder is read twice."""
+    seen = set(exclude)
+    for parent, folders, files in os.walk(folder, onerror=print, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link may lead back to where it is
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(files):
+            is_image = has_image_extension(name) and os.path.join(real, name) not in exclude
+            path = os.path.join(parent, name)
+            yield UnlabelledImage(path, path) if is_image else None
 
 
-def _images_in_zip(path: str) -> Iterator[UnlabelledImage | None]:
+def _in_zip(path: str) -> Iterator[UnlabelledImage | None]:
     members = archives.members(path)
     images = sorted(member for member in members if is_image_path(member[0]))
-    archives.check_images(path, images)
     if not images:
-        inner = next((parts[-1] for parts, _ in members if parts[-1].lower().endswith(".zip")), "")
-        message = "{file} holds no images, but {inner}: unpack it and give that" if inner else "{file} holds no images"
-        raise UserError(message, file=path, inner=inner)
+        raise UserError("{file} holds no images; a zip inside it has to be unpacked first", file=path)
     yield from (UnlabelledImage("/".join((path, *parts)), path, number) for parts, number in images)
     yield from [None] * (len(members) - len(images))
 
@@ -144,15 +128,10 @@ def load_batches(
     last batches may be shorter or empty.
     """
     first, step = distributed.RANK * batch_size, distributed.WORLD_SIZE * batch_size
+    batches = (images[start + first : start + first + batch_size] for start in range(0, len(images), step))
     with ThreadPoolExecutor(max(1, workers)) as pool:
-
-        def submit(start: int) -> list[tuple[UnlabelledImage, Future]]:
-            return [(image, pool.submit(read_image, image, read)) for image in images[start : start + batch_size]]
-
-        try:
-            following = submit(first)
-            for start in range(0, len(images), step):
-                batch, following = following, submit(start + step + first)
-                yield [(image, future.result()) for image, future in batch]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        reading = ((batch, pool.map(lambda image: read_image(image, read), batch)) for batch in batches)
+        following = next(reading, None)
+        while following:
+            (batch, contents), following = following, next(reading, None)
+            yield list(zip(batch, contents, strict=True))

@@ -1,11 +1,12 @@
-"""predictions.csv: rows that outlive the process, what an interrupted run has left, and whose predictions they are."""
+"""predictions.csv: rows that outlive the process, and whose predictions they are."""
 
 import csv
 import hashlib
+import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,27 +15,25 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.files import atomic_write
 
-ERRORS = sys.getfilesystemencodeerrors()  # file names that are not valid text come back from the CSV unchanged
-TEXT = {"encoding": "utf-8-sig", "errors": ERRORS, "newline": ""}  # Excel recognises UTF-8 by the mark of "-sig"
+# Excel recognises UTF-8 by the mark of "-sig"; file names that are not valid text come back unchanged
+TEXT = {"encoding": "utf-8-sig", "errors": sys.getfilesystemencodeerrors()}
 OR_ELSE = "Choose another --output, or start over with --restart."
 
 
 class Table:
-    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, columns and number format.
-
-    Nothing is written before the first `append`.
-    """
+    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, columns and number format."""
 
     def __init__(self, path: Path, checkpoint: Checkpoint):
         self.path, self.note_path = path, path.with_name(path.name + ".json")
         self.sheet, self.submission = path.with_suffix(".png"), path.with_suffix(".kaggle.csv")  # made of it
         self.columns = ["path", "class", *(f"P({name})" for name in checkpoint.classes), "note"]
-        weights = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint)}
-        self.note = weights | {"columns": self.columns, "format": ""}
+        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint)}
+        self.note |= {"columns": self.columns, "format": ""}
+        self.rows: list[list[str]] = []
         self.started = False  # whether the file has its heading
 
     def resume(self, restart: bool) -> str:
-        """Keep the rows of an earlier run unless `restart`, and cut off a last row that is incomplete.
+        """Read the rows of an earlier run unless `restart`, and cut off a last row that is incomplete.
 
         Returns:
             The number format of the earlier run; "" where there is none.
@@ -44,44 +43,36 @@ class Table:
         """
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
-            name, weights, columns, number_format = (note[key] for key in self.note)
+            name, *written_for, number_format = (note[key] for key in self.note)
         except (OSError, ValueError, TypeError, KeyError):  # no note, or one of another program
-            for file in (self.path, self.sheet, self.submission, self.note_path):
-                if os.path.lexists(file):
-                    raise UserError(
-                        f"{file} exists, and predict.py did not write it (there is no {self.note_path}). "
-                        "Choose another --output, or move it away."
-                    ) from None
+            files = (self.path, self.sheet, self.submission, self.note_path)
+            if other := next(filter(os.path.lexists, files), None):
+                raise UserError(
+                    f"{other} exists, and predict.py did not write it (there is no {self.note_path}). "
+                    "Choose another --output, or move it away."
+                ) from None
             return ""
-        if restart or not self.path.exists():
-            return ""
-        if (weights, columns) != (self.note["weights"], self.columns):
-            raise UserError(
-                f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
-            )
-        content = self.path.read_bytes()
+        content = b"" if restart or not self.path.exists() else self.path.read_bytes()
         end = content.rfind(b"\n") + 1
         while content.count(b'"', 0, end) % 2:  # a line break within a name
             end = content.rfind(b"\n", 0, end - 1) + 1
+        if not end:
+            return ""
+        if written_for != [self.note["weights"], self.columns]:
+            raise UserError(
+                f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
+            )
+        try:
+            heading, *self.rows = csv.reader(io.StringIO(content[:end].decode(**TEXT), newline=""))
+            if heading != self.columns or any(len(row) != len(heading) for row in self.rows):
+                raise ValueError
+        except (csv.Error, ValueError):
+            raise UserError(f"{self.path} has been changed since predict.py wrote it. {OR_ELSE}") from None
         os.truncate(self.path, end)
-        self.started = end > 0
-        return number_format if self.started else ""
+        self.started = True
+        return number_format
 
-    def rows(self) -> Iterator[list[str]]:
-        """Yield all rows but the heading. Raises UserError where another program has changed them."""
-        if not self.started:
-            return
-        with self.path.open(**TEXT) as file:
-            try:
-                for number, row in enumerate(csv.reader(file)):
-                    if len(row) != len(self.columns) or (number == 0 and row != self.columns):
-                        raise ValueError
-                    if number:
-                        yield row
-            except (csv.Error, ValueError):
-                raise UserError(f"{self.path} has been changed since predict.py wrote it. {OR_ELSE}") from None
-
-    def append(self, rows: Iterable[Sequence[str]]) -> None:
+    def append(self, rows: Iterable[list[str]]) -> None:
         """Add rows; when this returns, they outlive the process.
 
         Names that begin with = + - @ stay as they are, or other programs would not find the files.
@@ -91,8 +82,9 @@ class Table:
             self.path.unlink(missing_ok=True)  # before the note: old rows never stand beside a new one
             with atomic_write(self.note_path, "w", encoding="utf-8") as file:
                 json.dump(self.note, file, indent=2)
-        with self.path.open("a", **TEXT) as file:
+        with self.path.open("a", newline="", **TEXT) as file:
             csv.writer(file).writerows([*heading, *rows])
+        self.rows += rows
         self.started = True
 
 

@@ -146,7 +146,6 @@ def _kind(source: Path) -> str:
 def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
     members = archives.members(path)
     inside = [member for member in members if is_image_path(member[0])]
-    archives.check_images(path, inside)
     infos = archives.open_zip(path).infolist()
     images = [
         SourceImage("/".join(parts), label, split, path, number, infos[number].file_size)
@@ -161,7 +160,8 @@ def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
     # Kaggle's dogs-vs-cats.zip holds train.zip. It is copied out, since reading it in place is slow.
     name, target = infos[inner].filename, scratch / f"inner{depth}.zip"
     check_space(scratch, 2 * infos[inner].file_size, f"unpacking {name} from {path}")
-    archives.copy_member(path, inner, target)
+    with archives.open_member(path, inner) as member, target.open("wb") as file:
+        shutil.copyfileobj(member, file, 1 << 20)
     try:
         deeper = _read_zip(target, scratch, depth + 1)
     except UserError as error:
