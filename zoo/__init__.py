@@ -32,15 +32,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def unknown(name: str) -> str:
     """Return the error message for a name that is not in MODELS: the closest one, and all."""
-    plain = {known.replace("_", ""): known for known in MODELS}
-    written = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-    closest = get_close_matches(written, plain, n=1, cutoff=0.5)
-    suggestion = f" Did you mean {plain[closest[0]]}?" if closest else ""
+    closest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.5)
+    suggestion = f" Did you mean {closest[0]}?" if closest else ""
     return f"There is no network {name!r}.{suggestion} Available: {', '.join(MODELS)}."
 
 
 class Network(nn.Module):
-    """What AlexNet, VGG, GoogLeNet and DenseNet share: they are `features`, `avgpool` and `classifier`."""
+    """What AlexNet, VGG, GoogLeNet and DenseNet share: a check of the image's size, the way from image to logits."""
 
     smallest: int  # side in pixels of the smallest image of which the poolings leave something
 

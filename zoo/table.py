@@ -31,11 +31,7 @@ class Row:
 
 
 def layer_table(model: nn.Module, size: int) -> list[Row]:
-    """Return a row for each layer, or for each block of layers, in the order of execution, for a (3, size, size) image.
-
-    Parameters and multiply-adds add up to those of the network in evaluation mode; what only training uses (GoogLeNet's
-    auxiliary classifiers) is not counted.
-    """
+    """Return a row for each layer or block that evaluation uses, in order of execution, for a (3, size, size) image."""
     graph = fx.symbolic_trace(model.eval())
     ShapeProp(graph).propagate(torch.zeros(1, 3, size, size))
     fields: dict[fx.Node, tuple[int, int]] = {}  # node -> (receptive field, image pixels from one value to the next)
@@ -64,8 +60,7 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
 
 def _block_of(node: fx.Node, model: nn.Module) -> str:
     """Return the name of the outermost block around a node; a plain nn.Sequential does not count as one."""
-    names = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    names += [node.target] if node.op == "call_module" else []
+    names = (name for name, _ in node.meta.get("nn_module_stack", {}).values())
     return next((name for name in names if name and type(model.get_submodule(name)) is not nn.Sequential), "")
 
 

@@ -26,7 +26,6 @@ from classifier.text import plural, print_table, shorten
 
 MAX_SHEET_IMAGES = 64
 MAX_SHEET_SIDE = 256  # pixels
-MAX_CLASSES_IN_TABLE = 20
 MAX_PROBABILITY = 0.995  # in Kaggle's file, whose log loss for a confident mistake is unbounded
 
 
@@ -45,11 +44,8 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
 def print_summary(rows: Sequence[list[str]], new: int, others: int, seconds: float) -> None:
     """Print how many images each class has, and how long the `new` ones took; `others` are files passed over."""
     counts = Counter(row[1] for row in rows if row[1])
-    common = [(shorten(name, 30), f"{count:,}") for name, count in counts.most_common(MAX_CLASSES_IN_TABLE)]
     print()
-    print_table([("class", "images"), *common])
-    if len(counts) > len(common):
-        print(f"... and {plural(len(counts) - len(common), 'more class', 'more classes')}")
+    print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in counts.most_common())])
     print()
     if problems := [f"{row[0]} {row[-1]}" for row in rows if not row[1]]:
         print(
@@ -93,6 +89,7 @@ def copy_by_class(
 
     A copy that an earlier run has made is recognised by its content.
     """
+    last = Counter()  # path -> number of its last copy, since even equal images get a copy each
     for name, label, *_ in tqdm([row for row in rows if row[1]], unit=" copies", leave=False, disable=None):
         image = images[key(name)]
         try:
@@ -101,8 +98,9 @@ def copy_by_class(
             print(f"not copied {name} ({error})")
             continue
         wanted = target / folders[label] / safe_name(Path(name).name)
-        others = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
-        for copy in itertools.chain([wanted], others):
+        same_path = str(wanted).casefold()  # A.jpg and a.jpg are one file on Windows and macOS
+        for number in itertools.count(last[same_path] + 1):
+            copy = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
             if not os.path.lexists(copy):
                 with atomic_write(copy, fsync=False) as file:
                     file.write(content)
@@ -110,6 +108,7 @@ def copy_by_class(
                 break
             if copy.is_file() and copy.stat().st_size == len(content) and copy.read_bytes() == content:
                 break
+        last[same_path] = number
     return target
 
 
