@@ -83,7 +83,7 @@ def read_paths(content: bytes) -> list[str]:
 
 
 def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage | None]:
-    """Yield a folder's images by name, then those of its subfolders; links are followed, but no folder is read twice."""
+    """Yield a folder's images by name, then its subfolders'; links are followed, but no folder is read twice."""
     seen = set(exclude)
     for parent, folders, files in os.walk(folder, onerror=print, followlinks=True):
         real = os.path.realpath(parent)
