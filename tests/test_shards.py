@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -13,14 +14,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import webdataset
 
 import prepare
+from classifier import checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder, loaders, shards
 from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_code, serving
+from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, run_code, same, serving
 from tests.raw_images import cats_and_dogs, image, make_folder, tree
 
 PREPROCESS = Preprocess(16)
@@ -57,7 +60,7 @@ def contents(batches):
     """Each image as (digest of its pixels, label), in the order they come."""
     return [
         (hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest(), int(label))
-        for pixels, labels in batches
+        for pixels, labels in loaders.on_device(batches, torch.device("cpu"))
         for one, label in zip(pixels, labels, strict=True)
     ]
 
@@ -225,9 +228,9 @@ def test_each_image_validates_once(workers, first, last, made):
 def train_contents(images, epoch=0, seed=1, workers=0):
     loader = shards.train_loader(images, PREPROCESS, 4, len(images) // 4, seed, workers)
     loader.set_epoch(epoch)
-    batches = list(loader)
-    assert len(batches) == len(loader) == len(images) // 4 and all(len(labels) == 4 for _, labels in batches)
-    return contents(batches)
+    shown = contents(loader)
+    assert len(loader) == len(images) // 4 and len(shown) == 4 * len(loader)
+    return shown
 
 
 def test_the_order_depends_on_seed_and_epoch(made):
@@ -274,6 +277,22 @@ def test_two_processes_make_equally_many_steps(made):
         distinct, shown = len({*one.split(), *other.split()}), 4 * int(batches)
         expected = f"omits about {int(images) - distinct}, others each time, and repeats about {shown - distinct}."
         assert remark == (f"From shards: of {images} images an epoch {expected}" if distinct < int(images) else "")
+
+
+def test_a_run_resumes_at_its_last_finished_epoch(bars, run, tmp_path, capsys):
+    sharded = str(make_shards(bars, tmp_path / "sharded"))
+    run("--data", sharded, "--epochs", 3, "--workers", 2, "--name", "whole")
+    assert "From shards: of 72 images an epoch omits about 8" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        run("--data", sharded, "--epochs", 3, "--workers", 2, "--name", "parts", fault="SIGTERM", at=6)  # of 12
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "A run from shards resumes at its last finished epoch, after 1 epoch:" in capsys.readouterr().out
+    run("--resume", "module/parts.last.pth")
+    whole, parts = (checkpoint.load(Path("module", name)) for name in ("whole.last.pth", "parts.last.pth"))
+    assert same(whole.state_dict, parts.state_dict)
+    training, validation = shards.train_and_val(sharded, 0.1)
+    assert (whole.data["train"], whole.data["val"]) == (len(training), len(validation)) == (72, 8)
+    assert whole.data["fingerprint"] == training.fingerprint() and whole.data["root"] == sharded
 
 
 # ---- what is broken

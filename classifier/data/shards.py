@@ -208,22 +208,18 @@ def val_loader(
 
 
 class ShardLoader(DataLoader):
-    """Batches of (images (n, 3, size, size) uint8, labels (n,) int64), from `train_loader` or `val_loader`."""
+    """Batches of (images (n, 3, size, size) uint8, labels (n,) int64), from `train_loader` or `val_loader`.
+
+    In place of a batch that cannot be read comes an ImageError, which `loaders.checked` and `loaders.on_device` raise.
+    """
 
     def __init__(self, batches: "_Batches", workers: int):
         options = {"worker_init_fn": loaders.ignore_signals, "pin_memory": torch.cuda.is_available()}
-        super().__init__(batches, batch_size=None, num_workers=workers, **options)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over an epoch. Raises ImageError for an image or shard that cannot be read."""
-        for batch in super().__iter__():
-            if isinstance(batch, str):
-                raise ImageError(batch)
-            yield batch
+        super().__init__(batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0, **options)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
-        self.dataset.epoch = epoch
+        self.dataset.epoch[0] = epoch
 
     def remark(self) -> str:
         """Say how many images an epoch of training omits and repeats; "" where it is none."""
@@ -234,7 +230,7 @@ class ShardLoader(DataLoader):
 
 @dataclass
 class _Batches(IterableDataset):
-    """The batches of one pass, shared out among the workers; in place of the next one, the message of an error."""
+    """The batches of one pass, shared out among the workers."""
 
     images: ShardedImages
     preprocess: Preprocess
@@ -244,19 +240,19 @@ class _Batches(IterableDataset):
     world_size: int = 1
     batches: int | None = None  # of an epoch of training; None: each image once
     seed: int = 0
-    epoch: int = 0
+    epoch: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64).share_memory_())  # workers live on
 
     def __len__(self) -> int:
         own = len(range(self.rank, len(self.images), self.world_size))
         return -(-own // self.batch_size) if self.batches is None else self.batches
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | str]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | ImageError]:
         import webdataset as wds
 
         worker = info.id if (info := get_worker_info()) else 0
         samples = wds.DataPipeline(self.units)
         if self.batches is not None:
-            shuffle = wds.shuffle(SHUFFLE_IMAGES, rng=random.Random(f"{self.seed} {self.epoch} {RANK} {worker}"))
+            shuffle = wds.shuffle(SHUFFLE_IMAGES, rng=random.Random(f"{self.seed} {self.epoch.item()} {RANK} {worker}"))
             count = len(range(worker, self.batches, self.workers)) * self.batch_size
             samples = samples.compose(wds.split_by_node, wds.split_by_worker, _samples, shuffle).with_epoch(count)
             samples = iter(samples) if count else iter(())
@@ -267,7 +263,7 @@ class _Batches(IterableDataset):
                 decoded, labels = zip(*map(self._decode, batch), strict=True)
                 yield torch.stack(decoded), torch.tensor(labels)
         except UserError as error:  # an exception would come out of a worker with its traceback as text
-            yield str(error)
+            yield ImageError(str(error))
 
     def units(self) -> list[tuple[str, Shard, int, range]]:
         """List what processes and workers take in turn: shards, or parts of shards where these are too few.
@@ -277,7 +273,7 @@ class _Batches(IterableDataset):
         firsts = itertools.accumulate(map(len, self.images.shards), initial=0)
         shards = list(zip(self.images.shards, firsts, strict=False))
         if self.batches is not None:
-            random.Random(f"{self.seed} {self.epoch}").shuffle(shards)
+            random.Random(f"{self.seed} {self.epoch.item()}").shuffle(shards)
         parts = -(-self.workers * (1 if self.batches is None else WORLD_SIZE) // len(shards))
         units = []
         for part, (shard, first) in itertools.product(range(parts), shards):

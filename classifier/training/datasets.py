@@ -173,7 +173,7 @@ def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfi
         batches = len(found.training) // cfg.batch_size * cfg.accumulate
         train = shards.train_loader(found.training, train_preprocess, micro_batch, batches, cfg.seed, cfg.workers)
         val = shards.val_loader(found.validation, preprocess, cfg.batch_size, cfg.workers)
-        pixels = next(iter(shards.val_loader(found.validation, preprocess, SHOWN)))[0]
+        pixels = loaders.checked(next(iter(val)))[0][:SHOWN]  # of the same pass: the order depends on the workers
         if remark := train.remark():
             print(remark)
         return Loaders(preprocess, train, train, val, list(range(len(pixels))), pixels)
