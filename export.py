@@ -87,19 +87,16 @@ class ExportedNetwork(nn.Module):
 
 
 def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return what `Preprocess.pixels` returns, value for value, by operations that ONNX has.
-
-    (N, H, W, 3) uint8 -> (N, 3, size, size) float64, integers in 0..255
-    """
+    """Return what `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float64."""
     height, width = image.shape[1:3]
     side = torch.sym_min(height, width)
     rows, columns = (side, side) if preprocess.resize == "crop" else (height, width)
     x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
-    x = _to_pixels(x @ resize_weights(width, columns, preprocess, dim=0))  # (N, 3, H, size); Pillow rounds here, too
-    return _to_pixels(resize_weights(height, rows, preprocess, dim=1) @ x)  # (N, 3, size, size)
+    x = round_to_pixels(x @ resize_weights(width, columns, preprocess, dim=0))  # (N, 3, H, size), as in Pillow
+    return round_to_pixels(resize_weights(height, rows, preprocess, dim=1) @ x)
 
 
-def _to_pixels(sums: Tensor) -> Tensor:
+def round_to_pixels(sums: Tensor) -> Tensor:
     """Round sums in 1 / WEIGHT_STEPS to integers in 0..255, halves upwards."""
     return (sums / WEIGHT_STEPS + 0.5).floor().clamp(0, 255)
 
@@ -107,14 +104,10 @@ def _to_pixels(sums: Tensor) -> Tensor:
 def resize_weights(length: int, kept: int, preprocess: Preprocess, dim: int) -> Tensor:
     """Return the weight of each old pixel in each new one, along one side of an image: float64, in 1 / WEIGHT_STEPS.
 
-    As in Pillow (src/libImaging/Resample.c): a triangle ("bilinear") or a cubic ("bicubic") around the middle of the
-    new pixel, which widens where the image gets smaller, so that each old pixel counts.
-
-    Args:
-        length: old pixels.
-        kept: how many of them, in the middle, become new ones; those beside them still have a weight at the edges.
-        preprocess: has the number of new ones and the interpolation.
-        dim: 0 gives (length, size), 1 gives (size, length). Older versions of onnxruntime cannot transpose float64.
+    `kept` of `length` old pixels, in the middle, become `preprocess.size` new ones. As in Pillow (src/libImaging/
+    Resample.c), a triangle ("bilinear") or a cubic ("bicubic") around the middle of each new pixel widens where the
+    image gets smaller, so that each old pixel counts. `dim` is that of the old pixels in the result: older versions of
+    onnxruntime cannot transpose float64.
     """
     size = preprocess.size
     old, new = torch.arange(length).unsqueeze(1 - dim), torch.arange(size).unsqueeze(dim)
@@ -211,13 +204,10 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
         "model": checkpoint.model,
-        "size": str(preprocess.size),
-        "resize": preprocess.resize,
-        "interpolation": preprocess.interpolation,
+        **{name: str(getattr(preprocess, name)) for name in ("size", "resize", "interpolation")},
         "temperature": str(checkpoint.temperature),
         "trained_on": str(checkpoint.data.get("kind", "unknown")),
-        **({"test": json.dumps(test)} if test else {}),
-        "weights": checkpoint.path.name,
+        "test": json.dumps(test),
         "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

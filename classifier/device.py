@@ -46,11 +46,9 @@ class Compute:
 def select_compute(device: str, precision: Precision, recorded: str = "") -> Compute:
     """Return the device to compute on and the number format that suits it; the main process's in all processes.
 
-    Args:
-        device: as for `select_device`, which may raise UserError.
-        precision: "auto" for `native_format`, or the format of convolutions and matrix products. The weights that are
-            trained, batch norm, softmax and loss are float32 always.
-        recorded: the `Compute.format` of the run that is resumed; kept with "auto".
+    `device` is as for `select_device`. `precision` is "auto" for `native_format`, or the format of convolutions and
+    matrix products; the weights that are trained, batch norm, softmax and loss are float32 always. `recorded` is the
+    `Compute.format` of the run that is resumed, which "auto" keeps.
     """
     chosen = select_device(device)
     set_up(chosen)
@@ -93,12 +91,10 @@ def cpu_has_bfloat16() -> bool:
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device that PyTorch calls so ("cpu", "cuda", "cuda:1", "mps"), for "auto" the fastest one.
+    """Return the device of a name ("cpu", "cuda", "cuda:1", "mps"), for "auto" the fastest one.
 
-    Of several processes on a machine, each gets its own GPU for "auto" and "cuda".
-
-    Raises:
-        UserError: there is no such device, or not one for each process.
+    Of several processes on a machine, each gets its own GPU for "auto" and "cuda". Raises UserError where there is no
+    such device, or not one for each process.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     chosen = next((kind for kind, there in available.items() if there), "cpu") if name == "auto" else name

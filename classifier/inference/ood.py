@@ -71,12 +71,10 @@ def score(ood_stats: dict, features: list[Tensor]) -> Tensor:
 def check(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError for OOD statistics that are not empty and cannot score an image."""
     stats = checkpoint.ood_stats
-    if not stats:
-        return
     try:
         widths = [len(stats[f"map{i}.mean"]) for i in range(_map_count(stats))]
         features = [torch.zeros(1, width) for width in (*widths, *[1] * SIZES_LEFT_OUT, 1)]
-        valid = bool(score(stats, features).isfinite().all()) and math.isfinite(stats["threshold"])
+        valid = not stats or (bool(score(stats, features).isfinite().all()) and math.isfinite(stats["threshold"]))
     except Exception:  # whatever may be in the file
         valid = False
     if not valid:
