@@ -140,8 +140,6 @@ def test_each_row_is_its_images_own(run):
         assert [float(row["P(cat)"]), float(row["P(dog)"])] == pytest.approx(expected, rel=1e-4)
         assert row["class"] == ("cat", "dog")[expected[1] > expected[0]] and row["note"] == ""
     assert Path("predictions.csv").read_bytes().startswith(HEADING)
-    digits = rows[os.path.join("mixed", "00.png")]["P(dog)"].lstrip("0.").split("e")[0]  # noqa: PTH118
-    assert 4 <= len(digits.replace(".", "")) <= 6
 
 
 def test_a_folder_with_nothing_but_unreadable_files(run):

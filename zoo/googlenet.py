@@ -15,8 +15,6 @@ kernels are 3 x 3 (a mistake that was kept for the sake of its trained weights),
 is 2 x 2 instead of 3 x 3, and the auxiliary classifiers pool to 4 x 4 instead of with a 5 x 5 window.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -72,16 +70,8 @@ class Auxiliary(nn.Module):
         return self.fc2(self.dropout(x))
 
 
-class Outputs(NamedTuple):
-    """The output in training: the logits and those of the two auxiliary classifiers, (N, num_classes) each."""
-
-    logits: Tensor
-    aux_logits2: Tensor
-    aux_logits1: Tensor
-
-
 class GoogLeNet(Network):
-    """A stem and nine Inception blocks. (N, 3, H, W) -> (N, num_classes), in training `Outputs`."""
+    """A stem and nine Inception blocks. (N, 3, H, W) -> (N, num_classes), in training also of both auxiliaries."""
 
     smallest = 15  # pixels: below it the fourth pooling has no input left
 
@@ -128,11 +118,11 @@ class GoogLeNet(Network):
         """Return the logits: (N, 1024, h, w) -> (N, num_classes)."""
         return self.fc(self.dropout(torch.flatten(self.avgpool(features), 1)))
 
-    def forward(self, x: Tensor) -> Tensor | Outputs:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # noqa: D102
         if not self.training:
             return super().forward(x)
         first, second, features = self._maps(x)
-        return Outputs(self.forward_head(features), self.aux2(second), self.aux1(first))
+        return self.forward_head(features), self.aux2(second), self.aux1(first)
 
 
 googlenet = GoogLeNet  # 13.0 million parameters with 1000 classes, 6.6 without the auxiliary classifiers

@@ -41,7 +41,9 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
         field, jump = max((fields[source] for source in node.all_input_nodes), default=(1, 1))
         shape = tuple(node.meta["tensor_meta"].shape[1:])
         before = tuple(node.all_input_nodes[0].meta["tensor_meta"].shape[1:]) if node.all_input_nodes else shape
-        name = _block_of(node, model)
+        # the outermost block around the node; a plain nn.Sequential does not count as one
+        around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+        name = next((path for path in around if type(model.get_submodule(path)) is not nn.Sequential), "")
         if node.op == "call_module":
             layer = graph.get_submodule(node.target)
             kernel, stride = _window(layer, before[-1], shape[-1])
@@ -56,12 +58,6 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
         if name in rows:
             rows[name].shape, rows[name].receptive_field = shape, max(rows[name].receptive_field, field)
     return list(rows.values())
-
-
-def _block_of(node: fx.Node, model: nn.Module) -> str:
-    """Return the name of the outermost block around a node; a plain nn.Sequential does not count as one."""
-    names = (name for name, _ in node.meta.get("nn_module_stack", {}).values())
-    return next((name for name in names if name and type(model.get_submodule(name)) is not nn.Sequential), "")
 
 
 def _window(layer: nn.Module, before: int, after: int) -> tuple[int, int]:

@@ -124,8 +124,7 @@ def load_batches(
 ) -> Iterator[list[tuple[UnlabelledImage, Content | UserError]]]:
     """Yield batches of (image, what `read_image` returns), read by threads while the caller works on the last batch.
 
-    Of several processes each takes its batch of every WORLD_SIZE * batch_size images. All yield equally often; the
-    last batches may be shorter or empty.
+    Of several processes each takes its batch in turn. All yield equally often; last batches may be shorter or empty.
     """
     first, step = distributed.RANK * batch_size, distributed.WORLD_SIZE * batch_size
     batches = (images[start + first : start + first + batch_size] for start in range(0, len(images), step))
