@@ -46,7 +46,7 @@ def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
         inside = tuple(part for part in parts if part not in ("", "."))
         is_file = parts[-1] not in ("", ".")
         is_image = is_file and is_image_path(inside)
-        message = ""
+        message = None
         if ".." in parts or (len(parts) > 1 and not parts[0]) or re.match("[A-Za-z]:", name) or "\0" in name:
             message = "{file} holds {member!r}, which points outside the zip. Do not trust this file"
         elif stat.S_ISLNK(info.external_attr >> 16):
