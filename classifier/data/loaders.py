@@ -107,7 +107,7 @@ def cached_dataset(
 
 def images_of(dataset: ImageDataset, indices: Sequence[int]) -> Tensor:
     """Return the pixels of some images, (n, 3, size, size) uint8 on the CPU. Raises ImageError."""
-    return checked(_collate(dataset.__getitems__(list(indices))))[0].cpu()
+    return checked(collate(dataset.__getitems__(list(indices))))[0].cpu()
 
 
 class ResumableSampler(Sampler):
@@ -157,14 +157,15 @@ def loader(
         sampler=order,
         num_workers=workers,
         drop_last=drop_last,
-        collate_fn=_collate,
+        collate_fn=collate,
         worker_init_fn=ignore_signals,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and not isinstance(images, GPUImageDataset),
     )
 
 
-def _collate(items: list | tuple) -> tuple[Tensor, Tensor] | ImageError:
+def collate(items: list | tuple) -> tuple[Tensor, Tensor] | ImageError:
+    """Return (pixels (N, 3, H, W), labels (N,)) of the items, or the first ImageError among them."""
     if isinstance(items, tuple):  # a batch already
         return items
     if errors := [item for item in items if isinstance(item, ImageError)]:

@@ -7,9 +7,11 @@ which the next run removes; after it, the next run completes the moves.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -86,14 +88,6 @@ def occupied(output: Path, names: Sequence[str]) -> list[str]:
     return [name for name, at in places if (any(at.iterdir()) if at.is_dir() else os.path.lexists(at))]
 
 
-def write_folders(images: Sequence[SourceImage], result: Path) -> None:
-    """Move the images that are used, and not in shards, to their targets in the folder `result`."""
-    for image in images:
-        if image.part and image.copy:
-            (result / image.target).parent.mkdir(parents=True, exist_ok=True)
-            image.copy.rename(result / image.target)
-
-
 def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None:
     """Write the training images into WebDataset shards in `result`/train, with their index, and set their targets.
 
@@ -110,30 +104,24 @@ def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None
 
     used = [image for image in images if image.part == "train"]
     count = max(-(-len(used) // size), min(MIN_SHARDS, len(used)))
-    contents: list[list[SourceImage]] = [[] for _ in range(count)]
+    shards: dict[int, list[SourceImage]] = defaultdict(list)
     taken = 0
     for group in sorted(groups(used), key=order):
-        contents[taken * count // len(used)] += sorted(group, key=lambda image: (image.sha256, image.label))
+        shards[taken * count // len(used)] += sorted(group, key=lambda image: (image.sha256, image.label))
         taken += len(group)
 
-    folder, index, written = result / "train", [], 0
+    folder, index, keys = result / "train", [], itertools.count()
     folder.mkdir()
     classes = sorted({image.target.split("/")[1] for image in used})
-    bar = tqdm(total=len(used), desc="writing shards", unit="image", disable=None)
-    for shard in filter(None, contents):
-        path, counts, members = folder / f"{len(index):05}.tar", [0] * len(classes), []
+    for number, shard in enumerate(tqdm(shards.values(), desc="writing shards", unit="shard", disable=None)):
+        path, labels = folder / f"{number:05}.tar", [classes.index(image.target.split("/")[1]) for image in shard]
         with path.open("wb") as file, TarWriter(file, mtime=0) as tar:
-            for image in shard:
-                label, content = classes.index(image.target.split("/")[1]), image.copy.read_bytes()
-                key, ending = f"{written:09}", image.target.rpartition(".")[2].lower()
-                tar.write({"__key__": key, ending: content, "cls": str(label)})
-                image.copy = image.copy.unlink()
-                image.target = f"train/{path.name}/{key}.{ending}"
-                counts[label] += 1
-                members.append((label, hashlib.blake2b(content, digest_size=16).hexdigest()))
-                written += 1
-                bar.update()
-        fingerprint = hashlib.blake2b(repr(sorted(members)).encode(), digest_size=16).hexdigest()
-        index.append(Shard(path.name, path.stat().st_size, counts, fingerprint))
-    bar.close()
+            for image, label, key in zip(shard, labels, keys, strict=False):
+                ending = image.target.rpartition(".")[2].lower()
+                tar.write({"__key__": f"{key:09}", ending: image.copy.read_bytes(), "cls": str(label)})
+                image.copy.unlink()
+                image.target = f"train/{path.name}/{key:09}.{ending}"
+        contents = repr(sorted((label, image.sha256) for label, image in zip(labels, shard, strict=True)))
+        fingerprint = hashlib.sha256(contents.encode()).hexdigest()
+        index.append(Shard(path.name, path.stat().st_size, [labels.count(i) for i in range(len(classes))], fingerprint))
     write_index(folder, classes, index)

@@ -11,7 +11,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from classifier.cli import UserError
@@ -70,7 +70,10 @@ def read_source(source: Path, scratch: Path) -> Source:
         UserError: the source is missing, damaged, dangerous, of another kind, or holds fewer than two classes.
     """
     kind = _kind(source)
-    found = _read_zip(source, scratch) if kind == "zip" else (_read_folder if kind == "folder" else _read_list)(source)
+    if kind == "zip":
+        found = _read_zip(source, scratch)
+    else:
+        found = _read_folder(source) if kind == "folder" else _read_list(source)
     classes = sorted({image.label for image in found.images})
     if len(classes) < 2:
         zips = "".join(f" It holds {path.name}: give that file." for path in sorted(source.glob("*.zip"))[:1])
@@ -93,20 +96,13 @@ def fingerprint(source: Path) -> str:
 
 
 def read_bytes(image: SourceImage) -> bytes:
-    """Read the bytes of one image.
-
-    Raises:
-        ImageError: this one file cannot be read.
-        UserError: the zip is damaged here, so that nothing else in it can be trusted either.
-    """
+    """Read the bytes of one image. Raises ImageError for this file, UserError where the whole zip is damaged."""
     if image.member is not None:
         return archives.read_member(image.file, image.member)
     try:
-        if image.file.stat().st_size > archives.MAX_BYTES:
+        if image.size > archives.MAX_BYTES:
             raise ImageError(f"has more than {archives.MAX_BYTES // 10**6} MB")
         return image.file.read_bytes()
-    except FileNotFoundError:
-        raise ImageError("does not exist") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
@@ -143,39 +139,38 @@ def _kind(source: Path) -> str:
 # ---- zip and folder
 
 
-def _read_zip(path: Path, scratch: Path, depth: int = 0) -> Source:
-    members = archives.members(path)
-    inside = [member for member in members if is_image_path(member[0])]
-    infos = archives.open_zip(path).infolist()
-    images = [
-        SourceImage("/".join(parts), label, split, path, number, infos[number].file_size)
-        for (parts, number), (split, label) in zip(inside, _labels([parts for parts, _ in inside]), strict=True)
-        if label
-    ]
-    found = Source(images, len(members) - len(inside), len(inside) - len(images))
+def _read_zip(path: Path, scratch: Path) -> Source:
+    members, infos = archives.members(path), archives.open_zip(path).infolist()
+    found = _labelled([(parts, path, number, infos[number].file_size) for parts, number in members])
     zips = {parts[-1].lower(): number for parts, number in members if parts[-1].lower().endswith(".zip")}
     inner = zips.get("train.zip", next(iter(zips.values())) if len(zips) == 1 else None)
-    if images or inner is None or depth == 2:
+    if found.images or inner is None or path.parent == scratch:
         return found
     # Kaggle's dogs-vs-cats.zip holds train.zip. It is copied out, since reading it in place is slow.
-    name, target = infos[inner].filename, scratch / f"inner{depth}.zip"
+    name, target = infos[inner].filename, scratch / "inner.zip"
     check_space(scratch, 2 * infos[inner].file_size, f"unpacking {name} from {path}")
     with archives.open_member(path, inner) as member, target.open("wb") as file:
         shutil.copyfileobj(member, file, 1 << 20)
     try:
-        deeper = _read_zip(target, scratch, depth + 1)
+        deeper = _read_zip(target, scratch)
     except UserError as error:
         raise UserError(str(error).replace(str(target), f"{path}: {name}")) from None
-    counts = {"ignored": deeper.ignored + found.ignored - 1, "unlabelled": deeper.unlabelled + found.unlabelled}
-    return replace(deeper, **counts, notes=[f"the images are those of {name} in {path.name}", *deeper.notes])
+    deeper.ignored += found.ignored - 1
+    deeper.unlabelled += found.unlabelled
+    deeper.notes.insert(0, f"the images are those of {name} in {path.name}")
+    return deeper
 
 
 def _read_folder(folder: Path) -> Source:
-    files = [(file, file.relative_to(folder).parts) for file in _files(folder)]
-    inside = [(file, parts) for file, parts in files if is_image_path(parts)]
+    return _labelled([(file.relative_to(folder).parts, file, None, file.stat().st_size) for file in _files(folder)])
+
+
+def _labelled(files: list[tuple[tuple[str, ...], Path, int | None, int]]) -> Source:
+    """Return the images among some files, given as (parts of the path, file, member, size)."""
+    inside = [file for file in files if is_image_path(file[0])]
     images = [
-        SourceImage("/".join(parts), label, split, file, None, file.stat().st_size)
-        for (file, parts), (split, label) in zip(inside, _labels([parts for _, parts in inside]), strict=True)
+        SourceImage("/".join(parts), label, split, *rest)
+        for (parts, *rest), (split, label) in zip(inside, _labels([parts for parts, *_ in inside]), strict=True)
         if label
     ]
     return Source(images, len(files) - len(inside), len(inside) - len(images))
@@ -201,13 +196,11 @@ def _labels(paths: Sequence[tuple[str, ...]]) -> list[tuple[str | None, str | No
     class, or Kaggle's file names `cat.0.jpg`.
     """
     depth, below = 0, paths
-    while len({path[depth] for path in below if len(path) > depth + 1}) == 1:
+    while len(tops := {path[depth] for path in below if len(path) > depth + 1}) == 1:
         below = [path for path in below if len(path) > depth + 1]
         depth += 1
-    wrapper = below[0][:depth] if below else ()
-    tops = {path[depth] for path in below if len(path) > depth + 1}
     parts = sorted(top for top in tops if top.lower() in SPLITS)
-    is_split = bool(tops) and len(parts) == len(tops)
+    is_split = bool(parts) and len(parts) == len(tops)
     if len(parts) > 1 and not is_split:
         raise UserError(
             f"Beside {', '.join(parts)} there is {', '.join(sorted(tops - set(parts)))}. The former are parts of a "
@@ -215,7 +208,7 @@ def _labels(paths: Sequence[tuple[str, ...]]) -> list[tuple[str | None, str | No
         )
     answers = []
     for path in paths:
-        rest = path[depth:] if path[:depth] == wrapper else ()
+        rest = path[depth:] if below and path[:depth] == below[0][:depth] else ()
         split = SPLITS[rest[0].lower()] if is_split and len(rest) > 1 else None
         rest = rest[1:] if split else rest
         numbered = NUMBERED.fullmatch(rest[0]) if len(rest) == 1 else None
@@ -272,9 +265,9 @@ def _list_rows(path: Path) -> list[tuple[str, str]]:
     rows = max(readings, key=lambda rows: sum(bool(label) and has_image_extension(name) for name, label in rows))
     if rows and not has_image_extension(rows[0][0]):
         rows = rows[1:]  # a heading
-    bad = next((name for name, label in rows if not name or not label), None if rows else "nothing")
-    if bad is not None:
-        raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[:80]}'.")
+    bad = [name for name, label in rows if not name or not label] if rows else ["nothing"]
+    if bad:
+        raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[0][:80]}'.")
     return [(name, _class_name(label)) for name, label in rows]
 
 

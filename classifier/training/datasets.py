@@ -148,7 +148,7 @@ class Loaders:
         if self.sampler is not None:
             self.sampler.epoch, self.sampler.start = epoch, images
         else:
-            self.train.set_epoch(epoch)
+            self.train.dataset.set_epoch(epoch)
 
 
 def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfig, device: torch.device) -> Loaders:
@@ -174,7 +174,7 @@ def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfi
         train = shards.train_loader(found.training, train_preprocess, micro_batch, batches, cfg.seed, cfg.workers)
         val = shards.val_loader(found.validation, preprocess, cfg.batch_size, cfg.workers)
         pixels = loaders.checked(next(iter(val)))[0][:SHOWN]  # of the same pass: the order depends on the workers
-        if remark := train.remark():
+        if remark := train.dataset.remark():
             print(remark)
         return Loaders(preprocess, train, train, val, list(range(len(pixels))), pixels)
     training, validation = (
