@@ -14,6 +14,7 @@ Expected: 22,000 of Kaggle's photographs (200 x 200) take 12 s on two processor 
 groups: 5 exact copies are left out, and two images are there both as a cat and as a dog.
 """
 
+import contextlib
 import csv
 import json
 from collections import Counter
@@ -65,14 +66,12 @@ class Settings:
 
 def main() -> None:
     """Prepare what the command line says."""
-    settings = parse(Settings, __doc__.split("\n")[0], config=(conf.FlagCreatePairsOff,))
+    settings = parse(Settings, __doc__.split("\n")[0], at_least={"shard_size": 1}, config=(conf.FlagCreatePairsOff,))
     output = settings.output
     if (settings.source is not None) + settings.download + settings.sample != 1:
         raise UserError("Give one of SOURCE (a zip, folder or text list), --download and --sample; see --help.")
     if not (0 < settings.test < 1 or (settings.test >= 1 and settings.test % 1 == 0)):
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000.")
-    if settings.shard_size < 1:
-        raise UserError(f"--shard-size {settings.shard_size}: expected at least one image.")
     if settings.sample and settings.shards:
         raise UserError("--sample draws folders. Then: python prepare.py dataset/sample --shards --output OTHER")
     if settings.sample:
@@ -85,11 +84,8 @@ def main() -> None:
     with outputs.locked(output):
         if outputs.recover(output, RESULTS):
             print("An earlier run was stopped just before its end; it is complete now.")
-        try:
-            source = download(output) if settings.download else settings.source
-            prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
-        except OSError as error:  # a full disk, a folder without permission
-            raise UserError(f"{output} could not be filled: {error}") from None
+        source = download(output) if settings.download else settings.source
+        prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
 
 
 def download(output: Path) -> Path:
@@ -109,8 +105,7 @@ def download(output: Path) -> Path:
 def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> None:
     """Fill `output` from `source`, or say that it is filled already; with a `shard_size`, train/ with shards.
 
-    Raises:
-        UserError: the source cannot be used, or the output holds something else. `output` is as before.
+    Raises UserError where the source cannot be used or the output holds something else; `output` is then as before.
     """
     here, there = source.resolve(), output.resolve()
     if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "test")):
@@ -135,20 +130,14 @@ def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> Non
         table, notes = fill(found, test, result, shard_size)
         manifest = json.dumps({**mark, "classes": table}, indent=2)
         (result / "prepared.json").write_text(manifest, encoding="utf-8")
-    total = {column: sum(row[column] for row in table.values()) for column in COLUMNS}
-    rows = [(label, *(f"{row[column]:,}" for column in COLUMNS)) for label, row in [*table.items(), ("total", total)]]
-    print_table([("class", *COLUMNS), *rows])
-    for note in notes:
-        print(f"- {note}")
+    rows = {**table, "total": {column: sum(row[column] for row in table.values()) for column in COLUMNS}}
+    print_table([("class", *COLUMNS), *((label, *(f"{n:,}" for n in row.values())) for label, row in rows.items())])
+    print("".join(f"- {note}\n" for note in notes), end="")
     print_next(output)
 
 
 def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> tuple[Table, list[str]]:
-    """Decide where each examined image goes, move it there, and write rejected.csv and duplicates.csv.
-
-    Returns:
-        The table of counts, and what it does not say.
-    """
+    """Move each examined image where it belongs, and write the CSV files. Return the counts, and remarks on them."""
     folders = class_folders({image.label for image in found.images})
     good = [image for image in found.images if not image.problem]
     rejected = sorted((image.name, image.label, image.problem) for image in found.images if image.problem)
@@ -168,7 +157,10 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
     split.name_files(good, folders)
     if shard_size:
         outputs.write_shards(good, shard_size, result)
-    outputs.write_folders(good, result)
+    for image in good:
+        if image.part and image.copy.exists():  # not in shards
+            (result / image.target).parent.mkdir(parents=True, exist_ok=True)
+            image.copy.rename(result / image.target)
     alike = duplicates.duplicate_rows(good)
     write_csv(result / "rejected.csv", ("picture", "class", "reason"), rejected)
     write_csv(result / "duplicates.csv", duplicates.COLUMNS, alike)
@@ -199,10 +191,9 @@ def print_next(data: Path) -> None:
 
 def read_manifest(output: Path) -> dict:
     """Read prepared.json; {} where there is none."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return json.loads((output / "prepared.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return {}
 
 
 def refuse(output: Path) -> NoReturn:

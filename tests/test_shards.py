@@ -128,7 +128,7 @@ def test_the_command_line(made, tmp_path, capsys, monkeypatch):
     assert "prepared already" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shard-size 20"):
         run_prepare(made[0], "--output", "out")
-    with pytest.raises(UserError, match="--shard-size 0"):
+    with pytest.raises(UserError, match="--shard-size is 0"):
         run_prepare(made[0], "--shards", "--shard-size", 0)
     with pytest.raises(UserError, match="draws folders"):
         run_prepare("--sample", "--shards")

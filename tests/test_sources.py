@@ -143,7 +143,7 @@ def test_list_with_a_missing_file_and_without_any(tmp_path):
     source = tmp_path / "list.txt"
     source.write_text("a.jpg cat\nC:\\gone\\b.jpg dog\n" + "x" * 300 + ".jpg dog\n")
     missing = next(entry for entry in found(source, tmp_path).images if "gone" in entry.name)
-    with pytest.raises(sources.ImageError, match="does not exist"):
+    with pytest.raises(sources.ImageError, match="cannot be read"):
         sources.read_bytes(missing)
     source.write_text("nowhere/a.jpg cat\nnowhere/b.jpg dog\n")
     with pytest.raises(UserError, match="none of its files exists"):

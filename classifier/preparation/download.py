@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import re
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from classifier.cli import UserError
 
 CHUNK_BYTES = 1 << 20
-RETRY_PAUSES_S = (1, 2, 4, 8)  # after attempts that bring nothing new
+RETRY_PAUSES_S = (1, 2, 4)  # after attempts that bring nothing new
 TIMEOUT_S = 30  # without an answer
 
 
@@ -24,35 +23,30 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
         UserError: the server does not give the file, or gives another one, or `target` is another one already.
     """
     part = target if target.exists() else target.with_name(target.name + ".part")
-    pauses = list(RETRY_PAUSES_S)
-    while (found := _size(part)) < size and part != target:
+    failures = 0
+    while (found := part.stat().st_size if part.exists() else 0) < size and part != target:
         problem = "the connection closed"
         try:
             _append(url, part, found, size)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             problem = str(error)
-            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                pauses = []
-        if _size(part) > found:
-            pauses = list(RETRY_PAUSES_S)
-        elif pauses:
-            time.sleep(pauses.pop(0))
+        if part.exists() and part.stat().st_size > found:
+            failures = 0
+        elif failures < len(RETRY_PAUSES_S):
+            time.sleep(RETRY_PAUSES_S[failures])
+            failures += 1
         else:
             raise UserError(
-                f"The download of {url} stopped at {_size(part):,} of {size:,} bytes ({problem}). The same command "
+                f"The download of {url} stopped at {found:,} of {size:,} bytes ({problem}). The same command "
                 "continues it; or get the file with a browser and give its path."
             )
     digest = hashlib.sha256()
     with part.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise UserError(f"{part} is not the published file (SHA-256 {digest.hexdigest()}). Remove it and try again.")
     part.replace(target)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
 
 
 def _append(url: str, part: Path, found: int, size: int) -> None:

@@ -4,7 +4,6 @@ To the eye means by perceptual hash: copies that were resized, recompressed, rec
 few of its 256 bits, different images in about 128.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,9 +68,9 @@ def find_duplicates(images: Sequence[SourceImage]) -> None:
 
 def groups(images: Sequence[SourceImage]) -> list[list[SourceImage]]:
     """Return the groups of images that look the same; most have one member."""
-    members: dict[int, list[SourceImage]] = defaultdict(list)
+    members: dict[int, list[SourceImage]] = {}
     for image in images:
-        members[image.group].append(image)
+        members.setdefault(image.group, []).append(image)
     return list(members.values())
 
 

@@ -67,11 +67,7 @@ def staged(output: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
 
 
 def publish(output: Path, names: Sequence[str]) -> None:
-    """Move the finished parts from READY to their places, in the order of `names`.
-
-    Raises:
-        UserError: something else stands in a place.
-    """
+    """Move the finished parts from READY to their places. Raises UserError where something else stands there."""
     ready = output / READY
     for name in (name for name in names if (ready / name).exists()):
         if occupied(output, [name]):

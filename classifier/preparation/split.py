@@ -29,7 +29,16 @@ def assign_parts(images: Sequence[SourceImage], test: float) -> None:
         image.part = image.split or "train"
     if any(image.split for image in images):
         return
-    wanted = _test_counts(kept, test)
+    counts = Counter(image.label for image in kept)
+    shared = Counter(image.label for image in kept if image.conflict)
+    wanted = {label: int(test) if test >= 1 else max(1, int(counts[label] * test + 0.5)) for label in sorted(counts)}
+    for label, number in wanted.items():
+        if number > min(counts[label] - shared[label], counts[label] - 1):
+            raise UserError(
+                f"--test {test:g}: class '{label}' has {plural(counts[label], 'good image')}, {shared[label]:,} of "
+                f"them also in another class. It cannot give {number:,} for testing and keep some for training: "
+                "choose a smaller --test, or add images."
+            )
     missing = dict(wanted)
     free = groups([image for image in kept if not image.conflict])
     for group in sorted(free, key=lambda group: min(image.sha256 for image in group)):
@@ -43,22 +52,6 @@ def assign_parts(images: Sequence[SourceImage], test: float) -> None:
                 f"Class '{label}' cannot give {plural(number, 'image')} for testing: too many of its images look the "
                 "same and would be on both sides. Choose a larger --test, or add other images."
             )
-
-
-def _test_counts(kept: Sequence[SourceImage], test: float) -> dict[str, int]:
-    """Return how many images of each class are for testing. Raises UserError where a class has too few."""
-    counts = Counter(image.label for image in kept)
-    shared = Counter(image.label for image in kept if image.conflict)
-    wanted = {label: int(test) if test >= 1 else max(1, int(counts[label] * test + 0.5)) for label in sorted(counts)}
-    for label, number in wanted.items():
-        if number > min(counts[label] - shared[label], counts[label] - 1):
-            raise UserError(
-                f"--test {test:g}: class '{label}' has {plural(counts[label], 'good image')}"
-                + (f", {shared[label]:,} of them also in another class" if shared[label] else "")
-                + f". It cannot give {number:,} for testing and keep some for training: "
-                + ("choose a smaller --test, or add images." if number > 1 else "add images.")
-            )
-    return wanted
 
 
 def name_files(images: Sequence[SourceImage], folders: Mapping[str, str]) -> None:
