@@ -61,7 +61,8 @@ def test_killed_while_checking(source, tmp_path):
     assert not outputs.occupied(tmp_path / "out", prepare.RESULTS)
     for output in ("out", "undisturbed"):
         done = run_script("prepare.py", source, "--output", output, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert done.stdout.splitlines()[-1].startswith("Next: python train.py") and "\r" not in done.stdout
     assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
     deadline = time.monotonic() + 10
     while any(map(alive, pids)) and time.monotonic() < deadline:

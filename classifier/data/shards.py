@@ -7,6 +7,7 @@ prepare.py --shards writes both. From shards.json a run knows what it needs befo
 library splits the shards among processes and workers, shuffles their images and makes epochs equally long.
 """
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -247,17 +248,17 @@ class _ShardDataset(IterableDataset):
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         for shard in shards:
-            url, found = f"{self.images.root}/{shard.name}", 0
-            first = sum(map(len, self.images.shards[: self.images.shards.index(shard)]))
-            with _open(url, shard.bytes) as stream:
-                try:
-                    for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
-                        if (first + found) % self.world_size == self.rank:
-                            yield sample
-                        found += 1
-                except (tarfile.TarError, EOFError, OSError, ValueError):
-                    found = -1
-            if found != len(shard):
+            url = f"{self.images.root}/{shard.name}"
+            index = first = sum(map(len, self.images.shards[: self.images.shards.index(shard)]))
+            with (
+                _open(url, shard.bytes) as stream,
+                contextlib.suppress(tarfile.TarError, EOFError, OSError, ValueError),
+            ):
+                for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+                    if index % self.world_size == self.rank:
+                        yield sample
+                    index += 1
+            if index - first != len(shard):
                 raise UserError(f"{url} is damaged, or {INDEX} belongs to other shards. Get both again.")
 
     def _decode(self, sample: dict) -> tuple[Tensor, int]:

@@ -87,8 +87,5 @@ def _in_processes(jobs: Sequence[tuple[SourceImage, Path]], processes: int) -> I
 
 
 def _end_with_parent() -> None:
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

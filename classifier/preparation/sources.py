@@ -60,20 +60,18 @@ class Source:
 
 
 def read_source(source: Path, scratch: Path) -> Source:
-    """List the labelled images in a zip, a folder or a text list.
+    """List the labelled images in a zip, a folder or a text list; a zip inside a zip goes to the folder `scratch`.
 
-    Args:
-        source: the file or folder.
-        scratch: an existing folder for a zip found inside the zip.
-
-    Raises:
-        UserError: the source is missing, damaged, dangerous, of another kind, or holds fewer than two classes.
+    Raises UserError where the source is missing, damaged, dangerous, of another kind, or has fewer than two classes.
     """
     kind = _kind(source)
     if kind == "zip":
         found = _read_zip(source, scratch)
+    elif kind == "folder":
+        files = _files(source)
+        found = _labelled([(file.relative_to(source).parts, file, None, file.stat().st_size) for file in files])
     else:
-        found = _read_folder(source) if kind == "folder" else _read_list(source)
+        found = _read_list(source)
     classes = sorted({image.label for image in found.images})
     if len(classes) < 2:
         zips = "".join(f" It holds {path.name}: give that file." for path in sorted(source.glob("*.zip"))[:1])
@@ -82,7 +80,17 @@ def read_source(source: Path, scratch: Path) -> Source:
             f"needed ({plural(found.unlabelled, 'image')} without a class, {plural(found.ignored, 'other file')}). "
             f"Expected a folder per class, file names like cat.0.jpg, or a list with 'path class' per line.{zips}"
         )
-    return _settle_split(found)
+
+    # train, val and test become train and test; a split without train, or of train alone, is none
+    given = {image.split for image in found.images}
+    is_split = "train" in given and not given <= {"train", None}
+    val = "train" if "test" in given else "test"
+    for image in found.images:
+        image.split = (val if image.split == "val" else image.split or "train") if is_split else None
+    if is_split and "val" in given:
+        reason = "train.py chooses its own" if val == "train" else "there is no test part"
+        found.notes.append(f"the validation images of the source join {val}: {reason}")
+    return found
 
 
 def fingerprint(source: Path) -> str:
@@ -161,10 +169,6 @@ def _read_zip(path: Path, scratch: Path) -> Source:
     return deeper
 
 
-def _read_folder(folder: Path) -> Source:
-    return _labelled([(file.relative_to(folder).parts, file, None, file.stat().st_size) for file in _files(folder)])
-
-
 def _labelled(files: list[tuple[tuple[str, ...], Path, int | None, int]]) -> Source:
     """Return the images among some files, given as (parts of the path, file, member, size)."""
     inside = [file for file in files if is_image_path(file[0])]
@@ -219,19 +223,6 @@ def _labels(paths: Sequence[tuple[str, ...]]) -> list[tuple[str | None, str | No
 
 def _class_name(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip())  # macOS writes é as two characters
-
-
-def _settle_split(found: Source) -> Source:
-    """Turn train, val and test into train and test; a split without train, or of train alone, is none."""
-    given = {image.split for image in found.images}
-    is_split = "train" in given and not given <= {"train", None}
-    val = "train" if "test" in given else "test"
-    for image in found.images:
-        image.split = (val if image.split == "val" else image.split or "train") if is_split else None
-    if is_split and "val" in given:
-        reason = "train.py chooses its own" if val == "train" else "there is no test part"
-        found.notes.append(f"the validation images of the source join {val}: {reason}")
-    return found
 
 
 # ---- text list
