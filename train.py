@@ -25,7 +25,6 @@ from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder, loaders
-from classifier.data.transforms import NORMALIZATIONS, Augment, TrainingInput
 from classifier.device import Compute, select_compute
 from classifier.evaluation import metrics
 from classifier.inference.calibration import fit_ood
@@ -34,7 +33,7 @@ from classifier.training import datasets, report
 from classifier.training.config import TrainConfig
 from classifier.training.optim import ema_decay_at, image_size_at, lr_at, param_groups, training_loss
 from classifier.training.report import TensorBoard, catch_signals, explain_errors, stop_run
-from classifier.training.run import Run, Saver, check_image_size, open_run, restore
+from classifier.training.run import Run, Saver, check_image_size, open_run
 from zoo import MODELS
 
 
@@ -71,37 +70,30 @@ def train(cfg: TrainConfig, run: Run) -> None:
         model = distributed.synchronize_batch_norm(model)
 
     # ---- batches
-    normalization = origin.preprocess if cfg.normalize == "weights" else NORMALIZATIONS[cfg.normalize]
-    data = datasets.build_loaders(found, normalization, cfg, compute.device)
-    augment = Augment(min_area=cfg.crop, erasing=cfg.cover) if cfg.augment == "on" else None
-    prepare = TrainingInput(augment, cfg.mix, len(classes), data.preprocess, compute.memory_format)
+    data = datasets.build_loaders(found, origin, cfg, compute)
 
     # ---- optimizer
     groups = param_groups(model, cfg.weight_decay, cfg.early_lr)
     optimizer = torch.optim.AdamW(groups, lr=cfg.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
-    if saved:
-        restore(saved, model, ema, optimizer, scaler)
     ddp_model = distributed.data_parallel(torch.compile(model) if cfg.compile else model)
 
     # ---- saving, logging, signals
     report.print_start(cfg, run, model, found, compute)
-    state.format, run.saved = compute.format, None
     settings = vars(cfg) | {"name": run.name, "resume": ""}
     meta = Checkpoint(cfg.model, classes, data.preprocess, {}, data=found.summary(), settings=settings)
     parts = {"network": model, "optimizer": optimizer, "scaler": scaler}
     board = TensorBoard(Path(state.logs), state.step) if distributed.IS_MAIN else distributed.NullLogger()
-    saver = Saver(run, meta, ema.module, parts, board.flush, math.inf if found.is_sharded else cfg.save_every)
-    if not saved:
+    saver = Saver(run, meta, ema, parts, board.flush, math.inf if found.is_sharded else cfg.save_every)
+    state.format, run.saved = compute.format, None
+    if saved:
+        saver.restore(saved)
+    else:
         saver.save()  # a folder that cannot be written to is reported before the work
     signals = catch_signals()
 
     with explain_errors(run):
         for epoch in range(len(state.history), cfg.epochs):
-            if state.history and 0 < cfg.patience <= epoch - state.best["epoch"]:
-                print(f"no better epoch in the last {cfg.patience}, so training ends here (--patience)")
-                break
-
             # ---- train one epoch
             image_size = image_size_at(epoch, cfg)
             model.train(not cfg.freeze)  # a frozen network keeps its batch norm statistics
@@ -109,7 +101,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 state.add_step(*pretrained.fit_last_layer(model, ema.module, data, compute, cfg, class_weights))
             data.start_epoch(epoch, state.images)
             batches = loaders.on_device(data.train, compute.device)
-            bar = report.progress_bar(cfg, epoch, state, steps_per_epoch * cfg.batch_size)
+            bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, steps_per_epoch * cfg.batch_size)
             while state.step < (epoch + 1) * steps_per_epoch and not cfg.fits_last_layer:
                 start, step, lr = time.perf_counter(), state.step, lr_at(state.step, cfg.epochs * steps_per_epoch, cfg)
                 for group in optimizer.param_groups:
@@ -118,7 +110,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 for micro_step in range(cfg.accumulate):
                     images, labels = next(batches)  # uint8 (N, 3, S, S), (N,)
                     first = (distributed.RANK * cfg.accumulate + micro_step) * len(labels)  # index in the step's batch
-                    x, targets = prepare(images, labels, image_size, cfg.seed * 1_000_003 + step, first, cfg.batch_size)
+                    seed = cfg.seed * 1_000_003 + step
+                    x, targets = data.training_input(images, labels, image_size, seed, first, cfg.batch_size)
                     if step == micro_step == 0:
                         board.add_start(model, vars(cfg), data.preprocess.denormalize(x))
                     ddp_model.require_backward_grad_sync = micro_step == cfg.accumulate - 1  # all-reduce once
@@ -177,7 +170,7 @@ def finish(
     run.state.done = True
     board.add_end(vars(cfg), run.state.best)
     saver.save()
-    board.close()
+    board.flush(close=True)
     report.print_end(run, found)
     distributed.broadcast_object(None)  # the other processes wait for the main one
 

@@ -62,17 +62,15 @@ def test_train_evaluate_app(folder):
 
 
 def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
-    trained = run_script("train.py", cwd=tmp_path)
+    trained = run_script("train.py", "--recipe", "quick", "--size", 64, "--epochs", 4, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert "holds no photographs yet" in trained.stdout
-    assert "python prepare.py --download" in trained.stdout
+    assert "holds no photographs yet" in trained.stdout and "python prepare.py --download" in trained.stdout
     assert "cat: 270 training drawings" in trained.stdout
-    evaluated = run_script("evaluate.py", cwd=tmp_path)
+    evaluated = run_script("evaluate.py", "--precision", "fp32", cwd=tmp_path)
     assert "trained on drawings" in evaluated.stdout
     (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
     report = json.loads(written.read_text(encoding="utf-8"))
-    assert report["count"] == 120
-    assert report["accuracy"] >= 0.95
+    assert report["count"] == 120 and report["accuracy"] >= 0.75
 
 
 def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch):

@@ -173,14 +173,6 @@ def test_ctrl_c_in_a_terminal_and_a_finished_run(bars, tmp_path):
     assert "python train.py --resume module/run.last.pth" in out.replace("\\", "/")
 
 
-def test_a_finished_run_goes_further_only_with_more_epochs(run, capsys):
-    run("--epochs", 1)
-    with pytest.raises(UserError, match=r"has finished its 1 epoch\b"):
-        run("--resume", LAST)
-    run("--resume", LAST, "--epochs", 2)
-    assert "epoch 2/2" in capsys.readouterr().out
-
-
 def test_half_precision_scales_its_gradients_and_resumes_with_the_scale(run):
     stopped(run, "--epochs", 2, "--precision", "fp16", after=3)
     saved = checkpoint.load(LAST)
@@ -196,7 +188,7 @@ def test_resume_auto_resumes_begins_or_has_nothing_to_do(run, capsys):
     run(*auto, "--workers", 1)
     said = capsys.readouterr().out
     assert "resuming after step 2 of 8" in said and "epoch 2/2" in said
-    assert "skips this file: " in said
+    assert "skips module" in said
     with pytest.raises(SystemExit) as ended:
         run(*auto)
     assert not ended.value.code and "Nothing is left to do" in capsys.readouterr().out
@@ -205,20 +197,16 @@ def test_resume_auto_resumes_begins_or_has_nothing_to_do(run, capsys):
 
 
 def test_resume_auto_takes_the_newest_unfinished_run_with_these_settings(run, monkeypatch, capsys):
-    run("--epochs", 1, "--name", "finished")
+    run("--epochs", 1, "--name", "finished", "--lr", 1e-3)
+    with pytest.raises(UserError, match=r"has finished its 1 epoch\b"):
+        run("--resume", "module/finished.last.pth")
     for name, lr in (("older", 1e-3), ("newer", 1e-3), ("another", 1e-4)):
         stopped(run, "--epochs", 1, "--name", name, "--lr", lr, after=1)
     for seconds, name in enumerate(("older", "newer", "another")):
         os.utime(f"module/{name}.last.pth", (seconds, seconds))
     run("--epochs", 1, "--lr", 1e-3, "--resume", "auto", "--name", "")
+    assert not checkpoint.load(Path("module/older.last.pth")).resume["done"]
     assert checkpoint.load(Path("module/newer.last.pth")).resume["done"]
-
-
-def test_restarted_by_torchrun_it_resumes_unasked(run, monkeypatch, capsys):
-    stopped(run, "--epochs", 1, after=2)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    run("--epochs", 1)
-    assert "resuming after step 2 of 4" in capsys.readouterr().out
 
 
 def test_a_run_from_shards_resumes_at_its_last_finished_epoch(run, bars, tmp_path, capsys):
@@ -261,7 +249,7 @@ def test_an_earlier_versions_run_is_refused(run):
     for name in ("loss_sum", "correct", "images", "seconds"):
         del old.resume[name]
     checkpoint.save(replace(old, resume=old.resume | {"totals": [0.0, 0, 0, 0.0]}), Path("module/old.last.pth"))
-    with pytest.raises(UserError, match=r"earlier version.*--weights module.old\.last\.pth"):
+    with pytest.raises(UserError, match=r"another version.*--weights module.old\.last\.pth"):
         run("--resume", "module/old.last.pth")
     run("--name", "new", "--weights", "module/old.last.pth", "--epochs", 1)
 
@@ -269,9 +257,8 @@ def test_an_earlier_versions_run_is_refused(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": "3"}, "damaged .step"),
-        ({"network": {}}, "damaged .shapes"),
-        ({"optimizer": {"state": {}, "param_groups": []}}, "optimizer's state does not fit"),
+        ({"network": {"conv1.weight": torch.zeros(1)}}, "is damaged .*state_dict"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "is damaged .*parameter group"),
     ],
 )
 def test_a_damaged_state_is_refused(run, change, message):
@@ -292,7 +279,6 @@ def test_a_damaged_state_is_refused(run, change, message):
         (["--epochs", "0"], "--epochs is 0; expected 1 to"),
         (["--val", "1.5"], "--val is 1.5; expected"),
         (["--fold", "20"], "--fold is 20, but with --val 0.1 there are 10 folds"),
-        (["--name", "a/b"], "a/b cannot be the name"),
         (["--name", "run.last"], "run can"),
         (["--name", "a:b"], "a_b can"),
         (["--device", "cuda:9"], "--device cuda:9 cannot be used"),
@@ -330,13 +316,6 @@ def test_a_wrong_command_line_is_explained_and_ends_with_status_2(tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
-def test_an_unreadable_image_is_named(tmp_path, run):
-    root = make_images(tmp_path / "pets" / "train", {"cat": 8, "dog": 8})
-    (root / "cat" / "3.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"3\.png is not an image"):
-        run("--data", "pets", "--batch-size", 4, "--val", 0.2)
-
-
 # ---- recipes and schedules
 
 
@@ -353,7 +332,6 @@ def test_the_classic_recipe_is_the_published_one():
     [
         ((), {"lr": 2e-3, "crop": 0.65}),
         (("--recipe", "long", "--crop", "0.4"), {"epochs": 44, "crop": 0.4, "cover": 0.25}),
-        (("--model", "alexnet"), {"lr": 3e-4}),
         (("--model", "alexnet", "--lr", "1e-5"), {"lr": 1e-5}),
         (("--model", "vgg16_bn"), {"lr": 3e-4}),
         (("--model", "vgg16", "--recipe", "classic"), {"lr": 1e-4}),

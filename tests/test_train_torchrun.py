@@ -150,14 +150,6 @@ def test_each_image_once_in_every_epoch(monkeypatch):
         assert [i for step in steps for i in step] == whole
 
 
-def test_what_cannot_be_shared_out_is_reported_before_the_work(bars, tmp_path):
-    done = together(tmp_path, 2, "--data", bars, *QUICK, "--batch-size", 15)
-    assert done.returncode != 0
-    assert done.stderr.count("error: --batch-size 15 cannot be divided evenly") == 1
-    assert "Use --batch-size 16." in done.stderr and "Traceback" not in done.stderr.split("torch/distributed")[0]
-    assert not (tmp_path / "module").exists()
-
-
 def hosts(*commands: str) -> bool:
     """Run `ip` commands; whether all of them worked."""
     return all(subprocess.run(["ip", *command.split()], capture_output=True).returncode == 0 for command in commands)
@@ -203,17 +195,6 @@ def on_both(two_hosts, tmp_path, fault, at, *arguments, restarts=0, status=0, **
             process.kill()
     assert [process.returncode for process in started] == [status, status], said
     return said
-
-
-def test_two_hosts(one, bars, tmp_path, two_hosts):
-    command = ("--weights", one / "module" / "run.pth", "--freeze", "--augment", "on", "--data", bars, *QUICK)
-    for folder in "01":
-        (tmp_path / folder).mkdir()
-    alone(tmp_path / "alone", *command)
-    said = on_both(two_hosts, tmp_path, "none", 0, *command)
-    assert "epoch 2/2" in said[0] and "epoch 2/2" not in said[1]
-    same_run(tmp_path / "0", tmp_path / "alone")
-    assert not list((tmp_path / "1").glob("module/*.pth"))
 
 
 def test_hosts_with_other_images_are_told_apart(bars, tmp_path, two_hosts):

@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro import conf
 
-from classifier import cli, distributed
+from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import LAST, Checkpoint
 from classifier.cli import UserError
 from classifier.device import Precision
@@ -22,29 +23,24 @@ class TrainConfig:
     """Everything a run depends on; the default recipe's values."""
 
     recipe: Literal["default", "quick", "long", "classic"] = "default"
-    """default: the values below. quick: a third of its time. long: four times as many epochs; the weights that
-    come with the project had it twice. classic: a published baseline, 224 px squashed, Adam 1e-4, no augmentation."""
+    """quick: a third of the default's time. long: four times its epochs. classic: a published baseline at 224 px."""
     model: Annotated[str, conf.arg(metavar="NAME", help=f"The network: {', '.join(MODELS)}.")] = "resnet18"
     data: str = "dataset"
-    """Folder that holds train/<class>/*, or WebDataset shards: "DIR/{00000..00127}.tar", the same after http(s)://, or
-    the folder or URL with their shards.json."""
+    """Folder or URL that holds train/<class>/* or WebDataset shards; or the shards: "DIR/{00000..00127}.tar"."""
     name: str = ""
     """Name of the run and of its weights, module/NAME.pth. Empty: network and time."""
     resume: str = ""
-    """Resume the run of this NAME.last.pth with its settings; how long, where and how fast it computes may change.
-    auto: the newest unfinished run with these settings, or a new one."""
+    """Resume the run of this NAME.last.pth. auto: the newest unfinished run with these settings, or a new one."""
 
     weights: Annotated[str, conf.arg(metavar="FILE")] = ""
-    """Fine-tune these instead of random ones: a .pth, or imagenet for torchvision's. Size, resizing, mean and std come
-    with them. Empty: random ones."""
+    """Start from this .pth, or imagenet for torchvision's; size, resizing, mean and std come with it. Empty: random."""
     freeze: bool = False
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
     early_lr: float = 1.0
     """Learning rate of the first layers, as a share of that of the last ones."""
 
     epochs: int = 10
-    """How often every image is shown. The schedules of learning rate and image size span all epochs, also with
-    --resume."""
+    """How often every image is shown. The schedules span all epochs, also with --resume."""
     batch_size: int = 64
     """Images per step, of all processes together."""
     accumulate: int = 1
@@ -52,7 +48,7 @@ class TrainConfig:
     sync_bn: bool = False
     """With several processes (torchrun) on GPUs: batch norm over the images of all of them."""
     lr: float = 2e-3
-    """Largest learning rate (Adam)."""
+    """Largest learning rate (AdamW)."""
     weight_decay: float = 0.05
     """Decoupled from the gradient, as in AdamW; 0 is plain Adam. Not on biases and batch norm."""
     warmup: float = 0.1
@@ -86,20 +82,15 @@ class TrainConfig:
     """weights: small classes count more in the loss."""
 
     val: float = 0.1
-    """Share of the training images that is used for validation, which chooses the best epoch, where there is no
-    DATA/val."""
+    """Share of the training images used for validation, which chooses the best epoch, where there is no DATA/val."""
     fold: int = 1
-    """Which share is used for validation, from 1 to 1 / --val: --val 0.5 --fold 1 and 2 together validate every
-    image."""
-    patience: int = 0
-    """End the run after this many epochs in a row without a better one. 0: never."""
+    """Which share is used for validation: --val 0.5 --fold 1 and 2 together validate every image."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
     cache: bool = True
     """Keep decoded images in DATA/.cache; --no-cache decodes them in every epoch."""
     save_every: float = 10.0
-    """Minutes between saves within an epoch (not with shards); saving takes at most a fiftieth of the time. 0: after
-    every step."""
+    """Minutes between saves within an epoch, at most a fiftieth of the time (not with shards). 0: after every step."""
     workers: int = min(4, os.cpu_count() or 1)
     """Processes that decode images."""
     device: str = "auto"
@@ -130,71 +121,25 @@ RECIPES = {
 FINE_TUNING = {"lr": 5e-4}
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
-# network -> what it needs besides the default recipe: at 2e-3 AlexNet and VGG-11, also with batch norm, stay at chance,
-# at 3e-4 they learn
+# what a network needs besides the default recipe: at 2e-3 AlexNet and VGG stay at chance
 NETWORKS = {name: {"lr": 3e-4} for name in MODELS if name.startswith(("alexnet", "vgg"))}
 
 # setting -> smallest and largest value that makes sense
 RANGES = {
     "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
-    "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1),
-    "enlarge": (0.5, 2), "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1),
-    "crop": (0.05, 1), "cover": (0, 1), "fold": (1, 1000), "patience": (0, 100_000),
-    "accumulate": (1, 65_536), "save_every": (0, 100_000),
+    "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1), "enlarge": (0.5, 2),
+    "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1), "crop": (0.05, 1),
+    "cover": (0, 1), "fold": (1, 1000), "accumulate": (1, 65_536), "save_every": (0, 100_000),
 }  # fmt: skip
 
-MAY_CHANGE_ON_RESUME = {
-    "resume", "epochs", "patience", "data", "accumulate", "cache", "save_every", "workers", "device", "precision",
-    "compile",
-}  # fmt: skip
-
-
+HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
+MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
+IMAGENET = "imagenet"  # as --weights
 
 
-def peek_resume(argv: Sequence[str] | None) -> str:
-    """Return the value of --resume; mistakes on the command line are reported later, by `parse_config`."""
-    return _peek(argv).resume
-
-
-def parse_config(description: str, argv: Sequence[str] | None = None, saved: Checkpoint | None = None) -> TrainConfig:
-    """Return the command line, laid over the recipe's values or over those of the run to resume.
-
-    Args:
-        description: what --help begins with.
-        argv: the command line; None: sys.argv.
-        saved: the state that --resume FILE names.
-
-    Raises:
-        UserError: a value out of range, settings that exclude each other, or one that a resumed run cannot change.
-    """
-    defaults = _of_saved_run(saved) if saved else _of_recipe(_peek(argv))
-    cfg = cli.parse(TrainConfig, description, argv, default=defaults)
-    if cfg.fits_last_layer:  # to the end, which is one epoch
-        cfg = replace(cfg, epochs=1)
-    for name, (low, high) in RANGES.items():
-        if not low <= getattr(cfg, name) <= high:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}; expected {low} to {high}.")
-    _check_together(cfg)
-    if saved:
-        changed = [name for name in vars(cfg) if getattr(cfg, name) != getattr(defaults, name)]
-        if refused := sorted(set(changed) - MAY_CHANGE_ON_RESUME):
-            listed = ", ".join(f"{name} {getattr(defaults, name)} -> {getattr(cfg, name)}" for name in refused)
-            raise UserError(
-                f"A resumed run keeps its settings, but these differ: {listed}. To go on with other settings, start a "
-                f"new run from its weights: --weights {saved.path}"
-            )
-    return cfg
-
-
-def same_run(cfg: TrainConfig, settings: dict) -> bool:
-    """Whether the settings in a .last.pth are those of `cfg`, but for what says where, how fast or under which name."""
-    names = vars(cfg).keys() - (MAY_CHANGE_ON_RESUME - {"data", "epochs", "patience"}) - {"name"}
-    return cfg.name in ("", settings.get("name")) and all(settings.get(name) == getattr(cfg, name) for name in names)
-
-
-def _peek(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the flags that decide about the others' defaults."""
+def peek(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the flags that decide about the others' defaults; `parse_config` reports mistakes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag, default in {"--recipe": "default", "--resume": "", "--model": "", "--weights": ""}.items():
         parser.add_argument(flag, nargs="?", default=default)
@@ -202,40 +147,59 @@ def _peek(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
-def _of_saved_run(saved: Checkpoint) -> TrainConfig:
-    """Return a saved run's settings. Raises UserError where this version has others."""
-    defaults = vars(TrainConfig())
-    kinds = {name: (int, float) if isinstance(value, float) else type(value) for name, value in defaults.items()}
-    if saved.settings.keys() != defaults.keys() or not all(
-        isinstance(value, kinds[name]) for name, value in saved.settings.items()
-    ):
+def parse_config(description: str, argv: Sequence[str] | None = None, saved: Checkpoint | None = None) -> TrainConfig:
+    """Return the command line, laid over the recipe's values or over those of the run to resume.
+
+    Raises UserError: a value out of range, settings that exclude each other, or one that a resumed run cannot change.
+    """
+    resumed = TrainConfig(**saved.settings | {"name": "", "resume": str(saved.path)}) if saved else None
+    defaults = resumed or _recipe(peek(argv))
+    cfg = cli.parse(TrainConfig, description, argv, default=defaults)
+    if cfg.fits_last_layer:  # to the end, which is one epoch
+        cfg = replace(cfg, epochs=1)
+    _check(cfg)
+    changed = {name for name in vars(cfg) if getattr(cfg, name) != getattr(defaults, name)}
+    if saved and (refused := sorted(changed - MAY_CHANGE_ON_RESUME)):
+        listed = ", ".join(f"{name} {getattr(defaults, name)} -> {getattr(cfg, name)}" for name in refused)
         raise UserError(
-            f"{saved.path} has another version's settings. Start a new run from its weights: --weights {saved.path}"
+            f"A resumed run keeps its settings, but these differ: {listed}. To change them, start a new run from its "
+            f"weights: --weights {saved.path}"
         )
-    return TrainConfig(**saved.settings | {"name": "", "resume": str(saved.path)})
+    return cfg
 
 
-def _of_recipe(chosen: argparse.Namespace) -> TrainConfig:
+def same_run(cfg: TrainConfig, settings: dict) -> bool:
+    """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and an empty name."""
+    names = vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
+    same = settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
+    return same and cfg.name in ("", settings["name"])
+
+
+def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     """Return the recipe's values, with what the network needs and what belongs to the weights to begin with."""
-    if chosen.model and chosen.model not in MODELS:
-        raise UserError(unknown(chosen.model))
     recipe = RECIPES.get(chosen.recipe, TrainConfig())
     values: dict = {"model": chosen.model or recipe.model}
+    if values["model"] not in MODELS:
+        raise UserError(unknown(chosen.model))
     if chosen.weights:
-        from classifier.training import weights  # not at the top: needed with --weights only
-
-        values["weights"] = chosen.weights
-        values["model"], preprocess = weights.peek(chosen.weights, chosen.model)
+        if chosen.weights == IMAGENET:
+            preprocess = checkpoint.usual_preprocess(values["model"])
+        else:
+            weights = checkpoint.load(Path(chosen.weights))
+            values["model"], preprocess = chosen.model or weights.model, weights.preprocess
         values |= FROZEN if chosen.freeze else FINE_TUNING
-        size = preprocess.size / values.get("enlarge", recipe.enlarge)
-        values |= {"size": round(size), "resize": preprocess.resize, "normalize": "weights"}
+        size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
+        values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
     if recipe.recipe != "classic":
         values = NETWORKS.get(values["model"], {}) | values
     return replace(recipe, **values)
 
 
-def _check_together(cfg: TrainConfig) -> None:
-    """Raise a UserError for settings that make no sense together."""
+def _check(cfg: TrainConfig) -> None:
+    """Raise a UserError for values out of range and settings that make no sense together."""
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(cfg, name) <= high:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}; expected {low} to {high}.")
     if (cfg.fold - 1) * cfg.val >= 1:
         raise UserError(f"--fold is {cfg.fold}, but with --val {cfg.val} there are {math.ceil(1 / cfg.val)} folds.")
     parts = distributed.WORLD_SIZE * cfg.accumulate
@@ -245,10 +209,8 @@ def _check_together(cfg: TrainConfig) -> None:
             f"{cfg.accumulate} (--accumulate) micro-batches of at least 2 images. "
             f"Use --batch-size {max(2, round(cfg.batch_size / parts)) * parts}."
         )
-    if cfg.freeze and not cfg.weights:
-        raise UserError("--freeze would keep random weights, which know nothing. Give it --weights to keep.")
-    if cfg.normalize == "weights" and not cfg.weights:
-        raise UserError("--normalize weights needs --weights.")
-    if cfg.name and (safe_name(cfg.name) != cfg.name or cfg.name.endswith(LAST.removesuffix(".pth"))):
-        possible = safe_name(cfg.name).removesuffix(LAST.removesuffix(".pth"))
+    if not cfg.weights and (cfg.freeze or cfg.normalize == "weights"):
+        raise UserError(f"{'--freeze' if cfg.freeze else '--normalize weights'} needs trained weights: --weights FILE.")
+    possible = safe_name(cfg.name).removesuffix(LAST.removesuffix(".pth"))
+    if cfg.name and cfg.name != possible:
         raise UserError(f"--name {cfg.name} cannot be the name of a file on every system; {possible} can.")

@@ -14,7 +14,8 @@ from classifier.cli import UserError
 from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.data.images import has_image_extension
-from classifier.data.transforms import CROP_MARGIN, Preprocess
+from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput
+from classifier.device import Compute
 from classifier.text import plural
 from classifier.training.config import TrainConfig
 
@@ -23,16 +24,10 @@ SHOWN = 24  # validation images in TensorBoard
 
 @dataclass
 class TrainingSet:
-    """Labelled images: those to train on and those that choose the best epoch.
+    """Labelled images: those to train on and those that choose the best epoch."""
 
-    Attributes:
-        root: the folder or URL that holds train/.
-        kind: what the images are called, "images" or "drawings".
-        training, validation: folders, or shards.
-    """
-
-    root: str
-    kind: str
+    root: str  # folder or URL that holds train/
+    kind: str  # "images" or "drawings"
     training: ImageFolder  # or ShardedImages, which have what is needed of it
     validation: ImageFolder
 
@@ -50,9 +45,8 @@ class TrainingSet:
 def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
     """Return the images that --data names.
 
-    Raises:
-        UserError: there are none, too few, not those of the other processes or of the run to resume (`saved`), or
-            classes other than the test images'.
+    Raises UserError: there are none, too few, other ones than in the other processes or in the run to resume (`saved`),
+    or test images of further classes.
     """
     with distributed.local_main_process_first():  # where there are no images, the first process draws some
         if image_folder.is_shards(cfg.data):
@@ -65,14 +59,11 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             found = TrainingSet(root.as_posix(), kind, *image_folder.train_and_val(root, cfg.val, cfg.fold))
     training, validation = found.training, found.validation
     if len(validation) < distributed.WORLD_SIZE:
+        raise UserError(f"{plural(len(validation), 'validation image')} cannot be divided among all processes.")
+    if further := sorted(set(image_folder.class_names(Path(found.root, "test"))) - set(training.classes)):
         raise UserError(
-            f"{distributed.WORLD_SIZE} processes are too many for {plural(len(validation), 'validation image')}."
-        )
-    classes = image_folder.class_names(Path(found.root, "test"))
-    if further := sorted(set(classes) - set(training.classes)):
-        raise UserError(
-            f"{found.root}/test has classes that {found.root}/train does not have: {', '.join(further)}. The folders "
-            f"there have to be {', '.join(training.classes)}."
+            f"{found.root}/test has classes that {found.root}/train does not have: {', '.join(further)}. "
+            f"Expected {', '.join(training.classes)}."
         )
     if cfg.batch_size > len(training):
         raise UserError(
@@ -81,8 +72,8 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
         )
     if len(set(distributed.all_gather_object(training.fingerprint() + validation.fingerprint()))) > 1:
         raise UserError(
-            "The processes do not see the same images. Every machine needs the same ones in the same places; compare "
-            "their folders, corrections.csv and duplicates.csv."
+            "The processes do not see the same images. Compare the folders, corrections.csv and duplicates.csv of all "
+            "machines."
         )
     if saved and saved.data["fingerprint"] != training.fingerprint():
         raise UserError(
@@ -97,11 +88,9 @@ def _find_images(data: str) -> tuple[Path, str]:
     """Return the folder that holds train/ and what is in it: images, or drawings where there are no images yet."""
     root = Path(data)
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
-        from_drawing = (root / "train" / "cat" / "cat.0.png").is_file() and _drawings().holds_sample_set(root)
-        return root, "drawings" if from_drawing else "images"
-    others = [path for path in root.glob("[!.]*") if path.name != "sample"]
-    misplaced = sorted(path.name for path in others if path.is_dir() and any(map(has_image_extension, path.rglob("*"))))
-    if misplaced:
+        return root, "drawings" if _drawings().holds_sample_set(root) else "images"
+    folders = [path for path in root.glob("[!.]*") if path.is_dir() and path.name != "sample"]
+    if misplaced := sorted(path.name for path in folders if any(map(has_image_extension, path.rglob("*")))):
         raise UserError(
             f"{root} has images in {', '.join(misplaced)}, but they belong in {root / 'train'}/<class>/.\n"
             f"Move them elsewhere and let python prepare.py FOLDER sort them into {root}."
@@ -124,24 +113,16 @@ def _drawings() -> ModuleType:
 
 @dataclass
 class Loaders:
-    """This process's share of the images, in batches (uint8 (N, 3, S, S), labels (N,)).
+    """This process's share of the images, in batches (uint8 (N, 3, S, S), labels (N,))."""
 
-    Attributes:
-        preprocess: of whole images; the network sees them so in validation.
-        train: micro-batches; call `start_epoch` before each pass.
-        train_once: every training image of this process once.
-        val: validation images.
-        shown, pixels: indices of some of the validation images, and these, (n, 3, size, size) uint8.
-        sampler: of `train`; None with shards.
-    """
-
-    preprocess: Preprocess
-    train: Iterable[tuple[Tensor, Tensor]]
-    train_once: Iterable[tuple[Tensor, Tensor]]
+    preprocess: Preprocess  # of whole images; the network sees them so in validation
+    training_input: TrainingInput  # makes a micro-batch what the network sees in training
+    train: Iterable[tuple[Tensor, Tensor]]  # micro-batches; call `start_epoch` before each pass
+    train_once: Iterable[tuple[Tensor, Tensor]]  # every training image of this process once
     val: Iterable[tuple[Tensor, Tensor]]
-    shown: list[int]
-    pixels: Tensor
-    sampler: loaders.ResumableSampler | None = None
+    shown: list[int]  # indices of some of the validation images
+    pixels: Tensor  # these, (n, 3, size, size) uint8
+    sampler: loaders.ResumableSampler | None = None  # of `train`; None with shards
 
     def start_epoch(self, epoch: int, images: int) -> None:
         """Let the next pass through `train` be of this epoch, after its first `images` in all processes."""
@@ -151,21 +132,18 @@ class Loaders:
             self.train.dataset.set_epoch(epoch)
 
 
-def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfig, device: torch.device) -> Loaders:
-    """Return the batches of a run.
+def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfig, compute: Compute) -> Loaders:
+    """Return the batches of a run; images that fit stay in a GPU's memory. Raises ImageError.
 
-    Args:
-        found: from `read`.
-        normalization: mean, std and interpolation; sizes come from `cfg`.
-        cfg: of the run.
-        device: where the images are needed; those that fit stay in a GPU's memory.
-
-    Raises:
-        ImageError: an image cannot be read.
+    `origin` is what --weights names, or the run to resume: of --normalize weights.
     """
+    normalization = origin.preprocess if cfg.normalize == "weights" else NORMALIZATIONS[cfg.normalize]
     enlarge, margin = (cfg.enlarge, CROP_MARGIN) if cfg.augment == "on" else (1, 1)
     preprocess = replace(normalization, size=round(cfg.size * enlarge), resize=cfg.resize)
     train_preprocess = replace(preprocess, size=round(cfg.size * margin))  # of images that crops are cut from
+    augment = Augment(min_area=cfg.crop, erasing=cfg.cover) if cfg.augment == "on" else None
+    classes = len(found.training.classes)
+    training_input = TrainingInput(augment, cfg.mix, classes, preprocess, compute.memory_format)
     micro_batch = cfg.batch_size // distributed.WORLD_SIZE // cfg.accumulate
     if found.is_sharded:
         from classifier.data import shards  # not at the top: rarely needed
@@ -176,9 +154,9 @@ def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfi
         pixels = loaders.checked(next(iter(val)))[0][:SHOWN]  # of the same pass: the order depends on the workers
         if remark := train.dataset.remark():
             print(remark)
-        return Loaders(preprocess, train, train, val, list(range(len(pixels))), pixels)
+        return Loaders(preprocess, training_input, train, train, val, list(range(len(pixels))), pixels)
     training, validation = (
-        loaders.cached_dataset(part, prepare, Path(found.root, ".cache"), device, cfg.workers)
+        loaders.cached_dataset(part, prepare, Path(found.root, ".cache"), compute.device, cfg.workers)
         if cfg.cache
         else loaders.ImageDataset(part, prepare)
         for part, prepare in ((found.training, train_preprocess), (found.validation, preprocess))
@@ -188,6 +166,7 @@ def build_loaders(found: TrainingSet, normalization: Preprocess, cfg: TrainConfi
     shown = torch.linspace(0, len(own) - 1, min(SHOWN, len(own))).long().tolist()
     return Loaders(
         preprocess,
+        training_input,
         loaders.loader(training, micro_batch, cfg.workers, sampler, drop_last=True),
         loaders.loader(training, cfg.batch_size, cfg.workers, own_training),
         loaders.loader(validation, cfg.batch_size, cfg.workers, own),

@@ -2,57 +2,72 @@
 
 import copy
 import time
+from pathlib import Path
+from urllib.error import URLError
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from classifier import distributed
+from classifier import checkpoint, distributed
 from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
 from classifier.data import loaders
 from classifier.device import Compute
 from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
-from classifier.text import plural
-from classifier.training.config import TrainConfig
+from classifier.text import plural, shorten
+from classifier.training.config import IMAGENET, TrainConfig
 from classifier.training.datasets import Loaders
 from classifier.training.optim import training_loss
-from classifier.training.weights import read_pretrained
-from zoo import MODELS
 
-FEATURE_BATCH = 32  # images at a time, where features are computed
 L2_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the last layer's weights, to choose from
 MAX_ITERATIONS = 200  # of L-BFGS
-MAX_CLASSES_IN_MESSAGE = 8
 
 
-def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint | None:
-    """Load what --weights names into `model`, in place, say so, and freeze what --freeze says; None without --weights.
+def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
+    """Load what --weights names into `model`, in place, and return them.
 
     The last layers are loaded only where the classes are the same. Raises UserError as `read_pretrained`.
     """
-    if not cfg.weights:
-        return None
     with distributed.local_main_process_first():  # one process per machine downloads
         weights = read_pretrained(cfg.weights, cfg.model)
-    own = model.state_dict()
     new = [] if weights.classes == classes else class_dependent(weights.model)
     loaded = {name: value for name, value in weights.state_dict.items() if name not in new}
     model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read
-    values = sum(own[name].numel() for name in loaded) / 1e6
     note = "the classes are the same"
     if new:
-        many = len(weights.classes) > MAX_CLASSES_IN_MESSAGE
-        listed = plural(len(weights.classes), "class", "classes") if many else ", ".join(weights.classes)
+        listed = shorten(", ".join(weights.classes), 80)
         note = f"new because its classes are others ({listed}): {', '.join(new)}"
-    print(f"starts from {cfg.weights}: {len(loaded)} of {len(own)} tensors, {values:.1f} million values; {note}")
+    print(f"starts from {cfg.weights}: {len(loaded)} of {len(weights.state_dict)} tensors; {note}")
     return weights
+
+
+def read_pretrained(source: str, model: str) -> Checkpoint:
+    """Return the weights of the network `model` in a .pth, or torchvision's where `source` is "imagenet".
+
+    Raises UserError: no such file, weights of another network, or torchvision's could not be downloaded.
+    """
+    if source != IMAGENET:
+        saved = checkpoint.load(Path(source))
+        if saved.model != model:
+            raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
+        return saved
+    weights = torchvision.models.get_model_weights(model).DEFAULT
+    try:
+        state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
+        raise UserError(
+            f"ImageNet's weights of {model} could not be downloaded from {weights.url} ({error}). "
+            "Download that file elsewhere and give it as --weights FILE."
+        ) from error
+    return checkpoint.plain(f"{model}, ImageNet", state_dict)
 
 
 def class_dependent(model: str) -> list[str]:
     """Return the names of the tensors whose shape depends on the number of classes."""
-    with torch.device("meta"):
-        two, three = (MODELS[model](num_classes=count).state_dict() for count in (2, 3))
-    return [name for name, value in two.items() if value.shape != three[name].shape]
+    two, three = (checkpoint.shapes_of(model, classes) for classes in (2, 3))
+    return [name for name in two if two[name] != three[name]]
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
@@ -70,26 +85,12 @@ def freeze(model: nn.Module) -> None:
 
 
 def fit_last_layer(
-    model: nn.Module,
-    ema: nn.Module,
-    data: Loaders,
-    compute: Compute,
-    cfg: TrainConfig,
-    class_weights: Tensor | None = None,
+    model: nn.Module, ema: nn.Module, data: Loaders, compute: Compute, cfg: TrainConfig, class_weights: Tensor | None
 ) -> tuple[float, float, int, float]:
     """Compute the features of all images once and fit the last layer of `model` and `ema` to them, in place.
 
-    The L2 penalty is the one in L2_PENALTIES with the smallest validation loss.
-
-    Args:
-        model, ema: the network, and its copy that is saved.
-        data: this process's share of the images.
-        compute: device and number format of the features.
-        cfg: of the run.
-        class_weights: (classes,) or None.
-
-    Returns:
-        Sum of losses, correct predictions, number of training images in all processes; seconds.
+    The L2 penalty is the one in L2_PENALTIES with the smallest validation loss. Returns the sum of losses, the correct
+    predictions and the number of training images in all processes, and seconds.
     """
     start, trunk = time.perf_counter(), copy.deepcopy(model)
     head = last_layer(trunk)

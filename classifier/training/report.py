@@ -26,46 +26,42 @@ from classifier.training.datasets import TrainingSet
 from classifier.training.optim import image_size_at
 from classifier.training.run import Run, RunState, Saver
 
-OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in PyTorch's messages: of a GPU, of the CPU
+MEMORY = "Resume with a larger --accumulate, or start a new run with a smaller --batch-size or --size.\n"
+ADVICE = {  # by what an error's class or message contains
+    "MemoryError": MEMORY,  # of a GPU
+    "allocate memory": MEMORY,  # of the CPU
+    "DataLoader worker": "A process that decodes images was killed, probably for lack of memory: fewer --workers.\n",
+    "compiler": "--compile needs a C++ compiler; resume with --no-compile.\n",
+    "": "",
+}
 
 
 def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, compute: Compute) -> None:
     """Print what is about to happen."""
-    training, validation, kind = found.training, found.validation, found.kind.removesuffix("s")
-    size, parts = cfg.batch_size, distributed.WORLD_SIZE * cfg.accumulate
+    training, size, parts = found.training, cfg.batch_size, distributed.WORLD_SIZE * cfg.accumulate
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{cfg.model}: {parameters:.1f} million parameters, {plural(len(training.classes), 'class', 'classes')}")
-    val_counts = validation.counts()
+    val_counts = found.validation.counts()
     for name, count in training.counts().items():
-        print(f"  {name}: {plural(count, f'training {kind}')}, {val_counts[name]:,} for validation")
+        print(f"  {name}: {plural(count, f'training {found.kind[:-1]}')}, {val_counts[name]:,} for validation")
     if training.corrected:
         print(f"  {training.corrected}")
     if warning := imbalance_warning(training):
         print(f"{warning}; --balance is {cfg.balance}")
-    steps = len(training) // size
-    print(
-        f"{plural(cfg.epochs, 'epoch')} of {plural(steps, 'step')} of {plural(size, 'image')}, "
-        f"{image_size_at(0, cfg)} to {cfg.size} pixels wide"
-    )
+    steps, first = plural(len(training) // size, "step"), image_size_at(0, cfg)
+    print(f"{plural(cfg.epochs, 'epoch')} of {steps} of {plural(size, 'image')}, {first} to {cfg.size} pixels wide")
     if parts > 1:
-        print(
-            f"each step: {distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size // parts} "
-            f"images; --lr {cfg.lr:g} is for all {size} together"
-        )
-    print(f"on {compute}")
-    if cfg.freeze:
-        print("only the last layer is trained")
+        division = f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size // parts} images"
+        print(f"each step: {division}")
+    print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
     if run.saved:
-        print(f"resuming after step {run.state.step} of {cfg.epochs * steps}")
-    sys.stdout.flush()
+        print(f"resuming after step {run.state.step} of {cfg.epochs * (len(training) // size)}", flush=True)
 
 
-def progress_bar(cfg: TrainConfig, epoch: int, state: RunState, images: int) -> tqdm:
+def progress_bar(title: str, state: RunState, images: int) -> tqdm:
     """Return the bar of an epoch of so many images; an invisible one where output is not a terminal."""
-    title = f"epoch {epoch + 1}/{cfg.epochs}"
-    return tqdm(
-        desc=title, total=images, initial=state.images, unit="img", leave=False, disable=distributed.DISABLE_TQDM
-    )
+    options = {"unit": "img", "leave": False, "disable": distributed.DISABLE_TQDM}
+    return tqdm(desc=title, total=images, initial=state.images, **options)
 
 
 def update_bar(bar: tqdm, state: RunState, lr: float) -> None:
@@ -92,12 +88,7 @@ def print_end(run: Run, found: TrainingSet) -> None:
     print(
         f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} accuracy on {len(found.validation):,} "
         f"validation {found.kind}; {state.minutes:.1f} minutes of training\n"
-        f"  {run.best_path}   the weights of that epoch\n"
-        f"  {run.last_path}   the state at the end\n"
-        f"  {state.logs}   for TensorBoard\n"
-        "next:\n"
-        f"  python evaluate.py {quoted(run.best_path)}\n"
-        f"  python app.py {quoted(run.best_path)}\n"
+        f"next:\n  python evaluate.py {quoted(run.best_path)}\n  python app.py {quoted(run.best_path)}\n"
         f"  tensorboard --logdir {Path(state.logs).parts[0]}"
     )
 
@@ -106,14 +97,9 @@ def print_end(run: Run, found: TrainingSet) -> None:
 
 
 class TensorBoard:
-    """The two writers of one run. What a resumed run records again takes the place of what followed its last save.
+    """The two writers of one run. What a resumed run records again takes the place of what followed its last save."""
 
-    Args:
-        folder: `logs/<model>/<time>`.
-        step: number of steps made so far; 0 for a new run.
-    """
-
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter  # not at the top: slow, and DataLoader workers do without
 
         purge = step + 1 if folder.is_dir() else None
@@ -122,8 +108,8 @@ class TensorBoard:
 
     def add_start(self, model: nn.Module, settings: dict, images: Tensor) -> None:
         """Add the settings, augmented images (N, 3, H, W) in 0..1, and the network's graph."""
-        table = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-        self.train.add_text("settings", f"| setting | value |\n| --- | --- |\n{table}")
+        rows = [("setting", "value"), ("---", "---"), *settings.items()]
+        self.train.add_text("settings", "\n".join(f"| {key} | {value} |" for key, value in rows))
         self.train.add_image("pictures/augmented", make_grid(images[:32].cpu(), nrow=8))
         with warnings.catch_warnings():  # the tracer warns that it is deprecated
             warnings.simplefilter("ignore")
@@ -131,16 +117,14 @@ class TensorBoard:
 
     def add_step(self, step: int, loss: float, accuracy: float, lr: float) -> None:
         """Add one training step."""
-        self.train.add_scalar("step/loss", loss, step)
-        self.train.add_scalar("step/accuracy", accuracy, step)
-        self.train.add_scalar("step/learning rate", lr, step)
+        for name, value in {"loss": loss, "accuracy": accuracy, "learning rate": lr}.items():
+            self.train.add_scalar(f"step/{name}", value, step)
 
     def add_epoch(self, step: int, entry: dict) -> None:
         """Add an entry of the history. Validation goes on the charts by step as well."""
-        for writer, part in ((self.train, "train"), (self.val, "val")):
-            for name in ("loss", "accuracy"):
-                writer.add_scalar(f"epoch/{name}", entry[part][name], entry["epoch"])
         for name in ("loss", "accuracy"):
+            self.train.add_scalar(f"epoch/{name}", entry["train"][name], entry["epoch"])
+            self.val.add_scalar(f"epoch/{name}", entry["val"][name], entry["epoch"])
             self.val.add_scalar(f"step/{name}", entry["val"][name], step)
         self.train.add_scalar("epoch/images per second", entry["images_per_second"], entry["epoch"])
 
@@ -155,25 +139,16 @@ class TensorBoard:
 
     def add_end(self, settings: dict, best: dict) -> None:
         """Add the settings beside the best epoch's scores, for the HPARAMS tab."""
-        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
         scores = {"best/val accuracy": best["val"]["accuracy"], "best/val loss": best["val"]["loss"]}
-        self.train.add_hparams(plain, scores, run_name=".")
+        self.train.add_hparams(settings, scores, run_name=".")
 
-    def flush(self) -> None:
+    def flush(self, close: bool = False) -> None:
         """Write what is buffered to the disk; what a full one does not take is reported and left out."""
         try:
-            self.train.flush()
-            self.val.flush()
+            for writer in (self.train, self.val):
+                writer.close() if close else writer.flush()
         except OSError as error:  # weights matter more than curves
             print(f"\nThe curves could not be written: {error.strerror or error}.", flush=True)
-
-    def close(self) -> None:
-        """End the writers' threads."""
-        try:
-            self.train.close()
-            self.val.close()
-        except OSError as error:
-            print(f"\nThe last points of the curves could not be written: {error.strerror or error}.", flush=True)
 
 
 def _ignore_write_errors(failure: threading.ExceptHookArgs) -> None:
@@ -206,14 +181,13 @@ def catch_signals() -> list[int]:
 
 def stop_run(run: Run, saver: Saver, board: TensorBoard, signals: list[int]) -> NoReturn:
     """Save, say how to resume, and exit with the status of a process that a signal ended."""
-    if math.isinf(saver.minutes):
-        epochs = plural(len(run.state.history), "epoch")
-        print(f"\nstopped. A run from shards resumes at its last finished epoch, after {epochs}:")
-    else:
+    if saver.minutes < math.inf:
         saver.save()
-        print(f"\nstopped after step {run.state.step}, and saved. To resume:")
-    print(f"  {run.resume_command}")
-    board.close()
+        print(f"\nstopped after step {run.state.step}, and saved. To resume:\n  {run.resume_command}")
+    else:
+        after = f"after {plural(len(run.state.history), 'epoch')}:\n  {run.resume_command}"
+        print(f"\nstopped. A run from shards resumes at its last finished epoch, {after}")
+    board.flush(close=True)
     sys.exit(128 + (signals or [signal.SIGTERM])[0])
 
 
@@ -225,17 +199,10 @@ def explain_errors(run: Run) -> Iterator[None]:
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if not run.last_path.exists() or distributed.peer_lost(error):
             raise
-        said, advice = str(error).split("\n")[0] or type(error).__name__, ""
-        if isinstance(error, UserError):
-            said = str(error)
-        elif isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in said for sign in OUT_OF_MEMORY):
-            advice = "Resume with a larger --accumulate, or start a new run with a smaller --batch-size or --size.\n"
-        elif "DataLoader worker" in said:
-            advice = "A process that decodes images was killed, probably for lack of memory. Use fewer --workers.\n"
-        elif "compiler" in said:
-            advice = "--compile needs a C++ compiler; resume with --no-compile.\n"
-        hint = f"{advice}To resume from the last save: {run.resume_command}"
-        if isinstance(error, RuntimeError) and not advice:  # a bug
-            print(hint, file=sys.stderr)
+        said = str(error) if isinstance(error, UserError) else str(error).split("\n")[0]
+        sign = next((sign for sign in ADVICE if sign in f"{type(error).__name__} {said}"), "")
+        advice = f"{ADVICE[sign]}To resume from the last save: {run.resume_command}"
+        if isinstance(error, RuntimeError) and not sign:
+            print(advice, file=sys.stderr)
             raise
-        raise UserError(f"{said}\n{hint}") from None
+        raise UserError(f"{said}\n{advice}") from None
