@@ -52,6 +52,18 @@ def serving(handler: type, **attributes: object) -> Iterator[http.server.Threadi
         thread.join()
 
 
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """For the block, files larger than `size` bytes cannot be written, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="a limit of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def make_images(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
     """`root/<class>/<i>.png`: noise with a bright bar whose direction tells the class, so that it can be learned."""
     random = np.random.default_rng(seed)

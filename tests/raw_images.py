@@ -8,19 +8,22 @@ import numpy as np
 from PIL import Image
 
 
-def image(seed: int, quality: int = 90, size: int = 48, kind: str = "JPEG") -> bytes:
-    """An image of its own for each seed; quality and size change the bytes, not what is seen."""
-    noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    """The bytes of a file of this kind."""
     stream = io.BytesIO()
-    Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(stream, kind, quality=quality)
+    image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def image(seed: int, quality: int = 90, size: int = 48) -> bytes:
+    """A JPEG of its own for each seed; quality and size change the bytes, not what is seen."""
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    return encode(Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC), "JPEG", quality=quality)
 
 
 def plain(colour: str) -> bytes:
     """An image of one colour."""
-    stream = io.BytesIO()
-    Image.new("RGB", (48, 48), colour).save(stream, "PNG")
-    return stream.getvalue()
+    return encode(Image.new("RGB", (48, 48), colour), "PNG")
 
 
 class RawName(zipfile.ZipInfo):
@@ -54,15 +57,10 @@ def make_folder(path: Path, members: dict[str, bytes]) -> Path:
 
 def cats_and_dogs(number: int = 10, first: int = 0, pattern: str = "{label}/{i}.jpg") -> dict[str, bytes]:
     """`number` images of each class."""
-    return {
-        pattern.format(label=label, i=i): image(first + 1000 * k + i)
-        for k, label in enumerate(("cat", "dog"))
-        for i in range(number)
-    }
+    starts = {"cat": first, "dog": first + 1000}
+    return {pattern.format(label=x, i=i): image(start + i) for x, start in starts.items() for i in range(number)}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,6 +1,5 @@
 """Images to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,10 +9,7 @@ from classifier.data.images import ImageError
 from classifier.data.transforms import Augment, Preprocess, resize_batch
 from tests.conftest import make_images
 
-
-@pytest.fixture
-def root(tmp_path):
-    return make_images(tmp_path / "train", {"猫": 20, "dog two": 10})
+CPU = torch.device("cpu")
 
 
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
@@ -23,8 +19,7 @@ def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
     assert first == list(loaders.ResumableSampler(10, seed=1))
     assert first != list(loaders.ResumableSampler(10, seed=2))
     order.start = 4
-    assert list(order) == first[4:]
-    assert len(order) == 6
+    assert list(order) == first[4:] and len(order) == 6
     order.epoch, order.start = 1, 0
     assert list(order) != first
 
@@ -45,121 +40,18 @@ def test_all_processes_together_get_what_one_alone_would():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_image_comes_once_the_last_batch_included(root, workers):
-    folder = image_folder.read_folder(root)
+def test_every_image_comes_once_and_an_unreadable_one_is_named(tmp_path, workers):
+    folder = image_folder.read_folder(make_images(tmp_path, {"猫": 20, "dog two": 10}))
     batches = loaders.loader(loaders.ImageDataset(folder, Preprocess(16)), 8, workers)
-    pixels, labels = zip(*loaders.on_device(batches, torch.device("cpu")), strict=True)
+    pixels, labels = zip(*loaders.on_device(batches, CPU), strict=True)
     assert [len(batch) for batch in labels] == [8, 8, 8, 6]
     assert torch.cat(labels).tolist() == folder.labels
-    expected = torch.stack([Preprocess(16).read(path) for path in folder.paths])
-    assert torch.equal(torch.cat(pixels), expected)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named(root, workers):
-    bad = root / "猫" / "3.png"
+    assert torch.equal(torch.cat(pixels), torch.stack([Preprocess(16).read(path) for path in folder.paths]))
+    bad = tmp_path / "猫" / "3.png"
     bad.write_bytes(b"nothing")
-    batches = loaders.loader(loaders.ImageDataset(image_folder.read_folder(root), Preprocess(16)), 8, workers)
     with pytest.raises(ImageError, match="not an image") as caught:
-        list(loaders.on_device(batches, torch.device("cpu")))
+        list(loaders.on_device(batches, CPU))
     assert str(bad) in str(caught.value)
-
-
-def test_crop_keeps_proportions_and_squash_does_not():
-    image = Image.new("RGB", (300, 100), "black")
-    image.paste("white", (100, 0, 200, 100))  # the central square
-    assert Preprocess(10, "crop").pixels(image)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
-    squashed = Preprocess(30, "squash").pixels(image)
-    assert squashed[0, 15].tolist()[:9] == [0] * 9
-    assert squashed[0, 15].tolist()[11:19] == [255] * 8
-
-
-def test_normalization_by_hand_and_back():
-    preprocess = Preprocess(2, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-    x = preprocess.normalize(torch.tensor([255, 0, 51], dtype=torch.uint8).view(3, 1, 1))
-    assert x.flatten().tolist() == pytest.approx([1.0, -1.0, 0.2])
-    assert preprocess.denormalize(x).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2])
-    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
-
-
-@pytest.mark.parametrize("values", [{"size": 0}, {"resize": "stretch"}, {"std": [0, 1, 1]}, {"mean": [0.5]}])
-def test_impossible_preprocessing_is_refused(values):
-    with pytest.raises(ValueError, match=r"preprocessing|mean and std"):
-        Preprocess.from_dict(Preprocess().to_dict() | values)
-
-
-def gradient_images(n=200, size=40):
-    ramp = torch.linspace(0, 255, size).to(torch.uint8)
-    return torch.stack([ramp.expand(size, size), ramp.view(-1, 1).expand(size, size), torch.zeros(size, size)])[
-        None
-    ].repeat(n, 1, 1, 1)  # red tells x, green tells y
-
-
-def test_augmentation_is_drawn_from_its_generator_alone():
-    pixels = gradient_images(4)
-    augment = Augment()
-    first = augment(pixels, 32, torch.Generator().manual_seed(1))
-    assert torch.equal(first, augment(pixels, 32, torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, augment(pixels, 32, torch.Generator().manual_seed(2)))
-    assert first.shape == (4, 3, 32, 32)
-    assert 0 <= first.min() <= first.max() <= 255
-
-
-@pytest.mark.parametrize("smallest", [0.35, 0.65, 0.9])
-def test_crops_keep_the_promised_share_of_the_area(smallest):
-    out = Augment(min_area=smallest, color=0)(gradient_images(), 32, torch.Generator().manual_seed(0))
-    width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
-    height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
-    area = width * height
-    assert smallest - 0.01 < area.min() < smallest + 0.1  # small crops do occur
-    assert area.max() < 1.01
-    mirrored = (out[:, 0, 0, -1] < out[:, 0, 0, 0]).float().mean()
-    assert 0.35 < mirrored < 0.65
-
-
-def test_without_change_the_image_comes_out_as_it_went_in():
-    pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
-    same = Augment(min_area=1, flip=False, color=0)(pixels, 24, torch.Generator())
-    assert np.abs(same.numpy() - pixels.numpy()).max() < 0.05
-
-
-def only(**values) -> Augment:
-    """An augmentation that does nothing but what is given."""
-    return Augment(**{"min_area": 1, "ratio": 1, "flip": False, "color": 0} | values)
-
-
-def test_colours_change_within_bounds():
-    grey = torch.full((300, 3, 8, 8), 100, dtype=torch.uint8)
-    means = only(color=0.3)(grey, 8, torch.Generator().manual_seed(0)).mean(dim=(1, 2, 3))
-    assert 69 < means.min() < 75  # brightness alone: grey of one value has neither contrast nor saturation
-    assert 125 < means.max() < 131
-    halves = torch.cat([torch.full((300, 3, 8, 4), 80), torch.full((300, 3, 8, 4), 120)], dim=3).to(torch.uint8)
-    out = only(color=0.3)(halves, 8, torch.Generator().manual_seed(0))
-    contrast = (out[:, 0, 0, 7] - out[:, 0, 0, 0]) / out.mean(dim=(1, 2, 3)) / 0.4
-    assert 0.69 < contrast.min() < 0.75 and 1.25 < contrast.max() < 1.31
-    red = torch.tensor([140, 80, 80], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8)
-    out = only(color=0.3)(red, 8, torch.Generator().manual_seed(0))
-    saturation = (out[:, 0] - out[:, 1]).mean(dim=(1, 2)) / out.mean(dim=(1, 2, 3)) / 0.6
-    assert 0.45 < saturation.min() < 0.6 and 1.5 < saturation.max() < 1.75  # contrast multiplies it once more
-
-
-def test_a_part_of_some_images_is_covered():
-    black = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
-    covered = only(erasing=0.25)(black, 32, torch.Generator().manual_seed(0))[:, 0] == 127.5
-    share = covered.float().mean(dim=(1, 2))
-    assert 0.18 < (share > 0).float().mean() < 0.32
-    assert 0.01 < share[share > 0].min() < 0.05 and 0.28 < share.max() < 0.40
-    one = covered[share.argmax()]
-    rows, columns = one.any(1), one.any(0)
-    assert torch.equal(one, rows[:, None] & columns[None])  # a rectangle
-
-
-def test_scaling_does_not_alias():
-    stripes = (torch.arange(64) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
-    small = resize_batch(stripes, 20)
-    assert small.shape == (1, 3, 20, 20) and small.dtype == torch.uint8
-    assert (small.float() - 127.5).abs().max() < 40  # neither black nor white is left of stripes of one pixel
-    assert resize_batch(stripes, 64) is stripes
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
@@ -168,7 +60,87 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_told_like_one_that_dies_ot
         yield torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1)
         raise error
 
-    coming = loaders.on_device(batches(), torch.device("cpu"))
-    next(coming)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
-        next(coming)
+        list(loaders.on_device(batches(), CPU))
+
+
+def test_crop_keeps_proportions_and_squash_does_not():
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("white", (100, 0, 200, 100))  # the central square
+    assert Preprocess(10, "crop").pixels(image)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
+    row = Preprocess(30, "squash").pixels(image)[0, 15].tolist()
+    assert row[:9] == [0] * 9 and row[11:19] == [255] * 8
+
+
+def test_normalization_by_hand_and_back():
+    preprocess = Preprocess(2, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    x = preprocess.normalize(torch.tensor([255, 0, 51], dtype=torch.uint8).view(3, 1, 1))
+    assert x.flatten().tolist() == pytest.approx([1.0, -1.0, 0.2])
+    assert preprocess.denormalize(x).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2])
+    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
+    for impossible in ({"size": 0}, {"resize": "stretch"}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
+        with pytest.raises(ValueError, match=r"preprocessing|mean and std"):
+            Preprocess.from_dict(preprocess.to_dict() | impossible)
+
+
+def only(**values) -> Augment:
+    """An augmentation that does nothing but what is given."""
+    return Augment(**{"min_area": 1, "ratio": 1, "flip": False, "color": 0} | values)
+
+
+def augmented(augment, pixels, size, seed=0):
+    return augment(pixels, size, torch.Generator().manual_seed(seed))
+
+
+def test_augmentation_is_drawn_from_its_generator_alone():
+    pixels = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
+    first = augmented(Augment(), pixels, 32)
+    assert torch.equal(first, augmented(Augment(), pixels, 32))
+    assert not torch.equal(first, augmented(Augment(), pixels, 32, seed=1))
+    assert first.shape == (4, 3, 32, 32) and 0 <= first.min() <= first.max() <= 255
+    assert (augmented(only(), pixels, 24) - pixels).abs().max() < 0.05  # nothing to do: as it went in
+
+
+@pytest.mark.parametrize("smallest", [0.35, 0.65, 0.9])
+def test_crops_keep_the_promised_share_of_the_area(smallest):
+    ramp = torch.linspace(0, 255, 40).to(torch.uint8).expand(40, 40)
+    pixels = torch.stack([ramp, ramp.T, torch.zeros(40, 40)]).repeat(200, 1, 1, 1)  # red tells x, green tells y
+    out = augmented(Augment(min_area=smallest, color=0), pixels, 32)
+    width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
+    height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]).abs() / 255 * 32 / 31 * 39 / 40
+    area = width * height
+    assert smallest - 0.01 < area.min() < smallest + 0.1  # small crops do occur
+    assert area.max() < 1.01
+    assert 0.35 < (out[:, 0, 0, -1] < out[:, 0, 0, 0]).float().mean() < 0.65  # mirrored
+
+
+def test_colours_change_within_bounds():
+    grey = torch.full((300, 3, 8, 8), 100, dtype=torch.uint8)
+    means = augmented(only(color=0.3), grey, 8).mean(dim=(1, 2, 3))
+    assert 69 < means.min() < 75  # brightness alone: grey of one value has neither contrast nor saturation
+    assert 125 < means.max() < 131
+    halves = torch.cat([torch.full((300, 3, 8, 4), 80), torch.full((300, 3, 8, 4), 120)], dim=3).to(torch.uint8)
+    out = augmented(only(color=0.3), halves, 8)
+    contrast = (out[:, 0, 0, 7] - out[:, 0, 0, 0]) / out.mean(dim=(1, 2, 3)) / 0.4
+    assert 0.69 < contrast.min() < 0.75 and 1.25 < contrast.max() < 1.31
+    red = torch.tensor([140, 80, 80], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8)
+    out = augmented(only(color=0.3), red, 8)
+    saturation = (out[:, 0] - out[:, 1]).mean(dim=(1, 2)) / out.mean(dim=(1, 2, 3)) / 0.6
+    assert 0.45 < saturation.min() < 0.6 and 1.5 < saturation.max() < 1.75  # contrast multiplies it once more
+
+
+def test_a_part_of_some_images_is_covered():
+    covered = augmented(only(erasing=0.25), torch.zeros(400, 3, 32, 32, dtype=torch.uint8), 32)[:, 0] == 127.5
+    share = covered.float().mean(dim=(1, 2))
+    assert 0.18 < (share > 0).float().mean() < 0.32
+    assert 0.01 < share[share > 0].min() < 0.05 and 0.28 < share.max() < 0.40
+    one = covered[share.argmax()]
+    assert torch.equal(one, one.any(1)[:, None] & one.any(0)[None])  # a rectangle
+
+
+def test_scaling_does_not_alias():
+    stripes = (torch.arange(64) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
+    small = resize_batch(stripes, 20)
+    assert small.shape == (1, 3, 20, 20) and small.dtype == torch.uint8
+    assert (small.float() - 127.5).abs().max() < 40  # neither black nor white is left of stripes of one pixel
+    assert resize_batch(stripes, 64) is stripes
