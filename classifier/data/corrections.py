@@ -138,10 +138,8 @@ def record(table: Path, new: Correction, classes: Sequence[str], replaces: int =
         values = vars(new) | {"class": new.right, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
         csv.DictWriter(row, columns, extrasaction="ignore", delimiter=delimiter).writerow(values)
         try:
-            with atomic_write(
-                table, "w", encoding="utf-8-sig", errors=NAMES, newline=""
-            ) as file:  # Excel needs the sig
-                file.write("\r\n".join([*lines, row.getvalue()]))
+            with atomic_write(table) as file:
+                file.write("\r\n".join([*lines, row.getvalue()]).encode("utf-8-sig", NAMES))  # Excel needs the sig
         except OSError as error:
             advice = "Make room, or close programs that have it open."
             raise UserError(f"{table} cannot be written ({error.strerror or error}). {advice}") from error

@@ -25,8 +25,7 @@ EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"
 # Decoders that may run on a stranger's file, if this Pillow has them. It knows forty more, some of which start other
 # programs (EPS).
 Image.init()
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM")
-FORMATS = [name for name in FORMATS if name in Image.OPEN]
+FORMATS = [name for name in ["JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM"] if name in Image.OPEN]
 
 ORIENTATION = 0x0112  # EXIF tag: how the camera was held
 UPRIGHT = {  # value of the tag -> what turns the image upright
@@ -83,7 +82,10 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
     with stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
-                _refuse_too_large(*image.size)
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    template = "is {width} x {height}, more than {limit} million pixels"
+                    raise ImageError(template, width=width, height=height, limit=MAX_PIXELS // 10**6)
                 if side and image.format == "JPEG":
                     image.draft(None, (2 * side, 2 * side))
                 image.load()
@@ -96,12 +98,6 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
             raise ImageError("has more than {limit} million pixels", limit=MAX_PIXELS // 10**6) from None
         except Exception as error:  # of damaged files: OSError, SyntaxError, struct.error, IndexError, ...
             raise ImageError("is damaged: {error}", error=str(error) or type(error).__name__) from error
-
-
-def _refuse_too_large(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        size = {"width": width, "height": height, "limit": MAX_PIXELS // 10**6}
-        raise ImageError("is {width} x {height}, more than {limit} million pixels", **size)
 
 
 def _upright(image: Image.Image) -> Image.Image:
