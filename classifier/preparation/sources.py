@@ -229,24 +229,10 @@ def _class_name(label: str) -> str:
 
 
 def _read_list(path: Path) -> Source:
-    rows = _list_rows(path)
-    images = [
-        SourceImage(name, label, None, file, None, file.stat().st_size if os.path.isfile(file) else 0)  # noqa: PTH113
-        for name, label in rows
-        if has_image_extension(file := path.resolve().parent / name)
-    ]
-    if not any(image.size for image in images):
-        raise UserError(f"{path}: none of its files exists. Paths are relative to the folder of the list.")
-    return Source(images, len(rows) - len(images))
-
-
-def _list_rows(path: Path) -> list[tuple[str, str]]:
-    """Read a list as (path, class), without heading, empty lines and `#` comments.
+    """Read a list of (path, class), without heading, empty lines and `#` comments.
 
     A tab, a comma or white space separates the two; paths may hold the other separators, and `/` or backslashes.
-
-    Raises:
-        UserError: a line has no class, or there are no lines.
+    Raises UserError where a line has no class, or none of the files exists.
     """
     raw = path.read_bytes()
     encoding = "utf-16" if raw.startswith(UTF_16) else archives.encoding_of(raw)
@@ -259,7 +245,14 @@ def _list_rows(path: Path) -> list[tuple[str, str]]:
     bad = [name for name, label in rows if not name or not label] if rows else ["nothing"]
     if bad:
         raise UserError(f"{path}: expected lines like 'images/1.jpg cat' (path, then class), found '{bad[0][:80]}'.")
-    return [(name, _class_name(label)) for name, label in rows]
+    images = [
+        SourceImage(name, _class_name(label), None, file, None, file.stat().st_size if os.path.isfile(file) else 0)  # noqa: PTH113
+        for name, label in rows
+        if has_image_extension(file := path.resolve().parent / name)
+    ]
+    if not any(image.size for image in images):
+        raise UserError(f"{path}: none of its files exists. Paths are relative to the folder of the list.")
+    return Source(images, len(rows) - len(images))
 
 
 def _split_line(line: str, separator: str | None) -> tuple[str, str]:
