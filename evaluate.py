@@ -14,6 +14,7 @@ A plain state_dict of a network in zoo/ will do as well. Every image counts once
 report, logs/evaluate/<weights>/<time>/report.html, has figures, the most confident errors and label issues.
 """
 
+import itertools
 import os
 import stat
 import time
@@ -31,19 +32,19 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint, CheckpointError
-from classifier.cli import UserError
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import EACH, Precision, device_name, dtype_name, select_compute
 from classifier.evaluation import comparison, metrics, report
-from classifier.evaluation.cost import costs
 from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.text import plural, print_table, quoted, shorten
+from zoo.table import layer_table
 
 Predictor = Callable[[Tensor], Prediction]
 MAX_COLUMNS = 90  # of the terminal for class names
+WARM_UP, TIMED = 5, 30  # batches of one image
 MAX_CLASSES_IN_PTH = 100  # with more, the confusion matrix would be a large part of the file
 
 
@@ -76,13 +77,13 @@ def main(args: Sequence[str] | None = None) -> None:
     with distributed.process_group():
         title, least = __doc__.split("\n")[0], {"batch_size": 1, "workers": 0}
         settings = distributed.run_on_main_and_broadcast(lambda: cli.parse(Settings, title, args, least))
-        paths = files(settings.weights) or [checkpoints.newest(Path("module"))]
+        paths = find_weights(settings.weights or [checkpoints.newest(Path("module"))])
         times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
         loaded = [checkpoints.load(path) for path in paths]
         folders = distributed.run_on_main_and_broadcast(lambda: select_images(loaded, settings.part, settings.data))
 
         results: list[EvalResult] = []
-        for name, checkpoint, time_ns, folder in zip(names(paths), loaded, times, folders, strict=True):
+        for name, checkpoint, time_ns, folder in zip(paths.values(), loaded, times, folders, strict=True):
             for result in evaluate(name, checkpoint, folder, settings):
                 report.print_scores(result.report)
                 page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
@@ -100,23 +101,20 @@ def main(args: Sequence[str] | None = None) -> None:
             print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
             target = settings.logs / "evaluate" / "comparison"
             print(f"\nreport     {comparison.write_comparison(results, folders[0], verdicts, target)}")
-        print(f"next       python app.py{f' {quoted(paths[0])}' if settings.weights else ''}")
+        print(f"next       python app.py{f' {quoted(next(iter(paths)))}' if settings.weights else ''}")
 
 
-def files(weights: Sequence[Path]) -> list[Path]:
-    """Return the files meant, each once: module/*.pth expanded, which Windows leaves to us, without <run>.last.pth
-    where <run>.pth is among them."""
+def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
+    """Return the files, each with what to call it: its name, with the folders where two have the same.
+
+    Expands module/*.pth, which Windows leaves to us; <run>.last.pth is left out where <run>.pth is among them.
+    """
     found = [("*" in path.name and sorted(path.parent.glob(path.name))) or [path] for path in weights]
-    paths = dict.fromkeys(path for some in found for path in some)
-    last = {path.with_name(path.name.removesuffix(".pth") + checkpoints.LAST) for path in paths}
-    return [path for path in paths if path not in last]
-
-
-def names(paths: Sequence[Path]) -> list[str]:
-    """Return what to call each network: the file's name, with its folders where two have the same."""
-    stems = [path.stem for path in paths]
-    long = ["-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in paths]
-    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, long, strict=True)]
+    paths = dict.fromkeys(itertools.chain(*found))
+    last = {path.with_name(path.stem + checkpoints.LAST) for path in paths}
+    names = {path: path.stem for path in paths if path not in last}
+    long = {path: "-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in names}
+    return {path: name if list(names.values()).count(name) == 1 else long[path] for path, name in names.items()}
 
 
 def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> list[EvalResult]:
@@ -195,40 +193,54 @@ def infer(
     images = loaders.ImageDataset(folder, checkpoint.preprocess, settings.workers)
     loader = loaders.loader(images, size, order=indices)
     logits, is_ood = [torch.empty(0, len(folder.classes))], [torch.empty(0, dtype=torch.bool)]  # there may be no batch
-    try:
-        with tqdm(total=len(indices), unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
-            for pixels, _ in loaders.on_device(loader, device):
-                prediction = predict(pixels)
-                logits.append(prediction.logits)
-                is_ood.append(prediction.is_ood)
-                bar.update(len(pixels))
-    except torch.OutOfMemoryError:
-        raise UserError(f"--batch-size {size} needs more memory than {device} has. Try a smaller one.") from None
+    with tqdm(total=len(indices), unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
+        for pixels, _ in loaders.on_device(loader, device):
+            prediction = predict(pixels)
+            logits.append(prediction.logits)
+            is_ood.append(prediction.is_ood)
+            bar.update(len(pixels))
     parts = distributed.all_gather_object((torch.tensor(indices).long(), torch.cat(logits), torch.cat(is_ood)))
     order, logits, is_ood = map(torch.cat, zip(*parts, strict=True))
-    if not logits.isfinite().all():
-        raise UserError(f"{checkpoint.path} gives logits that are NaN or infinite. Train again with a smaller --lr.")
-    order = order.argsort()
-    return logits[order], is_ood[order]
+    return logits[order.argsort()], is_ood[order.argsort()]
+
+
+def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> dict:
+    """Return parameters and multiply-adds for one image, megabytes of the file, and milliseconds for one image.
+
+    These are the median and the 95th percentile, warm, from pixels (1, 3, S, S) on the CPU to the prediction there.
+    """
+    network, side = checkpoint.network(), checkpoint.preprocess.size
+    try:
+        rows = layer_table(network, side)
+    except Exception:  # a network of one's own that torch.fx cannot trace
+        rows = []
+    image, clock = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8), [time.perf_counter()]
+    for _ in range(WARM_UP + TIMED):
+        predict(image.to(device))
+        clock.append(time.perf_counter())
+    milliseconds = 1000 * torch.tensor(clock, dtype=torch.float64).diff()[WARM_UP:]
+    return {
+        "parameters": sum(row.parameters for row in rows) or sum(p.numel() for p in network.parameters()),
+        "multiply_adds": sum(row.multiply_adds for row in rows) or None,
+        "megabytes": checkpoint.path.stat().st_size / 1e6 if checkpoint.path else None,
+        "milliseconds_for_one": milliseconds.quantile(0.5).item(),
+        "milliseconds_for_one_p95": milliseconds.quantile(0.95).item(),
+    }
 
 
 def note_score(path: Path, time_ns: int, scores: dict) -> str:
     """Add the test score to the .pth, for app.py to show, and return what came of it; a failure loses nothing."""
     keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
+    if path.name == checkpoints.SHIPPED:
+        return f"The score is not noted in {path}: it comes with the project."
     try:
-        state = path.stat()
-        reasons = {
-            "it comes with the project": path.name == checkpoints.SHIPPED,
-            "it is read-only": not state.st_mode & stat.S_IWRITE,
-            "it has changed meanwhile": state.st_mtime_ns != time_ns,  # a run in progress has saved a better epoch
-        }
-        reason = next((reason for reason, holds in reasons.items() if holds), "")
-        if not reason:
-            checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
+        if not path.stat().st_mode & stat.S_IWRITE or path.stat().st_mtime_ns != time_ns:
+            return f"The score is not noted in {path}: it is read-only, or has changed meanwhile."  # by a run
+        checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
     except (CheckpointError, OSError) as error:
-        reason = str(error)
-    return f"The score is not noted in {path}: {reason}." if reason else f"The score is noted in {path}."
+        return f"The score is not noted in {path}: {error}."
+    return f"The score is noted in {path}."
 
 
 if __name__ == "__main__":

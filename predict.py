@@ -166,13 +166,7 @@ def label(
     """Return the row of each image; one that cannot be read has a note instead of a class."""
     classes, rows = checkpoint.classes, []
     if pixels := [content for _, content in batch if isinstance(content, Tensor)]:
-        try:
-            prediction = predictor(torch.stack(pixels).to(device))
-        except torch.OutOfMemoryError:
-            message = f"{device} has too little memory for {len(batch)} images: try a smaller --batch-size."
-            raise UserError(message) from None
-        if not prediction.logits.isfinite().all():
-            raise UserError(f"{checkpoint.path} gives logits that are not finite. Train it again.")
+        prediction = predictor(torch.stack(pixels).to(device))
         answers = zip(prediction.probabilities.tolist(), prediction.is_ood.tolist(), strict=True)
     for image, content in batch:
         if isinstance(content, UserError):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from classifier.data.image_folder import ImageFolder
@@ -76,7 +77,7 @@ def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdict
     by_name = {result.name: result for result in results}
     histories = {name: result.history for name, result in by_name.items() if result.history}
     panels = [("loss", "epoch"), ("accuracy", "epoch"), ("accuracy", "minutes")]
-    figures = {"curves": plots.curves(histories, panels)} if histories else {}
+    figures = {"curves.png": plots.curves(histories, panels)} if histories else {}
     differences = {}  # name of a figure -> its caption
     for number, verdict in enumerate(verdicts, 1):
         first, second = by_name[verdict["first"]], by_name[verdict["second"]]
@@ -84,11 +85,9 @@ def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdict
         shown = differ[: MAX_IMAGES_ON_SHEET if len(verdicts) == 1 else MAX_DIFFERENCES]
         if shown:
             text = f"Correct only by {first.name} or only by {second.name}: {plural(len(differ), 'image')}"
-            right = [(first if first.correct[i] else second).name for i in shown]
-            titles = [
-                f"{folder.classes[folder.labels[i]]}\ncorrect: {name}" for i, name in zip(shown, right, strict=True)
-            ]
-            figures[f"differences_{number}"] = sheet(folder, shown, titles)
+            right = [first.name if correct else second.name for correct in first.correct]
+            titles = [f"{folder.classes[i]}\ncorrect: {name}" for i, name in zip(folder.labels, right, strict=True)]
+            figures[f"differences_{number}.jpg"] = sheet(folder, shown, titles, torch.zeros(len(folder)).bool())
             differences[f"differences_{number}"] = text + f", {len(shown)} of them here" * (shown != differ)
     page = {"results": results, "table": table(results), "verdicts": verdicts, "differences": differences}
     images = zip(folder.paths, folder.labels, *(result.answers for result in results), strict=True)

@@ -19,10 +19,9 @@ BINS = 15  # of equal width, over confidences from 0 to 1
 def infer(
     predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], preprocess: Preprocess | None
 ) -> tuple[Tensor, Tensor]:
-    """Return logits (N, classes) float32 and labels (N,) of all images, on the CPU, in the order they came.
+    """Return logits (N, classes) float32 and labels (N,) of at least one batch, on the CPU, in the order they came.
 
-    Takes at least one batch of pixels (n, 3, H, W) uint8 and labels (n,). `preprocess` normalizes the pixels; it is
-    None where the batches hold features, which need none.
+    `preprocess` normalizes pixels (n, 3, H, W) uint8; it is None where the batches hold features, which need none.
     """
     logits, labels = [], []
     for pixels, target in batches:
@@ -54,8 +53,8 @@ def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """Return the expected calibration error (Naeini et al., 2015; Guo et al., 2017), in 0..1.
 
-    It is the mean over images of |accuracy - mean confidence| of their bin, of BINS by confidence, the probability of
-    the predicted class. Takes probabilities (N, classes) and labels (N,).
+    It is the mean over images of |accuracy - mean confidence| of their bin, of BINS by confidence. Takes probabilities
+    (N, classes) and labels (N,).
     """
     confidence, predicted = probabilities.double().max(1)
     index = (confidence * BINS).long().clamp(max=BINS - 1)
@@ -66,8 +65,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95% interval, (low, high) in 0..1, of an accuracy measured as `correct` of `total` images.
 
-    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927. Unlike p +- 1.96
-    sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%. Without images it is (0, 1).
+    Wilson, 1927. Unlike p +- 1.96 sqrt(p (1 - p) / n) it does not shrink to a point at 0% or 100%.
     """
     from scipy.stats import binomtest
 

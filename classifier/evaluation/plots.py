@@ -1,7 +1,6 @@
 """Figures of training and of scores, drawn without pyplot, which would keep every figure alive and ask for a window."""
 
 import contextlib
-import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -37,22 +36,15 @@ STYLE = {
 MAX_CLASSES_WITH_NAMES = 40  # in a confusion matrix; with more, neither names nor counts are legible
 
 
-@functools.cache
-def fonts() -> tuple[str, ...]:
-    """Return the font families that figures use: matplotlib's own, an installed one with Chinese characters, boxes."""
-    manager = font_manager.fontManager
-    if not any(font.name in CJK_FONTS for font in manager.ttflist):  # it may be younger than matplotlib's cached list
-        for path in sorted(set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}):
-            with contextlib.suppress(Exception):  # a font that matplotlib cannot read
-                manager.addfont(path)
-    installed = {font.name for font in manager.ttflist}
-    return "DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1], LAST_RESORT
-
-
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Draw in this file's style and leave the caller's as it is."""
-    with matplotlib.rc_context({**STYLE, "font.family": list(fonts())}):
+    """Draw in this file's style and leave the caller's as it is.
+
+    The fonts are matplotlib's own, the first with Chinese characters that it knows, and boxes.
+    """
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = ["DejaVu Sans", *[name for name in CJK_FONTS if name in known][:1], LAST_RESORT]
+    with matplotlib.rc_context(STYLE | {"font.family": fonts}):
         yield
 
 
@@ -60,10 +52,9 @@ def styled() -> Iterator[None]:
 def contact_sheet(
     pixels: Tensor, titles: Sequence[str], columns: int = 8, wrong: Sequence[bool] | None = None
 ) -> Figure:
-    """Draw images in a grid, each under its title.
+    """Draw images (N, 3, H, W) uint8 in a grid, each under its title, whose lines are cut to its width.
 
-    Takes (N, 3, H, W) uint8 and N titles of one or more lines; lines too long for their image are cut. Where `wrong` (N
-    values) is True, the title is red.
+    Where `wrong` (N values) is True, the title is red.
     """
     n, _, height, width = pixels.shape
     columns = max(1, min(columns, n))
@@ -92,9 +83,7 @@ def curves(
 ) -> Figure:
     """Draw loss and accuracy of training runs: training dashed, validation solid, the best epoch marked.
 
-    `histories` are the epochs of each run by its name, each epoch
-    {"epoch": 1, "minutes": 0.4, "train": {"loss": 0.6, "accuracy": 0.7}, "val": {"loss": ..., "accuracy": ...}};
-    `panels` say what is drawn over what.
+    Takes the epochs of each run by its name, as in the .pth, and for each panel what is drawn over what.
     """
     figure = Figure(figsize=(4.5 * max(1.5, len(panels)), 3.6 + 0.22 * len(histories)), layout="constrained")
     for axes, (key, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -123,18 +112,16 @@ def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
-    display = ConfusionMatrixDisplay(shares, display_labels=[shorten(name, 28) for name in classes])
+    display = ConfusionMatrixDisplay(shares)
     power = {"norm": PowerNorm(0.4, vmin=0, vmax=1)}  # of the shares, so that few errors show too
     display.plot(ax=axes, include_values=legible, cmap="Blues", colorbar=False, im_kw=power, text_kw={"fontsize": 9})
-    if legible:
-        axes.set(xlabel="prediction", ylabel="label")
-        axes.set_xticks(range(n), display.display_labels, rotation=45, ha="right", rotation_mode="anchor")
-        for text, count in zip(display.text_.flat, matrix.flatten().tolist(), strict=True):
-            text.set_text(f"{count:,}" if count or n <= 10 else "")
-    else:
-        axes.set(xlabel="index of the predicted class", ylabel="index of the label")
-        axes.set_xticks(range(0, n, 10), range(0, n, 10), rotation=0)
-        axes.set_yticks(range(0, n, 10), range(0, n, 10))
+    ticks = range(0, n, 1 if legible else 10)
+    names = [shorten(classes[i], 28) for i in ticks]
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="prediction", ylabel="label")
+    for text, count in zip(display.text_.flat if legible else (), matrix.flatten().tolist(), strict=legible):
+        text.set_text(f"{count:,}" if count or n <= 10 else "")
     return figure
 
 
@@ -142,42 +129,38 @@ def confusion_matrix(matrix: Tensor, classes: Sequence[str]) -> Figure:
 def calibration(confidences: Mapping[str, Tensor], correct: Tensor) -> Figure:
     """Draw accuracy over confidence (a reliability diagram) and how many images have which confidence.
 
-    Takes two entries, without and with the temperature, of the legend and the (N,) probabilities of the predicted
-    classes, and whether these are correct, (N,) bool.
+    Takes the (N,) confidences without and with the temperature, by their names, and whether N images are correct.
     """
     from sklearn.calibration import CalibrationDisplay
 
     figure = Figure(figsize=(4.6, 5), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for color, (name, confidence) in zip((FAINT, COLORS[0]), confidences.items(), strict=True):
-        CalibrationDisplay.from_predictions(
-            correct.int(), confidence, n_bins=BINS, pos_label=1, name=name, ax=axes, color=color, markersize=4
-        )
+        drawing = {"n_bins": BINS, "name": name, "ax": axes, "color": color, "markersize": 4}
+        CalibrationDisplay.from_predictions(correct.int(), confidence, pos_label=1, **drawing)
     axes.get_legend().remove()  # inside the panel it would cover one curve or another
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
     counts.hist(confidence, bins=BINS, range=(0, 1), color=COLORS[0])
     lowest = min(confidence.min().item() for confidence in confidences.values())
     axes.set(title="accuracy", xlabel="", ylabel="", xlim=(max(0, lowest - 0.05), 1))
     counts.set(title="images", xlabel="confidence (probability of the predicted class)")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 @styled()
 def rankings(probabilities: Tensor, labels: Tensor, per_class: Sequence[Mapping]) -> Figure:
-    """Draw ROC and precision-recall curves; of two classes for the second, of more for each against the rest.
+    """Draw ROC and precision-recall curves: of two classes the second's, of more the seven with the smallest areas.
 
-    Takes probabilities (N, classes), labels (N,) and what `metrics.score` says of each class; of more than seven
-    classes those with the smallest areas are drawn.
+    Takes probabilities (N, classes), labels (N,) and what `metrics.score` says of each class.
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    areas = {i: row["auroc"] for i, row in enumerate(per_class) if row["auroc"] is not None}
-    if len(per_class) == 2:
-        areas.pop(0, None)
+    first = 1 if len(per_class) == 2 else 0
+    areas = {i: row["auroc"] for i, row in enumerate(per_class) if row["auroc"] is not None and i >= first}
     for i in sorted(areas, key=areas.get)[: len(COLORS)]:
         name, scores = shorten(per_class[i]["class"], 24), probabilities[:, i]
         RocCurveDisplay.from_predictions(labels == i, scores, ax=left, name=name)

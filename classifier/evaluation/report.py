@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import mimetypes
 import os
 import shutil
 import sys
@@ -59,8 +60,7 @@ def print_scores(report: dict) -> None:
     low, high = report["interval"]
     images = plural(report["count"], "image")
     print(f"\naccuracy   {report['accuracy']:.2%} on {images}, 95% interval {low:.2%} to {high:.2%}")
-    for remark in report["remarks"]:
-        print(f"           {remark}")
+    print(*(f"           {remark}\n" for remark in report["remarks"]), sep="", end="")
     print(f"loss       {report['loss']:.4f}")
     print(f"ECE        {report['calibration_error']:.3f}, the expected calibration error")
     if report["neither"] is not None:
@@ -81,50 +81,41 @@ def print_scores(report: dict) -> None:
 
     names = [shorten(name, 30) for name in report["classes"]]
     errors = torch.tensor(report["confusion_matrix"]).fill_diagonal_(0)
-    cells = sorted(errors.nonzero().tolist(), key=lambda cell: -errors[tuple(cell)])
-    if cells:
-        print("\nmost frequent confusions")
-    for label, answer in cells[:MAX_ROWS]:
+    cells = sorted(errors.nonzero().tolist(), key=lambda cell: -errors[tuple(cell)])[:MAX_ROWS]
+    print("\nmost frequent confusions" * bool(cells))
+    for label, answer in cells:
         print(f"{names[label]} predicted as {names[answer]}: {errors[label, answer]:,}")
 
 
 def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:
     """Write the report of one network and return its page.
 
-    Label issues are labels that the network contradicts with confidence (Northcutt et al., "Confident Learning", 2021).
-    They are listed only for images that it was not trained on: a network trained on a wrong label repeats it.
-
-    `folder` has the images in the order of the logits; `target` is logs/evaluate/<weights>.
+    Label issues are labels that the network contradicts with confidence (Northcutt et al., "Confident Learning", 2021),
+    unless it was trained on the images: a network trained on a wrong label repeats it. `folder` has the images in the
+    order of the logits; `target` is logs/evaluate/<weights>.
     """
     report, correct = result.report, result.correct
     uncalibrated, probabilities = (metrics.probabilities(result.logits, t) for t in (1.0, report["temperature"]))
-    confidence = probabilities.max(1).values
+    confidence, second = probabilities.topk(2).values.T
     rows = list(zip(folder.paths, [folder.classes[label] for label in folder.labels], result.answers, strict=True))
     errors = [i for i in confidence.argsort(descending=True, stable=True).tolist() if not correct[i]]
-    first, second = probabilities.topk(2).values.T
-    smallest_margins = (first - second).argsort(stable=True).tolist()
-
-    def draw(indices: list[int]) -> Figure:
-        titles = [f"{rows[i][2]} {confidence[i]:.0%}\nlabel: {rows[i][1]}" for i in indices]
-        return sheet(folder, indices, titles, (~correct[indices]).tolist())
-
+    titles = [f"{rows[i][2]} {share:.0%}\nlabel: {rows[i][1]}" for i, share in enumerate(confidence)]
     confidences = {
         f"uncalibrated: ECE {report['calibration_error_without_temperature']:.3f}": uncalibrated.max(1).values,
         f"temperature {report['temperature']:.2f}: ECE {report['calibration_error']:.3f}": confidence,
     }
     figures = {
-        "confusion_matrix": plots.confusion_matrix(torch.tensor(report["confusion_matrix"]), report["classes"]),
-        "calibration": plots.calibration(confidences, correct),
-        "rankings": plots.rankings(probabilities, result.labels, report["per_class"]),
-        "unsure": draw(smallest_margins[:MAX_IMAGES_ON_SHEET]),
+        "confusion_matrix.png": plots.confusion_matrix(torch.tensor(report["confusion_matrix"]), report["classes"]),
+        "calibration.png": plots.calibration(confidences, correct),
+        "rankings.png": plots.rankings(probabilities, result.labels, report["per_class"]),
+        "unsure.jpg": sheet(folder, (confidence - second).argsort(stable=True).tolist(), titles, ~correct),
     }
     if errors:
-        figures["mistakes"] = draw(errors[:MAX_IMAGES_ON_SHEET])
+        figures["mistakes.jpg"] = sheet(folder, errors, titles, ~correct)
     if result.history:
-        figures["curves"] = plots.curves({result.name: result.history})
+        figures["curves.png"] = plots.curves({result.name: result.history})
 
-    shares = ([f"{value:.6f}" for value in row] for row in probabilities.tolist())
-    predictions = ((*row, *values) for row, values in zip(rows, shares, strict=True))
+    predictions = ((*row, *(f"{p:.6f}" for p in own)) for row, own in zip(rows, probabilities.tolist(), strict=True))
     tables = {"predictions.csv": [("path", "label", "answer", *report["classes"]), *predictions]}
     issues = None
     if not report["learned_from"]:
@@ -133,36 +124,28 @@ def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:
     return write(target, report, figures, {"results": [result], "issues": issues}, tables)
 
 
-def sheet(
-    folder: ImageFolder, indices: Sequence[int], titles: Sequence[str], wrong: list[bool] | None = None
-) -> Figure:
-    """Draw images of the folder with their titles."""
-    pixels = torch.stack([THUMBNAIL.read(folder.paths[index]) for index in indices])
-    return plots.contact_sheet(pixels, titles, wrong=wrong)
+def sheet(folder: ImageFolder, indices: Sequence[int], titles: Sequence[str], wrong: Tensor) -> Figure:
+    """Draw the first of these images of the folder; takes titles and `wrong` (N,) of all its images."""
+    indices = indices[:MAX_IMAGES_ON_SHEET]
+    pixels = torch.stack([THUMBNAIL.read(folder.paths[i]) for i in indices])
+    return plots.contact_sheet(pixels, [titles[i] for i in indices], wrong=wrong[indices].tolist())
 
 
 def write(target: Path, report: dict, figures: dict[str, Figure], page: dict, tables: dict[str, Iterable]) -> Path:
     """Write all files into `target`/<time>, all or none, and return the page.
 
-    `target` is below logs/evaluate. `report` are plain values, for report.json; `figures` go by name, for report.html;
-    `page` is what else it asks for; `tables` are file name -> rows, for CSV.
-
-    Raises:
-        UserError: the folder cannot be written to or the disk is full.
+    `report` is for report.json, `page` for report.html; `figures` and `tables` (rows) go by file name. Raises UserError
+    if the folder cannot be written to or the disk is full.
     """
-    time = datetime.now()
-    folder = target / f"{time:%Y%m%d-%H%M%S}"
-    if folder.exists():  # a second report within this second
-        folder = target / f"{time:%Y%m%d-%H%M%S-%f}"
+    folder = target / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
         drawn = {}
         for name, figure in figures.items():
-            kind = "jpeg" if name.startswith(("mistakes", "unsure", "differences")) else "png"  # photographs: smaller
-            path = unfinished / f"{name}.{kind.replace('e', '')}"
-            figure.savefig(path, dpi=130)
-            drawn[name] = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            figure.savefig(unfinished / name, dpi=130)
+            content = base64.b64encode((unfinished / name).read_bytes()).decode()
+            drawn[Path(name).stem] = f"data:{mimetypes.guess_type(name)[0]};base64,{content}"
         # a file name may hold bytes that are no text: a JSON escape, and on the page a question mark
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (unfinished / "report.json").write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -173,9 +156,8 @@ def write(target: Path, report: dict, figures: dict[str, Figure], page: dict, ta
                 csv.writer(file).writerows(rows)
         unfinished.rename(folder)
     except OSError as error:
-        raise UserError(
-            f"{target} cannot be written to ({error.strerror or error}). Choose another folder with --logs."
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{target} cannot be written to ({reason}). Choose another folder with --logs.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder / "report.html"

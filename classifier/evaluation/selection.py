@@ -9,7 +9,7 @@ from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.image_folder import ImageFolder
 from classifier.data.images import has_image_extension
-from classifier.text import plural, shorten
+from classifier.text import shorten
 
 Part = Literal["test", "val"]
 MAX_COLUMNS = 120  # of a list of classes in a message
@@ -18,30 +18,24 @@ MAX_COLUMNS = 120  # of a list of classes in a message
 def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | None) -> list[ImageFolder]:
     """Return for each network the same images in the same order, with labels in the order of its logits.
 
-    `data` is where the images are; None: where the checkpoints say.
-
-    Raises UserError for no such images, others for each network, classes that a network does not have, or a folder that
-    is no longer as it was in training, so that the validation images are not known.
+    `data` is where the images are; None: where the checkpoints say. Raises UserError for no such images, for others of
+    each network, for classes that a network lacks, and for validation images that are not known.
     """
     roots = [_root(checkpoint, part, data) for checkpoint in checkpoints]
-    if len({root.resolve() for root in roots}) > 1:
-        raise UserError(
-            f"These networks were trained on different folders: {', '.join(sorted(map(str, set(roots))))}. "
-            "Choose the images to compare them on with --data DIR."
-        )
     select = _validation_images if part == "val" else _test_images
-    folders = [select(roots[0], checkpoint) for checkpoint in checkpoints]
-    if any(folder.paths != folders[0].paths for folder in folders):
+    one_root = len({root.resolve() for root in roots}) == 1
+    folders = [select(roots[0], checkpoint) for checkpoint in checkpoints] if one_root else []
+    if not one_root or any(folder.paths != folders[0].paths for folder in folders):
         raise UserError(
-            "The runs of these networks have different validation images, so each was trained on some of the other's. "
-            "Evaluate them one by one."
+            f"These networks were not held back the same images of {', '.join(sorted(map(str, set(roots))))}. "
+            "Choose test images to compare them on with --data DIR, or evaluate them one by one."
         )
     return folders
 
 
 def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str]:
     """Return what a reader has to know beside a score on these images, a sentence each."""
-    found = [folder.corrected] if folder.corrected else []
+    found = [folder.corrected] * bool(folder.corrected)
     if missing := [name for name, count in folder.counts().items() if not count]:
         found.append(f"There are no images of {', '.join(missing)}.")
     if checkpoint.data.get("kind") == "drawings":
@@ -66,57 +60,52 @@ def test_folder(folder: Path) -> Path:
 
     A folder named train or test with images right in it is a class of that name, not a part.
     """
-    for part in (folder / "train", folder / "test"):
-        if part.is_dir() and not any(has_image_extension(path.name) for path in part.iterdir()):
-            return folder / "test"
-    return folder
+    parts = [part for part in (folder / "train", folder / "test") if part.is_dir()]
+    split = any(not any(has_image_extension(path.name) for path in part.iterdir()) for part in parts)
+    return folder / "test" if split else folder
 
 
 def _root(checkpoint: Checkpoint, part: Part, data: Path | None) -> Path:
     """Return the folder of the test images, or the one that holds train/ with the validation images."""
-    root = checkpoint.data.get("root")
     if data and part == "test":
         return test_folder(data)
     if data:
         return data.parent if data.name == "train" and not (data / "train").is_dir() else data
-    images = Path(root or "dataset", "test" if part == "test" else "train")
-    if root and not images.is_dir():
+    root = Path(checkpoint.data.get("root") or "dataset")
+    images = root / ("test" if part == "test" else "train")
+    if checkpoint.data.get("root") and not images.is_dir():
         raise UserError(
             f"{checkpoint.path} was trained on {root}, but {images} does not exist. Name another with --data DIR."
         )
-    return images if part == "test" else images.parent
+    return images if part == "test" else root
 
 
 def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     known, found = checkpoint.classes, image_folder.class_names(root)
-    unnamed = bool(checkpoint.assumed)  # a plain state_dict, whose classes get the names of the folders
-    if found and (len(known) != len(found) if unnamed else not set(found) <= set(known)):
+    if checkpoint.assumed and len(found) == len(known):  # a plain state_dict, whose classes get the folders' names
+        known = found
+    if not set(found) <= set(known):
         ours, theirs = (shorten(", ".join(names), MAX_COLUMNS) for names in (known, found))
         raise UserError(
             f"{checkpoint.path} has {len(known)} classes ({ours}), but {root} has {len(found)} ({theirs}). "
             "Rename the folders so that the names agree, or evaluate other images with --data DIR."
         )
-    return image_folder.read_folder(root, classes=found if unnamed else known)
+    return image_folder.read_folder(root, classes=known)
 
 
 def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     """Return DATA/val, or the same split of DATA/train as in training, checked by the fingerprint in the .pth."""
     share, fold = checkpoint.settings.get("val"), checkpoint.settings.get("fold", 1)
-    fingerprint, count = checkpoint.data.get("fingerprint"), checkpoint.data.get("val")
-    recorded = isinstance(share, float) and 0 < share < 1 and isinstance(fingerprint, str)
-    if not recorded or not fingerprint.startswith(image_folder.FINGERPRINT):  # earlier versions chose other images
-        raise UserError(
-            f"{checkpoint.path} does not say which images were its validation images, or is from an earlier version. "
-            "Train again, or evaluate it on test images, without --part val."
-        )
-    for corrected in (True, False):  # the run may be older than the corrections
+    recorded = checkpoint.data.get("fingerprint"), checkpoint.data.get("val")
+    known = isinstance(share, float) and 0 < share < 1
+    for corrected in (True, False) if known else ():  # the run may be older than the corrections
         training, validation = image_folder.train_and_val(root, share, fold, corrected)
-        if training.fingerprint() == fingerprint and len(validation) == count:
+        if (training.fingerprint(), len(validation)) == recorded:
             held_out = set(validation.paths)
             today = image_folder.read_folder(validation.root, classes=checkpoint.classes)
             return today.subset([i for i, path in enumerate(today.paths) if path in held_out])
     raise UserError(
-        f"{root} has changed since {checkpoint.path} was trained on it: files were added, removed, replaced or "
-        f"relabelled ({plural(len(training) + len(validation), 'image')} now). So it is not known which ones it was "
-        "trained on. Train again, or name a copy of the images from that time with --data DIR."
+        f"{checkpoint.path} does not say which images of {root} were its validation images: it is from an earlier "
+        "version, or files were added, removed, replaced or relabelled since. Train again, name a copy of the images "
+        "from that time with --data DIR, or evaluate it on test images, without --part val."
     )

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
 from classifier.device import Compute
 from classifier.inference import ood
 
@@ -33,15 +34,23 @@ class Prediction(NamedTuple):
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
     """Return a function from images (N, 3, S, S) uint8, S being `checkpoint.preprocess.size`, to a `Prediction`.
 
-    Raises CheckpointError for damaged OOD statistics.
+    Raises CheckpointError for damaged OOD statistics; the function raises UserError where the device has too little
+    memory or logits are not finite.
     """
     ood.check(checkpoint)
     has_ood = bool(checkpoint.ood_stats)
     forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
 
     def predict(images: Tensor) -> Prediction:
-        output = forward(checkpoint.preprocess.normalize(images))
-        return prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
+        try:
+            output = forward(checkpoint.preprocess.normalize(images))
+            prediction = prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
+        except torch.OutOfMemoryError:
+            message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
+            raise UserError(message) from None
+        if not prediction.logits.isfinite().all():
+            raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
+        return prediction
 
     return predict
 
