@@ -1,6 +1,6 @@
 """What a whole run of the tests may skip on Linux, and why: any other skip, or one that is missing, fails the run.
 
-`python -m tests.skips browser font` prints the tests that need one of these, for a run where they are at hand.
+`python -m tests.skips browser` prints the tests that need one of these, for a run where they are at hand.
 """
 
 import shutil
@@ -12,7 +12,6 @@ import pytest
 # what may be missing -> the tests that need it: files, or the beginnings of names
 NEEDS = {
     "browser": ["tests/test_page.py"],
-    "font": ["tests/test_plots.py::test_a_chinese_font_installed_after_matplotlib_is_found"],
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
     "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],
     "photographs": ["tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes"],
@@ -28,11 +27,8 @@ def is_here(need: str) -> bool | None:
     """Return whether this machine has it; None where only the test itself can tell."""
     import torch
 
-    from classifier.evaluation import plots  # not at the top: every process of the tests imports this file
-
     return {
         "browser": any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-        "font": not set(plots.CJK_FONTS).isdisjoint(plots.fonts()),
         "curl": bool(shutil.which("curl") and shutil.which("bash")),
         "gpu": torch.cuda.is_available(),
         "photographs": (Path(__file__).resolve().parents[2] / "shared/data/dogs-vs-cats/train.zip").is_file(),

@@ -6,9 +6,9 @@ import torch
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.evaluation.comparison import mcnemar, verdicts
-from classifier.evaluation.cost import costs
 from classifier.evaluation.metrics import score
 from classifier.evaluation.report import EvalResult, print_scores
+from evaluate import costs
 from zoo import MODELS
 
 

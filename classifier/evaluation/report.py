@@ -60,7 +60,8 @@ def print_scores(report: dict) -> None:
     low, high = report["interval"]
     images = plural(report["count"], "image")
     print(f"\naccuracy   {report['accuracy']:.2%} on {images}, 95% interval {low:.2%} to {high:.2%}")
-    print(*(f"           {remark}\n" for remark in report["remarks"]), sep="", end="")
+    for remark in report["remarks"]:
+        print(f"           {remark}")
     print(f"loss       {report['loss']:.4f}")
     print(f"ECE        {report['calibration_error']:.3f}, the expected calibration error")
     if report["neither"] is not None:
