@@ -13,8 +13,6 @@ Expected, after about six seconds on two cores:
 Programs call /classify and /classify_many; the About tab shows how. /healthz answers health checks.
 """
 
-import errno
-import itertools
 import os
 import signal
 import socket
@@ -55,8 +53,8 @@ class Settings:
 
     weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
     """A .pth to begin with; all in module/ can be chosen on the page."""
-    port: int = 7860
-    """Port to listen on; the next free one where it is taken."""
+    port: int = 0
+    """Port to listen on; 0: the first free one from 7860 on."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 lets other machines of your network in."""
     lang: Literal["auto", "en", "zh"] = "auto"
@@ -77,19 +75,6 @@ class Settings:
     """fp32, bf16 or fp16; auto takes bf16 where the processor or GPU computes it natively."""
 
 
-def free_port(host: str, wanted: int) -> int:
-    """Return `wanted`, or the next port after it that nobody listens on."""
-    for port in itertools.count(wanted):
-        try:
-            for address in {host, "127.0.0.1"}:  # Gradio checks the second one
-                family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                socket.create_server((address, port), family=family).close()
-            return port
-        except (OSError, OverflowError) as error:  # ports end at 65535
-            if getattr(error, "errno", None) != errno.EADDRINUSE:
-                raise UserError(f"cannot listen on --host {host} --port {port}: {error}") from error
-
-
 def check(settings: Settings) -> None:
     """Raise a UserError for mistakes in the command line."""
     user, _, password = settings.auth.partition(":")
@@ -101,13 +86,17 @@ def check(settings: Settings) -> None:
         raise UserError(
             "--review changes what training reads, so it is for this machine alone: no --host, --share or --root-path."
         )
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except (OSError, OverflowError) as error:  # ports end at 65535
+        raise UserError(f"cannot listen on --host {settings.host} --port {settings.port}: {error}") from error
 
 
 def main() -> None:
     """Load the network, build the page, serve it until Ctrl-C."""
-    settings = parse(Settings, __doc__.splitlines()[0], at_least={"port": 1})
+    settings = parse(Settings, __doc__.splitlines()[0])
     check(settings)
-    port = free_port(settings.host, settings.port)
     models = Models(Path("module"), settings.weights, settings.device, settings.precision)
     loaded = models.get(models.best())
     checkpoint, names = loaded.checkpoint, shorten(", ".join(loaded.checkpoint.classes), 60)
@@ -125,7 +114,7 @@ def main() -> None:
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
-            server_port=port,
+            server_port=settings.port or None,
             auth=tuple(settings.auth.split(":", 1)) if settings.auth else None,
             root_path=settings.root_path or None,
             share=settings.share,
@@ -141,8 +130,7 @@ def main() -> None:
             prevent_thread_lock=True,
         )
         served.router.routes.insert(0, APIRoute("/healthz", lambda: PlainTextResponse("ok"), include_in_schema=False))
-        taken = f"Port {settings.port} is taken. " if port != settings.port else ""
-        print(f"{taken}Open {blocks.share_url or blocks.local_url} in a browser; Ctrl-C stops.", flush=True)
+        print(f"Open {blocks.share_url or blocks.local_url} in a browser; Ctrl-C stops.", flush=True)
         try:
             while True:
                 time.sleep(3600)

@@ -161,8 +161,8 @@ def load(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        names = [str(file) for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
-        near = ", ".join(difflib.get_close_matches(str(path), names, n=1) or names) or "no .pth files"
+        names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
+        near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
     reason: object = ""
     try:

@@ -54,7 +54,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         images = prepare(Path(folder))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        with app_process(Path(folder), 7880, "--review") as printed:
+        with app_process(Path(folder), "--review") as printed:
             for name, ((width, height), query) in SIZES.items():
                 context = browser.new_context(viewport={"width": width, "height": height}, is_mobile=name == "phone")
                 page = context.new_page()

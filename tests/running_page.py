@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -28,13 +27,11 @@ PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
 
 @dataclass
 class Server:
-    """Its address, the folder it was started in, what it printed, its weights and the port it was asked to take."""
+    """A page that runs: its address, the folder it was started in, and its weights."""
 
     address: str
     folder: Path
-    printed: str
     weights: Checkpoint
-    wanted_port: int
 
 
 def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
@@ -45,7 +42,7 @@ def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
 
 @contextmanager
 def running_page(folder: Path) -> Iterator[Server]:
-    """The page on a port that is taken, with two networks and a file that is none; label issues to review."""
+    """The page with two networks and a file that is none; label issues to review."""
     save_weights(folder / "module" / "other.pth", seed=1, accuracy=0.91)
     weights = save_weights(folder / "module" / "three.pth")
     (folder / "module" / "broken.pth").write_bytes(b"no weights at all")
@@ -54,10 +51,8 @@ def running_page(folder: Path) -> Iterator[Server]:
         for number in range(3):
             image((90 + 30 * number, 100)).save(folder / "photos" / "test" / name / f"{number}.jpg")
     list_issues(folder, "photos", {"dog/0.jpg": 0.91, "dog/1.jpg": 0.99, "猫/2.jpg": 0.95}, weights="module/three.pth")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with app_process(folder, port, "--review") as printed:
-            yield Server(address(printed), folder, printed, weights, port)
+    with app_process(folder, "--review") as printed:
+        yield Server(address(printed), folder, weights)
 
 
 def list_issues(
@@ -69,21 +64,19 @@ def list_issues(
     report = {"weights": (project / weights).as_posix(), "folder": root.as_posix()}
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     with (folder / "suspects.csv").open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "answer", "sure"))
-        for name, confidence in confidences.items():
-            writer.writerow((str(root / name), (root / name).parent.name, "dog", f"{confidence:.4f}"))
+        rows = [(root / name, (root / name).parent.name, "dog", f"{share:.4f}") for name, share in confidences.items()]
+        csv.writer(file).writerows([("path", "label", "answer", "sure"), *rows])
     return folder
 
 
 @contextmanager
-def app_process(folder: Path, port: int, *options: str) -> Iterator[str]:
-    """`python app.py` in `folder`, on `port` or after it; gives what it had printed when it was ready."""
+def app_process(folder: Path, *options: str) -> Iterator[str]:
+    """`python app.py` in `folder`; gives what it had printed when it was ready."""
     uploads, log = folder / "uploads", folder / "app.log"
     uploads.mkdir()
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, str(APP), "--precision", "fp32", "--port", str(port), *options],
+            [sys.executable, str(APP), "--precision", "fp32", *options],
             cwd=folder,
             env=os.environ | PROXY | {"TMPDIR": str(uploads), "PYTHONUTF8": "1"},
             stdout=stream,

@@ -171,11 +171,8 @@ def test_places_that_cannot_be_written_to(original, tmp_path, place):
 
 
 def test_missing_files_get_a_suggestion(saved):
-    for path, near in (
-        (saved.with_name("rnu.pth"), saved),
-        (saved.parent / "x" / "y.pth", "no .pth"),
-        (saved.parent, saved),
-    ):
+    misspelt = saved.with_name("rnu.pth")
+    for path, near in ((misspelt, saved.name), (saved.parent / "x" / "y.pth", "no .pth"), (saved.parent, saved.name)):
         refused(path, "does not exist or is a folder", f"Near it: {near}")
 
 

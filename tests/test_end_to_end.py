@@ -53,7 +53,7 @@ def test_train_evaluate_app(folder):
     test = checkpoint.load(weights).scores["test"]
     assert (test["accuracy"], test["count"]) == (report["accuracy"], 16)
 
-    with app_process(folder, 7861) as said:
+    with app_process(folder) as said:
         client = Client(address(said), verbose=False)
         paths = sorted((folder / "dataset" / "test").rglob("*.png"))
         answers = [client.predict(handle_file(path), api_name="/classify") for path in paths]

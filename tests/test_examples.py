@@ -1,22 +1,15 @@
 """Images to try the page with: from where they may come, and from where not."""
 
 import pytest
-from PIL import Image
 
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
+from tests.conftest import make_images
 from webui.examples import examples, thumbnail
 
 
 def found(**data):
     return examples(Checkpoint("resnet18", ["cat", "dog"], Preprocess(), {}, data=data))
-
-
-def fill(folder, names):
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in range(6):
-            Image.new("RGB", (30, 20), (number, 0, 0)).save(folder / name / f"{number}.png")
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +21,17 @@ def project(tmp_path, monkeypatch):
 
 def test_test_images_of_known_classes_alternate(project):
     assert found() == []
-    fill(project / "dataset" / "test", ("cat", "dog", "cow"))
+    make_images(project / "dataset" / "test", {"cat": 6, "dog": 6, "cow": 6})
     (project / "dataset" / "test" / "cat" / "notes.txt").write_text("no image")
     assert [path.parent.name for path in found()] == ["cat", "dog"] * 4
     assert all(path.is_file() for path in found())
-    fill(project / "photos" / "test", ("cat", "dog"))
+    make_images(project / "photos" / "test", {"cat": 6, "dog": 6})
     assert [path.parts[0] for path in found(root="photos")] == ["photos"] * 8  # what the network was trained on
 
 
 @pytest.mark.parametrize("root", ["{elsewhere}", "../elsewhere", 7, None, "", "no\0where"])
 def test_nothing_is_shown_from_elsewhere(root, tmp_path):
-    fill(tmp_path / "elsewhere" / "test", ("cat", "dog"))
+    make_images(tmp_path / "elsewhere" / "test", {"cat": 6, "dog": 6})
     assert found(root=root.format(elsewhere=tmp_path / "elsewhere") if isinstance(root, str) else root) == []
 
 

@@ -21,6 +21,8 @@ from webui.i18n import Translator
 from webui.models import MAX_LOADED, Models
 from zoo import MODELS
 
+PIXELS = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path):
@@ -54,19 +56,11 @@ def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0
     return path
 
 
-def titles(found):
-    return [title for title, _ in found.titles(Translator())]
-
-
 def scored(accuracy, count=1000, part="test"):
     return {part: {"accuracy": accuracy, "count": count}}
 
 
-def pixels():
-    return torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
-
-
-def answer(loaded, x):
+def answer(loaded, x=PIXELS):
     return loaded.predict(x)[0].logits
 
 
@@ -78,14 +72,14 @@ def test_the_newest_come_first_with_their_scores_as_they_are_now(folder):
     save(folder / "new.last.pth", 10)
     save(folder / "._new.pth", 5)  # as macOS leaves on other disks
     found = models(folder)
-    assert titles(found) == [
+    assert [title for title, _ in found.titles(Translator())] == [
         "drawn: 97.5% accuracy on 120 test images (drawings)",
         "new: not tested",
         "middle: 92.4% accuracy on 1,500 validation images",
         "old: 97.8% accuracy on 2,000 test images",
     ]
     checkpoints.amend(folder / "new.pth", scores=scored(0.9))  # as evaluate.py does, which keeps the date
-    assert titles(found)[1] == "new: 90.0% accuracy on 1,000 test images"
+    assert found.titles(Translator())[1][0] == "new: 90.0% accuracy on 1,000 test images"
 
 
 class Hostile:
@@ -150,20 +144,22 @@ def test_a_plain_state_dict_comes_after_weights_that_name_their_classes(folder):
     assert (list(found.found()), found.best()) == (["plain", SHIPPED[:-4]], SHIPPED[:-4])
 
 
-def test_without_weights_the_error_says_what_to_do(folder):
+def test_without_weights_the_error_says_what_to_do(folder, tmp_path):
     with pytest.raises(UserError, match=r"module holds no \.pth yet\. Train a network first: python train\.py"):
         models(folder.relative_to(folder.parent)).best()
     folder.mkdir()
     (folder / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.pth is"):
         models(folder).best()
-    missing = models(folder, folder / "missing.pth")
-    with pytest.raises(UserError, match=r"missing\.pth does not exist"):
-        missing.get(missing.best())
+    save(folder / "zebra.pth")
+    with pytest.raises(UserError, match=r"missing\.pth does not exist") as caught:
+        models(folder, folder / "missing.pth").get("missing")
+    sentence = Translator().error(caught.value)
+    assert "Near it: text.pth, zebra.pth." in sentence and str(tmp_path) not in sentence
 
 
 def test_a_network_answers_as_its_file_says_and_is_loaded_once(folder):
-    path, x = save(folder / "run.pth"), pixels()
+    path, x = save(folder / "run.pth"), torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
     found = models(folder)
     with ThreadPoolExecutor(8) as pool:
         loaded = set(map(id, pool.map(lambda _: found.get("run"), range(16))))
@@ -177,19 +173,19 @@ def test_the_least_recently_used_is_dropped(folder):
     names = [save(folder / f"{number}.pth").stem for number in range(MAX_LOADED + 1)]
     found = models(folder)
     first, second = [found.get(name) for name in names[:-1]][:2]
-    assert found.get(names[0]) is first
-    found.get(names[-1])
+    for name in (names[0], names[-1]):
+        found.get(name)
     assert found.get(names[0]) is first and found.get(names[1]) is not second
 
 
 def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(folder):
     path = save(folder / "run.pth", 100, seed=0)
     found = models(folder)
-    before, x = found.get("run"), pixels()
-    old = answer(before, x)
+    before = found.get("run")
+    old = answer(before)
     save(path, 50, seed=1)
-    assert not torch.equal(answer(found.get("run"), x), old)
-    assert torch.equal(answer(before, x), old)
+    assert not torch.equal(answer(found.get("run")), old)
+    assert torch.equal(answer(before), old)
     path.write_bytes(path.read_bytes()[:3000])  # somebody is copying
     with pytest.raises(UserError, match=r"run\.pth is damaged"):
         found.get("run")
@@ -198,13 +194,13 @@ def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(f
         found.get("run")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "module/run.pth", "run.pth", "run.last", "", "x" * 9999])
-def test_no_name_is_a_path(name, folder, tmp_path):
+def test_no_name_is_a_path(folder, tmp_path):
     for path in (folder / "run.pth", folder / "run.last.pth", tmp_path / "secret.pth"):
         save(path)
-    with pytest.raises(UserError, match="There is no model called") as caught:
-        models(folder).get(name)
-    assert len(str(caught.value)) < 120
+    for name in ("../secret", "/etc/passwd", "module/run.pth", "run.pth", "run.last", "", "x" * 9999):
+        with pytest.raises(UserError, match="There is no model called") as caught:
+            models(folder).get(name)
+        assert len(str(caught.value)) < 120
 
 
 def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder, monkeypatch):
@@ -224,7 +220,7 @@ def test_threads_that_list_and_ask_while_files_change(folder):
     found = models(folder)
 
     def ask(number):
-        return len(found.found()) == 4 and answer(found.get("abcd"[number % 4]), pixels()).shape == (1, 2)
+        return len(found.found()) == 4 and answer(found.get("abcd"[number % 4])).shape == (1, 2)
 
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(ask, number) for number in range(100)]

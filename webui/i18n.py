@@ -40,7 +40,7 @@ class Translator:
 
     def error(self, error: UserError) -> str:
         """Return an error's sentence, in which files are named without their folders: visitors may read it."""
-        values = {key: Path(value).name if key in ("file", "near") else value for key, value in error.values.items()}
+        values = {key: Path(value).name if key == "file" else value for key, value in error.values.items()}
         sentence = UserError(error.message, **values).translated(CATALOGUES[self.language])
         return self("This file {problem}.", problem=sentence) if isinstance(error, ImageError) else sentence
 

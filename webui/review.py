@@ -58,7 +58,7 @@ class Review:
 
     def __init__(self, loaded: Loaded, logs: Path):
         self.loaded = loaded
-        self.root, found = label_issues(loaded.checkpoint.path, logs)
+        self.root, found, self.unreadable = label_issues(loaded.checkpoint.path, logs)
         if self.root:
             self.table, self.classes = corrections.table_of(self.root), class_names(self.root)
         issues = {issue.file: issue for issue in sorted(found, key=lambda issue: -issue.confidence)}
@@ -121,18 +121,21 @@ class Review:
         view.issue, view.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
 
 
-def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue]]:
-    """Return the folder of the newest suspects.csv of a .pth, and all issues in it.
+def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue], list[str]]:
+    """Return the folder of the newest suspects.csv of a .pth, all issues in it, and reports that cannot be read.
 
-    Those in the newest list of another part (test, val) of the same data set are included.
+    Issues in the newest list of another part (test, val) of the same data set are included.
     """
-    newest, parts, issues = None, set(), []
+    newest, parts, issues, unreadable = None, set(), [], []
     for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
-        report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
-        root, part = Path(report["folder"]), report.get("part", "test")
+        try:
+            report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+            root, weights_of_list, part = Path(report["folder"]), Path(report["weights"]), report.get("part", "test")
+        except (OSError, ValueError, KeyError, TypeError):
+            unreadable.append(path.with_name("report.json").relative_to(logs).as_posix())
+            continue
         table, newest_table = corrections.table_of(root), newest and corrections.table_of(newest)
-        same_weights = Path(report["weights"]).resolve() == weights.resolve()
-        if not same_weights or part in parts or newest_table not in (None, table):
+        if weights_of_list.resolve() != weights.resolve() or part in parts or newest_table not in (None, table):
             continue
         newest = newest or root
         parts.add(part)
@@ -141,7 +144,7 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
                 name, label = row["path"], Path(row["path"]).relative_to(root).parts[0]
                 if name.isprintable():  # a browser cannot send others
                     issues.append(LabelIssue(name, corrections.name_in(table, name), label, float(row["sure"])))
-    return newest, issues
+    return newest, issues, unreadable
 
 
 def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
@@ -155,7 +158,7 @@ def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab
             view, message = review.act(asked, Translator(language), request.username or "")
         except UserError as error:
             return failed(error, language)
-        return macros("review", language).card(view, message, quoted(review.loaded.checkpoint.path))
+        return macros("review", language).card(view, message, quoted(review.loaded.checkpoint.path), review.unreadable)
 
     events = [tab.select, weights.change, language.change, shown.click]
     gr.on(events, update, [weights, language], shown, **QUIET, **NETWORK)
