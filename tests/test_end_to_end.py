@@ -62,7 +62,8 @@ def test_train_evaluate_app(folder):
 
 
 def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
-    trained = run_script("train.py", "--recipe", "quick", "--size", 64, "--epochs", 4, cwd=tmp_path)
+    flags = ("--epochs", 5, "--batch-size", 16, "--size", 64, "--grow-from", 1)
+    trained = run_script("train.py", *flags, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "holds no photographs yet" in trained.stdout and "python prepare.py --download" in trained.stdout
     assert "cat: 270 training drawings" in trained.stdout
@@ -70,7 +71,7 @@ def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
     assert "trained on drawings" in evaluated.stdout
     (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
     report = json.loads(written.read_text(encoding="utf-8"))
-    assert report["count"] == 120 and report["accuracy"] >= 0.75
+    assert report["count"] == 120 and report["accuracy"] >= 0.8
 
 
 def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch):

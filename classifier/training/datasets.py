@@ -88,7 +88,8 @@ def _find_images(data: str) -> tuple[Path, str]:
     """Return the folder that holds train/ and what is in it: images, or drawings where there are no images yet."""
     root = Path(data)
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
-        return root, "drawings" if _drawings().holds_sample_set(root) else "images"
+        may_be_drawn = (root / "train" / "cat" / "cat.0.png").is_file()
+        return root, "drawings" if may_be_drawn and _drawings().holds_sample_set(root) else "images"
     folders = [path for path in root.glob("[!.]*") if path.is_dir() and path.name != "sample"]
     if misplaced := sorted(path.name for path in folders if any(map(has_image_extension, path.rglob("*")))):
         raise UserError(
