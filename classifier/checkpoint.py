@@ -88,7 +88,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises CheckpointError for a folder that cannot be written to or a full disk; an older file is still there.
     """
     content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in IN_FILE}}
-    content |= {"created": datetime.now().astimezone().isoformat(timespec="seconds"), "versions": versions()}
+    content["created"] = checkpoint.created or datetime.now().astimezone().isoformat(timespec="seconds")
+    content["versions"] = checkpoint.versions or versions()
     content |= {"preprocess": checkpoint.preprocess.to_dict(), "novelty": checkpoint.ood_stats}
     content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
     try:

@@ -26,10 +26,12 @@ TINY = ("--model", "tiny", "--size", 32, "--batch-size", 16, "--workers", 0, "--
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes would ignore Ctrl-C
 
 
-def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Run a few lines of Python in a process of its own, which can import the project."""
+def run_code(code: str, *arguments: object, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
+    """Run a few lines of Python in a process of its own, which can import the project from its folder."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
 
 
 def run_script(name: str, *arguments: object, cwd: Path, **options) -> subprocess.CompletedProcess:

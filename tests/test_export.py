@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import subprocess
 import sys
+import textwrap
 from datetime import datetime
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.images import load_image
 from classifier.data.transforms import Preprocess
-from classifier.device import Compute
 from classifier.inference.predictor import Prediction, build_predictor
-from tests.conftest import ENVIRONMENT, REPOSITORY, run_script
-from tests.test_predictor import trained
+from tests.conftest import REPOSITORY, run_code, run_script
+from tests.test_predictor import CPU, built
+from tests.test_zoo import filled
 from zoo import MODELS
 from zoo.densenet import DenseNet
 
@@ -91,11 +91,7 @@ def answers(session: onnxruntime.InferenceSession, images: list[Image.Image]) ->
 
 
 def own(checkpoint: Checkpoint, images: list[Image.Image]) -> Prediction:
-    compute = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format)
-    return build_predictor(checkpoint, compute)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
-
-
-# -------------------------------------------------------------------------------------------- the same probabilities
+    return build_predictor(checkpoint, CPU)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -128,31 +124,23 @@ def bare(name: str, num_classes: int) -> nn.Module:
             pixels = next(layer.in_features for layer in network.classifier if isinstance(layer, nn.Linear))
             layers = nn.Linear(pixels, 16), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(16, num_classes)
             network.classifier = nn.Sequential(*layers)
-    return network.to_empty(device="cpu")
+    return network
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_of_each_family(project, monkeypatch, name, capfd):
-    monkeypatch.setitem(MODELS, name, lambda num_classes: bare(name, num_classes))
-    torch.manual_seed(0)
-    network = bare(name, 3)
-    for value in [*network.parameters(), *network.buffers()]:
-        nn.init.kaiming_uniform_(value, nonlinearity="relu") if value.ndim > 1 else nn.init.zeros_(value)
-    checkpoint = Checkpoint(name, CLASSES, Preprocess(size=FAMILIES[name]), trained(network).state_dict())
+    monkeypatch.setitem(MODELS, name, lambda num_classes: bare(name, num_classes).to_empty(device="cpu"))
+    network = filled(bare(name, 3))
+    checkpoint = Checkpoint(name, CLASSES, Preprocess(size=FAMILIES[name]), network.state_dict())
     images = [photograph(90, 70, seed) for seed in range(3)]
     checkpoint.temperature = own(checkpoint, images).logits.std().item()  # so that no class is certain
-    session = exported(checkpoint)
-    expected = own(checkpoint, images).probabilities.numpy()
-    np.testing.assert_allclose(answers(session, images), expected, atol=1e-4)
-    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the networks do look at the images
+    found, expected = answers(exported(checkpoint), images), own(checkpoint, images).probabilities.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     shown = capfd.readouterr()
     assert shown.err == "" and shown.out.startswith("weights ")  # no word of the exporter
 
     weights = sum(value.numel() for key, value in network.named_parameters() if not key.startswith("aux"))
     assert Path(f"module/{name}.onnx").stat().st_size < 4 * weights + 200_000  # not what only training uses
-
-
-# ------------------------------------------------------------------------------------------------ what it writes
 
 
 def test_the_file_describes_itself(project):
@@ -181,22 +169,19 @@ def test_the_file_describes_itself(project):
     assert np.abs(softer - plain).max() > 0.02
 
 
-def test_without_a_name_the_newest_weights(project, capsys):
-    export.main([])
-    assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
-    shown = capsys.readouterr().out
-    assert "module/places.onnx" in shown and "on 16 generated images" in shown
-
-
-def test_an_existing_file_stays(project):
-    Path("module/places.onnx").write_bytes(b"something else")
+def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, capsys):
+    target = Path("module/places.onnx")
+    target.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"places\.onnx exists already.*--overwrite"):
         export.main([])
-    assert Path("module/places.onnx").read_bytes() == b"something else"
+    assert target.read_bytes() == b"something else"
     export.main(["--output", "other/new.onnx"])
     assert Path("other/new.onnx").stat().st_size > 4 * 3 * 3 * SIZE * SIZE
     export.main(["--overwrite"])
-    assert Path("module/places.onnx").read_bytes() != b"something else"
+    assert target.read_bytes() != b"something else"
+    assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
+    shown = capsys.readouterr().out
+    assert str(target) in shown and "on 16 generated images" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
@@ -211,10 +196,7 @@ def test_a_file_that_answers_otherwise_is_not_written(project, monkeypatch, faul
     assert [path.name for path in Path("module").iterdir()] == ["places.pth"]
 
 
-# ------------------------------------------------------------------------------------------------ what it refuses
-
-
-def test_files_that_cannot_be_read_or_written(project):
+def test_files_that_cannot_be_read_or_written_and_packages_that_are_missing(project, monkeypatch):
     Path("file").write_text("a file, not a folder")
     before = Path("module/places.pth").read_bytes()
     for args, words in (
@@ -224,24 +206,19 @@ def test_files_that_cannot_be_read_or_written(project):
     ):
         with pytest.raises(UserError, match=words):
             export.main(args)
+    for name in ("onnxscript", "onnxruntime"):
+        with (
+            monkeypatch.context() as without,
+            pytest.raises(UserError, match=rf"{name}.*pip install -r requirements-export\.txt"),
+        ):
+            without.setitem(sys.modules, name, None)
+            export.main([])
     assert Path("module/places.pth").read_bytes() == before
-    Path("module/places.pth").unlink()
-    with pytest.raises(UserError, match=r"holds no \.pth yet.*python train\.py"):
-        export.main([])
-
-
-@pytest.mark.parametrize("name", ["onnxscript", "onnxruntime"])
-def test_packages_that_are_missing(project, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"{name}.*pip install -r requirements-export\.txt"):
-        export.main([])
 
 
 def test_as_a_process_and_what_it_prints_runs(tmp_path):
-    torch.manual_seed(0)
     photograph(50, 40).save(tmp_path / "image.jpg", quality=95)
-    network = trained(MODELS["resnet18"](num_classes=3))
-    checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), network.state_dict())
+    checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), built("resnet18").state_dict())
     checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
     done = run_script("export.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -249,10 +226,8 @@ def test_as_a_process_and_what_it_prints_runs(tmp_path):
     words = [line.split()[0] for line in heading.splitlines() if line]
     assert words == ["weights", "network", "written", "checked", "To"]
 
-    code = "\n".join(line.removeprefix("    ") for line in snippet.splitlines())
-    used = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8"
-    )
+    code = textwrap.dedent(snippet)
+    used = run_code(code, cwd=tmp_path)
     assert used.returncode == 0 and used.stderr == "", used.stderr
     (expected,) = own(checkpoint, [load_image(tmp_path / "image.jpg", 32)]).probabilities.numpy()
     name, probability = used.stdout.rstrip().rsplit(" ", 1)

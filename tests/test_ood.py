@@ -1,8 +1,6 @@
 """Images unlike the training images are noticed, for any network, and damaged statistics are refused."""
 
-import copy
 import io
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,16 +11,14 @@ from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.data.image_folder import read_folder
 from classifier.data.transforms import Preprocess
-from classifier.device import Compute
 from classifier.inference import ood
 from classifier.inference.calibration import balanced_subset, fit_ood
 from classifier.inference.cam import cam_predictor
-from classifier.inference.predictor import build_predictor, optimize_for_inference, with_features
+from classifier.inference.predictor import build_predictor, with_features
 from tests.conftest import make_images
-from tests.test_zoo import filled
+from tests.test_predictor import CPU, built, close
 from zoo import MODELS
 
-CPU = Compute(torch.device("cpu"), torch.float32, torch.channels_last)
 WIDTHS = (4, 6, 8, 10, 12)  # of five maps, of which three count, and of the last vector
 
 
@@ -35,21 +31,12 @@ def clusters(count: int, seed: int, shift: float = 0.0, length: float = 5.0) -> 
     return [*maps, torch.rand(count, 3, generator=generator), last]
 
 
-def built(name: str, classes: int = 2) -> torch.nn.Module:
-    with torch.device("meta"):
-        network = MODELS[name](num_classes=classes)
-    return filled(network).eval()
-
-
 def fitted() -> dict:
     return ood.fit(clusters(300, 0), clusters(200, 1))
 
 
 def with_stats(stats: dict) -> Checkpoint:
     return Checkpoint("resnet18", ["a", "b"], Preprocess(), {}, ood_stats=stats, path="file.pth")
-
-
-# ------------------------------------------------------------------------------------------------------- the score
 
 
 @pytest.mark.parametrize("other", [{"shift": 3.0}, {"length": 3.0}, {"shift": 1.5, "length": 4.0}])
@@ -68,39 +55,32 @@ def test_the_threshold_keeps_95_percent_of_future_images():
     assert 0.94 < sum(shares) / len(shares) < 0.97
 
 
-def test_too_few_images_give_no_threshold_and_19_the_largest_score():
+def test_without_enough_finite_features_there_is_no_threshold_and_with_19_images_it_is_the_largest_score():
     assert ood.fit(clusters(300, 0), clusters(18, 1)) == {} == ood.fit(clusters(1, 0), clusters(19, 1))
+    broken = clusters(30, 0)
+    broken[0][3, 1] = torch.nan
+    assert ood.fit(broken, clusters(30, 1)) == {} == ood.fit(clusters(30, 1), broken)
     few = clusters(19, 1)
     stats = ood.fit(clusters(4, 0), few)  # with fewer images than channels
     ood.check(with_stats(stats))
     assert ood.score(stats, few).max().item() == stats["threshold"]
-
-
-def test_features_that_never_change_and_those_that_are_not_finite():
-    same = [torch.ones_like(values) for values in clusters(30, 0)]
+    same = [torch.ones_like(values) for values in few]  # features that never change
     stats = ood.fit(same, same)
     ood.check(with_stats(stats))
     assert ood.score(stats, same).isfinite().all()
-    broken = clusters(30, 0)
-    broken[0][3, 1] = torch.nan
-    assert ood.fit(broken, clusters(30, 1)) == {} == ood.fit(clusters(30, 1), broken)
-
-
-# -------------------------------------------------------------------------------------------------------- features
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11_bn", "googlenet", "densenet121", "alexnet"])
 def test_any_network(name):
-    torch.manual_seed(0)
     network, x = built(name), torch.randn(24, 3, 64, 64)
     logits, features, _ = with_features(network, CPU)(x)
-    torch.testing.assert_close(logits, optimize_for_inference(network, CPU)(x))
     assert {(len(values), values.dtype) for values in features} == {(24, torch.float32)} and len(features) >= 4
+    with torch.inference_mode():
+        last_map = network.forward_features(x)
+        close(logits.detach(), network.forward_head(last_map))
     if name.startswith("resnet"):
-        with torch.inference_mode():
-            means = network.forward_features(x).mean((2, 3))
         for values in features[-2:]:
-            torch.testing.assert_close(values, means, rtol=1e-3, atol=1e-4 * means.max().item())
+            close(values, last_map.mean((2, 3)))
     stats = ood.fit(features, features)
     ood.check(with_stats(stats))
     file = io.BytesIO()
@@ -108,9 +88,6 @@ def test_any_network(name):
     assert file.tell() < 2 << 20
     score = ood.score(stats, features)
     assert score.isfinite().all() and (score <= stats["threshold"]).sum() >= 23
-
-
-# ---------------------------------------------------------------------------------- from images to predictions
 
 
 @pytest.mark.parametrize("count", [30, 2])  # images of each class; two are too few
@@ -133,9 +110,6 @@ def test_from_images_through_the_pth_to_predictions(tmp_path, count):
         return
     assert found.is_ood.tolist() == (found.ood_score > loaded.ood_stats["threshold"]).tolist()
     assert found.is_ood.sum() <= 0.05 * len(known) and of_blank.is_ood.all()
-    without = build_predictor(replace(loaded, ood_stats={}), CPU)(known)
-    torch.testing.assert_close(without.logits, found.logits)
-    assert not without.is_ood.any() and without.ood_score.isnan().all()
 
 
 def test_training_images_are_spread_over_the_classes(tmp_path):
@@ -144,9 +118,6 @@ def test_training_images_are_spread_over_the_classes(tmp_path):
     assert chosen.counts() == {"a": 10, "b": 5, "c": 10}
     assert chosen.paths[:3] == [folder.paths[i] for i in (0, 5, 10)] and len(set(chosen.paths)) == 25
     assert balanced_subset(folder, 2).counts() == {"a": 1, "b": 1, "c": 1}
-
-
-# ---------------------------------------------------------------------------------------------- damaged statistics
 
 
 @pytest.mark.parametrize(
@@ -160,17 +131,13 @@ def test_training_images_are_spread_over_the_classes(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_damaged_statistics_are_refused(change):
-    stats = copy.copy(fitted())
-    if isinstance(change, str):
-        del stats[change]
-    else:
-        stats |= change
+    stats = fitted() | (change if isinstance(change, dict) else {})
+    stats.pop(str(change), None)
     for build in (build_predictor, cam_predictor):
         with pytest.raises(CheckpointError, match=r"file\.pth .*novelty"):
             build(with_stats(stats), CPU)
 
 
 def test_statistics_of_another_network_are_refused():
-    _, features, _ = with_features(built("resnet18"), CPU)(torch.randn(20, 3, 32, 32))
     with pytest.raises(UserError, match="another network"):
-        ood.score(fitted(), features)
+        ood.score(fitted(), [values[:, 1:] for values in clusters(20, 0)])
