@@ -197,6 +197,16 @@ def test_a_report_that_cannot_be_read_is_skipped_with_a_remark(content, review, 
     assert review().view().total == 3
 
 
+@pytest.mark.parametrize(
+    "content", [b"path,label\r\n", b"path,sure\r\n/elsewhere/cat/2.png,0.9\r\n", b"path,sure\r\nx\r\n"]
+)
+def test_a_list_that_cannot_be_read_is_skipped_with_a_remark(content, review, project):
+    broken = list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000") / "suspects.csv"
+    broken.write_bytes(content + b"dataset/test/cat/2.png,many\r\n")
+    made = review()
+    assert made.view().total == 3 and made.unreadable == ["evaluate/w/20260301-100000/suspects.csv"]
+
+
 def test_without_a_list_it_says_which_command_makes_one(review, project):
     card = html(review("new one.pth").view(), weights=project / "new one.pth")
     assert "python evaluate.py &#34;" in card and "new one.pth" in card

@@ -240,6 +240,16 @@ def test_moved_or_copied_folders_resume_and_others_do_not(run, bars, tmp_path, m
         run("--resume", LAST, "--data", copied, "--epochs", 3)
 
 
+@pytest.mark.parametrize("value", [{"step": "3"}, {"history": 1}, {"loss_sum": None}, {"optimizer": []}])
+def test_values_of_another_kind_are_refused(run, value):
+    run("--epochs", 1)
+    path = Path("module/run.last.pth")
+    saved = checkpoint.load(path)
+    checkpoint.save(replace(saved, resume=saved.resume | value), path)
+    with pytest.raises(UserError, match="is damaged or was written by another version"):
+        run("--resume", path)
+
+
 def test_an_earlier_versions_run_is_refused(run):
     run("--epochs", 1)
     old = checkpoint.load(LAST)

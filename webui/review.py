@@ -137,13 +137,19 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
         table, newest_table = corrections.table_of(root), newest and corrections.table_of(newest)
         if weights_of_list.resolve() != weights.resolve() or part in parts or newest_table not in (None, table):
             continue
+        found = []
+        try:
+            with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
+                for row in csv.DictReader(file):
+                    name, label = row["path"], Path(row["path"]).relative_to(root).parts[0]
+                    if name.isprintable():  # a browser cannot send others
+                        found.append(LabelIssue(name, corrections.name_in(table, name), label, float(row["sure"])))
+        except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error):
+            unreadable.append(path.relative_to(logs).as_posix())
+            continue
         newest = newest or root
         parts.add(part)
-        with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
-            for row in csv.DictReader(file):
-                name, label = row["path"], Path(row["path"]).relative_to(root).parts[0]
-                if name.isprintable():  # a browser cannot send others
-                    issues.append(LabelIssue(name, corrections.name_in(table, name), label, float(row["sure"])))
+        issues += found
     return newest, issues, unreadable
 
 

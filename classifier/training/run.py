@@ -133,11 +133,18 @@ def _lock_and_load(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         raise UserError(
             f"{path} cannot be resumed; files named *{LAST} can. To start from its weights: --weights {path}"
         )
-    known = vars(RunState()).keys() | {"network", "optimizer", "scaler"}
-    if saved.resume.keys() != known or saved.settings.keys() != vars(TrainConfig()).keys():
+    kinds = {
+        name: (int, float) if isinstance(value, float) else type(value) for name, value in vars(RunState()).items()
+    }
+    kinds |= dict.fromkeys(("network", "optimizer", "scaler"), dict)
+    if (
+        saved.resume.keys() != kinds.keys()
+        or not all(isinstance(saved.resume[name], kind) for name, kind in kinds.items())
+        or saved.settings.keys() != vars(TrainConfig()).keys()
+    ):
         raise UserError(
-            f"{path} was written by another version, whose runs this one cannot resume. Its weights can be used: "
-            f"python train.py --weights {path}"
+            f"{path} is damaged or was written by another version, whose runs this one cannot resume. Its weights can "
+            f"be used: python train.py --weights {path}"
         )
     return saved
 
