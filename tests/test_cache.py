@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from classifier.cli import UserError
 from classifier.data import cache, loaders
 from classifier.data.image_folder import read_folder, split_validation
 from classifier.data.images import ImageError
@@ -137,6 +138,15 @@ def test_damaged_files_are_noticed_and_mended(root, folder, suffix, damage):
     assert torch.equal(pixels(cached(folder)), expected)
     spoil(*folder.paths)
     assert torch.equal(pixels(cached(folder)), expected)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not cut files that are in use")
+def test_a_file_that_is_cut_while_in_use_is_an_error(root, folder):
+    images = cached(folder)
+    os.truncate(file_of(root), 5000)
+    with pytest.raises(UserError, match=r"\.pixels was cut short while in use"):
+        pixels(images)
+    assert torch.equal(pixels(cached(folder)), decoded(folder))
 
 
 def test_a_damaged_image_is_named_and_those_before_it_are_kept(root, folder):

@@ -206,22 +206,6 @@ def test_resume_auto_takes_the_newest_unfinished_run_with_these_settings(run, mo
     assert checkpoint.load(Path("module/newer.last.pth")).resume["done"]
 
 
-def test_a_run_from_shards_resumes_at_its_last_finished_epoch(run, bars, tmp_path, capsys):
-    done = run_script("prepare.py", bars, "--output", "out", "--shards", "--test", 0.1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    shards = ("--data", "out", "--epochs", 2, "--batch-size", 8, "--save-every", 0)
-    run(*shards, "--name", "whole")
-    steps = checkpoint.load(Path("module/whole.last.pth")).resume["step"] // 2
-    stopped(run, *shards, after=steps + 2)
-    assert "A run from shards resumes at its last finished epoch, after 1 epoch:" in capsys.readouterr().out
-    assert checkpoint.load(LAST).resume["step"] == steps
-    run("--resume", LAST)
-    whole, parts = (checkpoint.load(Path(f"module/{name}.last.pth")) for name in ("whole", "run"))
-    assert same(whole.state_dict, parts.state_dict) and whole.resume["step"] == parts.resume["step"]
-    run(*shards, "--name", "frozen", "--weights", "module/whole.pth", "--freeze")
-    assert checkpoint.load(Path("module/frozen.pth")).data["root"] == "out"
-
-
 def test_moved_or_copied_folders_resume_and_others_do_not(run, bars, tmp_path, monkeypatch):
     run("--epochs", 2, "--name", "whole")
     stopped(run, "--epochs", 2, after=3)

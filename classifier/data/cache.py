@@ -4,12 +4,11 @@
     DATA/.cache/<name>.rows      (rows, 2) uint64: hashes of the image's relative path, and of its size and mtime
 
 New rows are appended by ordinary writes. The second file marks them as finished: it is replaced only when they are on
-the disk, and what a killed process has appended is overwritten. The array is mapped into memory, read-only, if it is
-as long as the marker says; the rows that a truncated file lacks are appended again. `.cache` may be deleted.
+the disk, and what a killed process has appended is overwritten. The array is mapped into memory, read-only; rows that
+a truncated file lacks are appended again. `.cache` may be deleted.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -53,7 +52,7 @@ def image_keys(folder: ImageFolder) -> np.ndarray:
 
 def open_cache(
     folder: Path, keys: np.ndarray, preprocess: Preprocess, decode: Decode
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[np.memmap, np.ndarray] | None:
     """Map the cache into memory; the first process of a host appends the images that it lacks.
 
     Args:
@@ -63,8 +62,8 @@ def open_cache(
         decode: opens images. Raises ImageError.
 
     Returns:
-        (pixels (rows, size, size, 3) uint8, the row of each image (N,)); None, with a printed reason, where there is no
-        room for it or it cannot be written.
+        (pixels (rows, size, size, 3) uint8, read-only, and the row of each image (N,)); None, with a printed reason,
+        where there is no room for it or it cannot be written.
     """
     cache = _Cache(folder, preprocess)
     try:
@@ -81,7 +80,10 @@ def open_cache(
             with file_lock(lock, taken, LOCK_TIMEOUT_S):
                 cache.fill(keys, decode)
             rows = cache.find(keys)
-        return None if (rows < 0).any() else (cache.mapped(), rows)
+        if (rows < 0).any():
+            return None
+        shape = (len(cache.known()), preprocess.size, preprocess.size, 3)
+        return np.memmap(cache.pixels, np.uint8, "r", shape=shape), rows
     except ImageError:
         raise
     except (OSError, UserError) as error:
@@ -98,7 +100,7 @@ class _Cache:
         text = repr((VERSION, versions, preprocess.resize, preprocess.interpolation))
         name = f"{preprocess.size}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
         self.pixels, self.marker = folder / f"{name}.pixels", folder / f"{name}.rows"
-        self.shape, self.row_bytes = (preprocess.size, preprocess.size, 3), 3 * preprocess.size**2
+        self.row_bytes = 3 * preprocess.size**2
 
     def known(self) -> np.ndarray:
         """Return the keys of the finished rows, (rows, 2); not of rows that a truncated file lacks."""
@@ -114,10 +116,6 @@ class _Cache:
         rows = {key.tobytes(): row for row, key in enumerate(self.known())}
         return np.array([rows.get(key.tobytes(), -1) for key in keys], np.int64)
 
-    def mapped(self) -> np.ndarray:
-        """Return all finished rows, read-only."""
-        return np.memmap(self.pixels, np.uint8, "r", shape=(len(self.known()), *self.shape))
-
     def fill(self, keys: np.ndarray, decode: Decode) -> None:
         """Append the images that are missing. Raises OSError, ImageError."""
         if np.isin(self.known()[:, 0], keys[:, 0]).sum() > len(keys):  # of these very images: most are outdated
@@ -125,8 +123,7 @@ class _Cache:
         known, missing = self.known(), np.flatnonzero(self.find(keys) < 0)
         needed, free = len(missing) * self.row_bytes / 1e6, shutil.disk_usage(self.pixels.parent).free / 1e6
         if free - needed < FREE_MB:
-            reason = f"it needs {needed:,.0f} MB more, {free:,.0f} MB are free, and {FREE_MB} MB stay so"
-            raise OSError(errno.ENOSPC, reason)
+            raise OSError(f"it needs {needed:,.0f} MB more, {free:,.0f} MB are free, and {FREE_MB} MB stay so")
         self.mark(known)  # nothing that is not there: rows appended below must not be taken for others
         written = 0
         with (
@@ -137,7 +134,7 @@ class _Cache:
             try:
                 for batch in decode(missing.tolist()):
                     if file.write(np.ascontiguousarray(batch)) != batch.nbytes:
-                        raise OSError(errno.ENOSPC, "the disk is full")
+                        raise OSError("the disk is full")
                     written += len(batch)
                     bar.update(len(batch))
             except OSError:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from classifier import distributed
+from classifier.cli import UserError
 from classifier.data.cache import image_keys, open_cache
 from classifier.data.image_folder import ImageFolder
 from classifier.data.images import ImageError
@@ -54,11 +56,13 @@ class ImageDataset(Dataset):
 class CachedImageDataset(ImageDataset):
     """The same images from the cache: `pixels` (rows, size, size, 3) uint8, and the row of each image."""
 
-    def __init__(self, folder: ImageFolder, preprocess: Preprocess, pixels: np.ndarray, rows: np.ndarray):
+    def __init__(self, folder: ImageFolder, preprocess: Preprocess, pixels: np.memmap, rows: np.ndarray):
         super().__init__(folder, preprocess)
         self.pixels, self.rows, self.labels = pixels, rows, torch.tensor(folder.labels)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if self.pixels.base.size() < self.pixels.nbytes:  # touching what a mapped file lacks would be a bus error
+            raise UserError(f"{self.pixels.filename} was cut short while in use; what it lacks is decoded again.")
         pixels = np.asarray(self.pixels[self.rows[indices]])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels[indices]  # channels-last in memory
 
@@ -110,26 +114,24 @@ def images_of(dataset: ImageDataset, indices: Sequence[int]) -> Tensor:
     return checked(collate(dataset.__getitems__(list(indices))))[0].cpu()
 
 
+@dataclass(eq=False)
 class ResumableSampler(Sampler):
     """Every image once, in an order that depends on nothing but the seed and the epoch.
 
-    Set `epoch` and `start` before each pass; `start` images at the beginning are left out, to resume an epoch.
-    `batch_size` counts the images of a step in all processes together, each of which gets its part, so that together
-    they get what one alone would; an incomplete step at the end is left out.
+    Together, the processes get what one alone would; an incomplete step at the end of an epoch is left out.
     """
 
-    def __init__(
-        self,
-        images: int,
-        seed: int,
-        batch_size: int = 1,
-        rank: int = distributed.RANK,
-        world_size: int = distributed.WORLD_SIZE,
-    ):
-        self.images, self.seed, self.epoch, self.start = images, seed, 0, 0
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        if batch_size % world_size:
-            raise ValueError(f"{world_size} processes cannot share steps of {batch_size} images evenly")
+    images: int
+    seed: int
+    batch_size: int = 1  # images of a step in all processes together
+    rank: int = distributed.RANK
+    world_size: int = distributed.WORLD_SIZE
+    epoch: int = 0  # to be set before each pass
+    start: int = 0  # images at its beginning that are left out, to resume it
+
+    def __post_init__(self):
+        if self.batch_size % self.world_size:
+            raise ValueError(f"{self.world_size} processes cannot share steps of {self.batch_size} images evenly")
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -150,7 +152,7 @@ def loader(
     drop_last: bool = False,
 ) -> DataLoader:
     """Return batches of the images, in the order of these indices if given; `workers` decode what is not cached."""
-    workers = workers if type(images) is ImageDataset else 0
+    workers = 0 if isinstance(images, CachedImageDataset | GPUImageDataset) else workers
     return DataLoader(
         images,
         batch_size,

@@ -13,6 +13,7 @@ import http.client
 import io
 import itertools
 import json
+import posixpath
 import random
 import shutil
 import tarfile
@@ -91,32 +92,24 @@ def read(spec: str) -> ShardedImages:
     and all of its shards; for a folder also the one above it, dataset.
 
     Raises:
-        UserError: the index or a shard is missing, damaged or of another size, or a class has no images.
+        UserError: the index or a shard is missing, damaged or of another size.
     """
     from webdataset.shardlists import expand_urls
 
-    root, pattern = (spec if spec.startswith(URL) else Path(spec).as_posix()).rstrip("/"), ""
-    if root.endswith(".tar"):
-        root, _, pattern = (root if "/" in root else f"./{root}").rpartition("/")
-    elif (Path(root) / "train" / INDEX).is_file():
-        root = f"{root}/train"
+    spec = spec.rstrip("/") if spec.startswith(URL) else Path(spec).as_posix()
+    root, pattern = posixpath.split(spec) if spec.endswith(".tar") else (spec, "")
+    root = f"{root}/train" if Path(root, "train", INDEX).is_file() else root or "."
     try:
         with _open(f"{root}/{INDEX}") as stream:
             index = json.load(stream)
-        images = ShardedImages(root, index["classes"], [Shard(**one) for one in index["shards"]])
+        classes, shards = index["classes"], {one["name"]: Shard(**one) for one in index["shards"]}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{root}/{INDEX} is damaged. Get it again.") from None
-    if pattern:
-        known = {shard.name: shard for shard in images.shards}
-        try:
-            images = replace(images, shards=[known[name] for name in expand_urls(pattern)])
-        except (ValueError, KeyError):
-            examples = f"{len(known)} shards, {min(known)} to {max(known)}"
-            raise UserError(
-                f"{root}/{INDEX} has {examples}, not all of {pattern}. Example: {{00000..00127}}.tar."
-            ) from None
-    if empty := [name for name, count in images.counts().items() if not count]:
-        raise UserError(f"The shards of {spec} hold no images of {', '.join(empty)}. Name more shards.")
+    try:
+        images = ShardedImages(root, classes, [shards[name] for name in (expand_urls(pattern) if pattern else shards)])
+    except (ValueError, KeyError):
+        found = f"{len(shards)} shards, {min(shards)} to {max(shards)}"
+        raise UserError(f"{root}/{INDEX} has {found}, not all of {pattern}. Example: {{00000..00127}}.tar.") from None
     for shard in () if root.startswith(URL) else images.shards:  # from a server each is read when it is needed
         _open(f"{root}/{shard.name}", shard.bytes).close()
     return images
@@ -139,8 +132,8 @@ def train_and_val(spec: str, share: float, fold: int = 1) -> tuple[ShardedImages
     if not chosen or not all(training.counts().values()):
         raise UserError(
             f"{images.root}: {plural(len(order), 'shard is', 'shards are')} too few to validate with {share:.0%} of "
-            "them (--val) and train on images of every class with the others: whole shards go to either. Name more "
-            "shards, or write smaller ones with prepare.py --shard-size."
+            "them (--val) and train on images of every class with the others. Name more shards, or write smaller ones "
+            "with prepare.py --shard-size."
         )
     return training, replace(images, shards=chosen)
 
@@ -168,10 +161,11 @@ def train_loader(
         batches: batches of this process in an epoch.
         workers: processes that decode; fewer where there are too few shards.
     """
-    stride = (0, 1) if len(images.shards) >= WORLD_SIZE else (RANK, WORLD_SIZE)
-    workers = min(workers, batches, max(1, len(images.shards) // WORLD_SIZE))
-    per_worker = [len(range(worker, batches, max(1, workers))) * batch_size for worker in range(max(1, workers))]
-    return _loader(_ShardDataset(images, preprocess, *stride, per_worker, seed), batch_size, workers)
+    step = 1 if len(images.shards) >= WORLD_SIZE else WORLD_SIZE
+    parts = [(shard, range(start, len(shard), step)) for shard in images.shards for start in range(step)]
+    workers = min(workers, batches, len(parts) // WORLD_SIZE)
+    per_worker = [len(range(worker, batches, workers or 1)) * batch_size for worker in range(workers or 1)]
+    return loaders.loader(_ShardDataset(images, preprocess, parts, per_worker, seed), batch_size, workers)
 
 
 def val_loader(
@@ -181,15 +175,11 @@ def val_loader(
 
     Every process reads all shards, but decodes only its own images; see `distributed.gather_strided`.
     """
-    dataset = _ShardDataset(images, preprocess, rank, world_size)
-    return _loader(dataset, batch_size, min(workers, len(images.shards)))
-
-
-def _loader(dataset: "_ShardDataset", batch_size: int, workers: int) -> DataLoader:
-    """Return batches of (images (n, 3, size, size) uint8, labels (n,) int64), or an ImageError, as `loaders.loader`."""
-    options = {"collate_fn": loaders.collate, "worker_init_fn": loaders.ignore_signals}
-    options |= {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-    return DataLoader(dataset, batch_size, num_workers=workers, **options)
+    parts, before = [], 0  # images in earlier shards
+    for shard in images.shards:
+        parts.append((shard, range((rank - before) % world_size, len(shard), world_size)))
+        before += len(shard)
+    return loaders.loader(_ShardDataset(images, preprocess, parts), batch_size, min(workers, len(parts)))
 
 
 @dataclass
@@ -198,20 +188,16 @@ class _ShardDataset(IterableDataset):
 
     images: ShardedImages
     preprocess: Preprocess
-    rank: int  # of all images only those at rank, rank + world_size, ... are decoded
-    world_size: int
+    parts: list[tuple[Shard, range]]  # with the indices of the images in the shard that are used
     per_worker: list[int] | None = None  # images of each worker in an epoch of training; None: each image once
     seed: int = 0
     epoch: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64).share_memory_())  # workers live on
-
-    def __len__(self) -> int:
-        return sum(self.per_worker or [len(range(self.rank, len(self.images), self.world_size))])
 
     def __iter__(self) -> Iterator[tuple[Tensor, int] | ImageError]:
         import webdataset as wds
 
         worker = info.id if (info := get_worker_info()) else 0
-        split_by_node = wds.split_by_node if self.per_worker and self.world_size == 1 else None
+        split_by_node = wds.split_by_node if self.per_worker else None
         samples = wds.DataPipeline(self.order, split_by_node, wds.split_by_worker, self._samples)
         if self.per_worker:
             rng = random.Random(f"{self.seed} {self.epoch.item()} {RANK} {worker}")
@@ -225,40 +211,34 @@ class _ShardDataset(IterableDataset):
         """Choose the order of the next pass."""
         self.epoch[0] = epoch
 
-    def order(self) -> list[Shard]:
-        """List the shards in the order of this pass."""
-        shards = list(self.images.shards)
+    def order(self) -> list[tuple[Shard, range]]:
+        """List the parts of all processes in the order of this pass."""
+        parts = list(self.parts)
         if self.per_worker:
-            random.Random(f"{self.seed} {self.epoch.item()}").shuffle(shards)
-        return shards
+            random.Random(f"{self.seed} {self.epoch.item()}").shuffle(parts)
+        return parts
 
     def remark(self) -> str:
         """Say how many images an epoch of training omits and repeats; "" where it is none."""
-        omitted = repeated = 0
+        parts, omitted, repeated = self.order(), 0, 0
         for rank, (worker, count) in itertools.product(range(WORLD_SIZE), enumerate(self.per_worker)):
-            own = sum(map(len, self.order()[rank::WORLD_SIZE][worker :: len(self.per_worker)]))
-            if self.world_size > 1:
-                own = len(range(rank, len(self.images), WORLD_SIZE))
+            own = sum(len(used) for _, used in parts[rank::WORLD_SIZE][worker :: len(self.per_worker)])
             omitted, repeated = omitted + max(0, own - count), repeated + max(0, count - own)
         shown = f"of {len(self.images):,} images an epoch omits about {omitted:,}, others each time"
         return f"From shards: {shown}, and repeats about {repeated:,}." if omitted or repeated else ""
 
-    def _samples(self, shards: Iterable[Shard]) -> Iterator[dict]:
-        """Yield the samples of some shards as webdataset makes them. Raises UserError for a damaged shard."""
+    def _samples(self, parts: Iterable[tuple[Shard, range]]) -> Iterator[dict]:
+        """Yield the samples of some parts as webdataset makes them. Raises UserError for a damaged shard."""
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
-        for shard in shards:
-            url = f"{self.images.root}/{shard.name}"
-            index = first = sum(map(len, self.images.shards[: self.images.shards.index(shard)]))
-            with (
-                _open(url, shard.bytes) as stream,
-                contextlib.suppress(tarfile.TarError, EOFError, OSError, ValueError),
-            ):
-                for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
-                    if index % self.world_size == self.rank:
+        for shard, used in parts:
+            url, count = f"{self.images.root}/{shard.name}", 0
+            damage = tarfile.TarError, EOFError, OSError, ValueError
+            with _open(url, shard.bytes) as stream, contextlib.suppress(*damage):
+                for count, sample in enumerate(group_by_keys(tar_file_expander([{"url": url, "stream": stream}])), 1):
+                    if count - 1 in used:
                         yield sample
-                    index += 1
-            if index - first != len(shard):
+            if count != len(shard):  # a damaged tar may also end early without an error
                 raise UserError(f"{url} is damaged, or {INDEX} belongs to other shards. Get both again.")
 
     def _decode(self, sample: dict) -> tuple[Tensor, int]:

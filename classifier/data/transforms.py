@@ -65,10 +65,6 @@ class Preprocess:
         mean, std = self._mean_std(x)
         return (x * std + mean).clamp(0, 1)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image -> (3, size, size) float32, the network's input."""
-        return self.normalize(self.pixels(image))
-
     def _mean_std(self, like: Tensor) -> list[Tensor]:
         return [torch.tensor(values, device=like.device).view(3, 1, 1) for values in (self.mean, self.std)]
 
@@ -189,8 +185,8 @@ class TrainingInput:
     ):
         from torchvision.transforms import v2  # slow to import, and whoever loads a .pth needs this file
 
-        mixes = [getattr(v2, name)(num_classes=classes) for name in MIXES[mix]]
         self.augment, self.preprocess, self.memory_format = augment, preprocess, memory_format
+        mixes = [getattr(v2, name)(num_classes=classes) for name in MIXES[mix]]
         self.mix = v2.RandomChoice(mixes) if mixes else None
 
     def __call__(
