@@ -26,7 +26,7 @@ from typing import Annotated, NoReturn
 from tyro import conf
 
 from classifier.cli import UserError, parse, run
-from classifier.data import archives
+from classifier.data import archives, sample_set
 from classifier.files import class_folders
 from classifier.preparation import duplicates, outputs, sources, split
 from classifier.preparation.examine import examine_all
@@ -56,7 +56,7 @@ class Settings:
     download: bool = False
     """Get Microsoft's cats and dogs (825 MB) as the source."""
     sample: bool = False
-    """Draw the sample set, into OUTPUT/sample, instead."""
+    """Write the sample set of drawings, into OUTPUT/sample, instead."""
     shards: bool = False
     """Write OUTPUT/train/*.tar (WebDataset shards, for more images than a disk) instead of folders; OUTPUT/test stays
     a folder."""
@@ -73,11 +73,9 @@ def main() -> None:
     if not (0 < settings.test < 1 or (settings.test >= 1 and settings.test % 1 == 0)):
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000.")
     if settings.sample and settings.shards:
-        raise UserError("--sample draws folders. Then: python prepare.py dataset/sample --shards --output OTHER")
+        raise UserError("--sample writes folders. Then: python prepare.py dataset/sample --shards --output OTHER")
     if settings.sample:
-        from classifier.data.drawings import draw_sample_set
-
-        draw_sample_set(output / "sample")
+        sample_set.unpack(output / "sample")
         print(f"The sample set of drawings is in {output / 'sample'}.")
         print_next(output / "sample")
         return

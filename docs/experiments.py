@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier.data.drawings import CLASSES, draw
 from classifier.data.transforms import Augment, Preprocess, resize_batch
+from docs.drawings import CLASSES, draw
 from resnet import BasicBlock, ResNet
 
 SIZE = 48  # pixels of the images

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from classifier import checkpoint
-from classifier.data.drawings import draw
 from classifier.data.transforms import CROP_MARGIN, resize_batch
 from classifier.evaluation.plots import COLORS, FAINT, INK, styled
 from docs import experiments
+from docs.drawings import draw
 from docs.experiments import BLOCKS, OPTIONS, RATES, SEEDS, SIZE, STARTS, drawings, normalize
 from resnet import resnet18
 from zoo import MODELS

@@ -1,8 +1,4 @@
-"""The sample set: complete, the same every time, each drawing whole, and not to be told apart by colour alone."""
-
-import subprocess
-import sys
-import time
+"""The sample set: complete, kept where it is, and not to be told apart by colour alone."""
 
 import numpy as np
 import pytest
@@ -12,66 +8,57 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classifier.cli import UserError
-from classifier.data.drawings import CLASSES, SIZE, draw, draw_sample_set, holds_sample_set
-from tests.conftest import ENVIRONMENT, REPOSITORY
-from tests.raw_images import plain, tree
+from classifier.data.sample_set import holds_sample_set, unpack
+from docs.drawings import CLASSES, COUNTS, SIZE, draw
+from tests.raw_images import encode, make_folder, plain, tree
+
+FILES = {
+    f"{split}/{kind}/{kind}.{number}.webp": (split, kind, number)
+    for split, count in COUNTS.items()
+    for kind in CLASSES
+    for number in range(count)
+}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn") / "sample"
-    draw_sample_set(root)
+    unpack(root)
     return root
 
 
-def test_the_set_is_complete_all_drawings_differ_and_never_change(root):
-    expected = {
-        f"{split}/{kind}/{kind}.{number}.png"
-        for split, count in (("train", 300), ("test", 60))
-        for kind in CLASSES
-        for number in range(count)
-    }
-    assert set(tree(root)) == expected and holds_sample_set(root)
-    assert [path.name for path in root.parent.iterdir()] == [root.name]  # no temporary folder is left behind
-    images = [Image.open(path) for path in root.rglob("*.png")]
-    assert {(image.mode, image.size) for image in images} == {("RGB", (SIZE, SIZE))}
-    assert len({image.tobytes() for image in images}) == 720
-    for split, kind, number in (("train", "cat", 0), ("train", "dog", 299), ("test", "cat", 59)):
-        stored = Image.open(root / split / kind / f"{kind}.{number}.png").tobytes()
-        assert draw(split, kind, number).tobytes() == draw(split, kind, number).tobytes() == stored
+def test_the_set_is_complete_and_what_is_drawn_today(root):
+    assert set(tree(root)) == set(FILES) and len(FILES) == 720 and holds_sample_set(root)
+    images = {name: Image.open(root / name) for name in FILES}
+    assert {(image.mode, image.size) for image in images.values()} == {("RGB", (SIZE, SIZE))}
+    assert len({image.tobytes() for image in images.values()}) == 720
+    for name in ("train/cat/cat.0.webp", "train/dog/dog.299.webp", "test/cat/cat.59.webp", "test/dog/dog.7.webp"):
+        assert images[name].tobytes() == draw(*FILES[name]).tobytes()
 
 
-def test_a_killed_process_leaves_whole_drawings_and_the_next_one_draws_the_others(root, tmp_path):
-    def drawings() -> dict:
-        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.png")}
-
-    folder = tmp_path / "sample"
-    code = (
-        "import pathlib, sys; from classifier.data import drawings as d; d.draw_sample_set(pathlib.Path(sys.argv[1]))"
+def test_what_is_there_is_kept_and_the_rest_added(root, tmp_path):
+    """A killed run's drawings, somebody's notes, and drawings as an earlier version wrote them."""
+    old = {name.replace("webp", "png"): encode(Image.open(root / name), "PNG") for name in list(FILES)[:3]}
+    there = old | {"README.md": b"mine", "test/dog/dog.0.webp": (root / "test/dog/dog.0.webp").read_bytes()}
+    unpack(make_folder(tmp_path / "sample", there))
+    assert holds_sample_set(tmp_path / "sample")
+    assert (
+        tree(tmp_path / "sample")
+        == {name: of for name, of in tree(root).items() if name not in list(FILES)[:3]} | there
     )
-    drawing = subprocess.Popen([sys.executable, "-c", code, folder], cwd=REPOSITORY, env=ENVIRONMENT)
-    deadline = time.monotonic() + 60
-    while not (folder / "train" / "cat" / "cat.9.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    drawing.kill()
-    drawing.wait()
-    (folder / "train" / "cat" / "cat.1.png").unlink()
-    (folder / "README.md").write_text("mine")
-    left = drawings()
-    assert 9 <= len(left) < 719
-    draw_sample_set(folder)
-    assert left.items() <= drawings().items()  # what was there is not drawn again
-    assert tree(root).items() <= tree(folder).items() and (folder / "README.md").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
 def test_other_images_are_not_mixed_in(tmp_path):
-    photo = tmp_path / "train" / "cat" / "tom.png"
-    photo.parent.mkdir(parents=True)
-    photo.write_bytes(plain("red"))
+    make_folder(tmp_path, {"train/cat/tom.png": plain("red")})
     with pytest.raises(UserError, match=r"tom\.png is not one of the drawings"):
-        draw_sample_set(tmp_path)
+        unpack(tmp_path)
     assert tree(tmp_path) == {"train/cat/tom.png": plain("red")} and not holds_sample_set(tmp_path)
+
+
+def test_photographs_called_like_drawings_are_none(tmp_path):
+    for content in (plain("red"), b"damaged"):
+        assert not holds_sample_set(make_folder(tmp_path, {"train/cat/cat.0.png": content}))
 
 
 def linear_accuracy(train, test) -> float:

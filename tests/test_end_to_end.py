@@ -14,12 +14,12 @@ import train
 import zoo
 from classifier import checkpoint
 from classifier.data import image_folder, loaders
-from classifier.data.drawings import draw
 from classifier.data.images import ORIENTATION
 from classifier.device import select_compute
 from classifier.evaluation import metrics
 from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import optimize_for_inference
+from docs.drawings import draw
 from tests.conftest import run_script
 from tests.running_page import address, app_process, image
 from tests.tiny import own_signals

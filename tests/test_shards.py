@@ -123,7 +123,7 @@ def test_the_command_line(made, tmp_path, capsys, monkeypatch):
     assert "prepared already" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shard-size 20"):
         run_prepare(made[0], "--output", "out")
-    with pytest.raises(UserError, match="draws folders"):
+    with pytest.raises(UserError, match="writes folders"):
         run_prepare("--sample", "--shards")
 
 

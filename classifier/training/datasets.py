@@ -48,7 +48,7 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
     Raises UserError: there are none, too few, other ones than in the other processes or in the run to resume (`saved`),
     or test images of further classes.
     """
-    with distributed.local_main_process_first():  # where there are no images, the first process draws some
+    with distributed.local_main_process_first():  # where there are no images, the first process writes drawings
         if image_folder.is_shards(cfg.data):
             from classifier.data import shards  # not at the top: rarely needed
 
@@ -88,8 +88,8 @@ def _find_images(data: str) -> tuple[Path, str]:
     """Return the folder that holds train/ and what is in it: images, or drawings where there are no images yet."""
     root = Path(data)
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
-        may_be_drawn = (root / "train" / "cat" / "cat.0.png").is_file()
-        return root, "drawings" if may_be_drawn and _drawings().holds_sample_set(root) else "images"
+        has_cats = (root / "train" / "cat").is_dir()
+        return root, "drawings" if has_cats and _sample_set().holds_sample_set(root) else "images"
     folders = [path for path in root.glob("[!.]*") if path.is_dir() and path.name != "sample"]
     if misplaced := sorted(path.name for path in folders if any(map(has_image_extension, path.rglob("*")))):
         raise UserError(
@@ -102,14 +102,14 @@ def _find_images(data: str) -> tuple[Path, str]:
         "                  python prepare.py FILE_OR_FOLDER    Kaggle's train.zip, or images of your own\n",
         flush=True,
     )
-    _drawings().draw_sample_set(root / "sample")
+    _sample_set().unpack(root / "sample")
     return root / "sample", "drawings"
 
 
-def _drawings() -> ModuleType:
-    from classifier.data import drawings  # not at the top: rarely needed
+def _sample_set() -> ModuleType:
+    from classifier.data import sample_set  # not at the top: rarely needed
 
-    return drawings
+    return sample_set
 
 
 @dataclass

@@ -1,0 +1,45 @@
+"""The built-in sample set: 720 drawings of cats and dogs, for a first run with nothing downloaded.
+
+They are in sample.zip, which docs/drawings.py has drawn.
+"""
+
+import contextlib
+import zipfile
+from pathlib import Path
+
+from classifier.cli import UserError
+from classifier.data.images import ImageError, has_image_extension, load_image
+from classifier.files import atomic_write
+
+ARCHIVE = Path(__file__).with_name("sample.zip")
+FIRST = "train/cat/cat.0.webp"
+
+
+def unpack(root: Path) -> None:
+    """Write those of `root`/train/<class>/* (300 each) and `root`/test/<class>/* (60 each) that are not there yet.
+
+    Raises:
+        UserError: `root` holds other images, which a sample set must not be mixed with.
+    """
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        drawings = {root / name: archive.read(name) for name in archive.namelist()}
+    for path in (path for split in ("train", "test") for path in (root / split).rglob("*")):
+        if has_image_extension(path.name) and path.with_suffix(".webp") not in drawings:
+            raise UserError(f"{path} is not one of the drawings: the sample set needs an empty folder, not {root}.")
+    for path, content in drawings.items():
+        if not path.is_file() and not _earlier(path).is_file():
+            with atomic_write(path, fsync=False) as file:
+                file.write(content)
+
+
+def holds_sample_set(root: Path) -> bool:
+    """Whether the first training image of `root` is that of the sample set."""
+    with contextlib.suppress(ImageError), zipfile.ZipFile(ARCHIVE) as archive:
+        first = next(filter(Path.is_file, (root / FIRST, _earlier(root / FIRST))), None)
+        return first is not None and load_image(first).tobytes() == load_image(archive.read(FIRST)).tobytes()
+    return False
+
+
+def _earlier(path: Path) -> Path:
+    """Return where earlier versions wrote the same drawing."""
+    return path.with_suffix(".png")
