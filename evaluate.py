@@ -4,7 +4,6 @@
     python evaluate.py module/flowers.pth --data photos   others, on photos/<class>/* or photos/test/<class>/*
     python evaluate.py module/a.pth module/b.pth          which is better, whether significantly, and its cost
     python evaluate.py --part val                         on the validation images: finds label issues
-    python evaluate.py --tta flip                         also with the mean over each image and its mirror image
     torchrun --nproc-per-node=8 evaluate.py               on eight GPUs, or with --device cpu in eight processes
 
 Expected for the weights that come with the project: 98.20% accuracy on 2,000 photographs of cats and dogs, 95% interval
@@ -22,10 +21,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from tyro import conf
 
@@ -40,7 +40,6 @@ from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.text import plural, print_table, quoted, shorten
-from zoo.table import layer_table
 
 Predictor = Callable[[Tensor], Prediction]
 MAX_COLUMNS = 90  # of the terminal for class names
@@ -58,8 +57,6 @@ class Settings:
     """Folder that holds test/<class>/* or <class>/*; by default the one that the network was trained on."""
     part: Part = "test"
     """val: the validation images of the training run (DIR/val, or its split of DIR/train) instead of test images."""
-    tta: Literal["off", "flip"] = "off"
-    """flip: test-time augmentation; also evaluates the mean of the logits of each image and its mirror image."""
     batch_size: int = 64
     """Images per batch, in each process."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -84,14 +81,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
         results: list[EvalResult] = []
         for name, checkpoint, time_ns, folder in zip(paths.values(), loaded, times, folders, strict=True):
-            for result in evaluate(name, checkpoint, folder, settings):
-                report.print_scores(result.report)
-                page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
-                print(f"\nreport     {page}", flush=True)
-                own_test = settings.part == "test" and not checkpoint.assumed and is_part(checkpoint, folder, "test")
-                if own_test and result.name == name:
-                    print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
-                results.append(result)
+            result = evaluate(name, checkpoint, folder, settings)
+            if not distributed.IS_MAIN:
+                continue
+            report.print_scores(result.report)
+            page = report.write_report(result, folder, settings.logs / "evaluate" / name)
+            print(f"\nreport     {page}", flush=True)
+            if settings.part == "test" and is_part(checkpoint, folder, "test"):
+                print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
+            results.append(result)
 
         if len(results) > 1:
             results.sort(key=lambda result: -result.report["accuracy"])
@@ -117,11 +115,8 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
     return {path: name if list(names.values()).count(name) == 1 else long[path] for path, name in names.items()}
 
 
-def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> list[EvalResult]:
-    """Return the network's logits and scores; with --tta a second time, for the mirror images as well.
-
-    Of several processes only the main one returns results.
-    """
+def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> EvalResult | None:
+    """Return the network's logits and scores; of several processes only the main one does."""
     preprocess, side, classes = checkpoint.preprocess, checkpoint.preprocess.size, ", ".join(folder.classes)
     compute = select_compute(settings.device, settings.precision)
     print(f"\nweights    {checkpoint.path}")
@@ -134,49 +129,36 @@ def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: S
     print(f"device     {compute}", flush=True)
 
     predict = build_predictor(checkpoint, compute)
-    predictors = {name: predict}
-    if settings.tta == "flip":
-        predictors[f"{name}-flip"] = lambda pixels: mean(predict(pixels), predict(pixels.flip(-1)))
-    results = []
-    for view, predictor in predictors.items():
-        distributed.broadcast_object(None)  # the others wait until the main process has measured and written
-        start = time.perf_counter()
-        logits, is_ood = infer(predictor, checkpoint, folder, compute.device, settings)
-        seconds, labels = time.perf_counter() - start, torch.tensor(folder.labels)
-        if not distributed.IS_MAIN:
-            continue
-        scores = {
-            "weights": checkpoint.path.as_posix(),
-            "model": checkpoint.model,
-            "folder": folder.root.as_posix(),
-            "part": settings.part,
-            "learned_from": settings.part == "test" and is_part(checkpoint, folder, "train"),
-            "trained_on": checkpoint.data.get("kind", "unknown"),
-            "assumed": checkpoint.assumed,
-            "remarks": remarks(checkpoint, folder, settings.part),
-            "preprocess": preprocess.to_dict(),
-            **metrics.score(logits, labels, folder.classes, checkpoint.temperature),
-            "neither": is_ood.sum().item() if checkpoint.ood_stats else None,
-            **costs(checkpoint, predictor, compute.device),
-            "seconds": seconds,  # from files to logits: reading, decoding, resizing, network
-            "milliseconds_per_picture": 1000 * seconds / len(folder),
-            "device": EACH + device_name(compute.device),
-            "precision": dtype_name(compute.dtype),
-            "batch_size": settings.batch_size,
-            "workers": settings.workers,
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "versions": checkpoints.versions(),
-        }
-        history = checkpoint.scores.get("history") or checkpoint.resume.get("history") or []
-        if view != name:  # two passes, and the training is shown with the first of the two
-            history, scores["multiply_adds"] = [], scores["multiply_adds"] and 2 * scores["multiply_adds"]
-        results.append(EvalResult(view, scores, history, logits, labels))
-    return results
-
-
-def mean(one: Prediction, other: Prediction) -> Prediction:
-    """Average the logits of two views of the same images; out of distribution are those that both views call so."""
-    return one._replace(logits=(one.logits + other.logits) / 2, is_ood=one.is_ood & other.is_ood)
+    distributed.broadcast_object(None)  # the others wait until the main process has measured and written
+    start = time.perf_counter()
+    logits, is_ood = infer(predict, checkpoint, folder, compute.device, settings)
+    seconds, labels = time.perf_counter() - start, torch.tensor(folder.labels)
+    if not distributed.IS_MAIN:
+        return None
+    scores = {
+        "weights": checkpoint.path.as_posix(),
+        "model": checkpoint.model,
+        "folder": folder.root.as_posix(),
+        "part": settings.part,
+        "learned_from": settings.part == "test" and is_part(checkpoint, folder, "train"),
+        "trained_on": checkpoint.data.get("kind", "unknown"),
+        "assumed": checkpoint.assumed,
+        "remarks": remarks(checkpoint, folder, settings.part),
+        "preprocess": preprocess.to_dict(),
+        **metrics.score(logits, labels, folder.classes, checkpoint.temperature),
+        "neither": is_ood.sum().item() if checkpoint.ood_stats else None,
+        **costs(checkpoint, predict, compute.device),
+        "seconds": seconds,  # from files to logits: reading, decoding, resizing, network
+        "milliseconds_per_picture": 1000 * seconds / len(folder),
+        "device": EACH + device_name(compute.device),
+        "precision": dtype_name(compute.dtype),
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": checkpoints.versions(),
+    }
+    history = checkpoint.scores.get("history") or checkpoint.resume.get("history") or []
+    return EvalResult(name, scores, history, logits, labels)
 
 
 def infer(
@@ -188,18 +170,15 @@ def infer(
     equal to the last digit.
     """
     size = settings.batch_size
-    batches = [range(len(folder))[start : start + size] for start in range(0, len(folder), size)]
-    indices = [index for batch in distributed.shard(batches) for index in batch]
+    batches = distributed.shard(torch.arange(len(folder)).split(size))  # of indices
     images = loaders.ImageDataset(folder, checkpoint.preprocess, settings.workers)
-    loader = loaders.loader(images, size, order=indices)
-    logits, is_ood = [torch.empty(0, len(folder.classes))], [torch.empty(0, dtype=torch.bool)]  # there may be no batch
-    with tqdm(total=len(indices), unit=" images", leave=False, disable=distributed.DISABLE_TQDM) as bar:
-        for pixels, _ in loaders.on_device(loader, device):
-            prediction = predict(pixels)
-            logits.append(prediction.logits)
-            is_ood.append(prediction.is_ood)
-            bar.update(len(pixels))
-    parts = distributed.all_gather_object((torch.tensor(indices).long(), torch.cat(logits), torch.cat(is_ood)))
+    loader = loaders.loader(images, size, order=[index for batch in batches for index in batch.tolist()])
+    bar = {"total": len(batches), "unit": " images", "unit_scale": size, "disable": distributed.DISABLE_TQDM}
+    own = []
+    for batch, (pixels, _) in zip(batches, tqdm(loaders.on_device(loader, device), leave=False, **bar), strict=True):
+        prediction = predict(pixels)
+        own.append((batch, prediction.logits, prediction.is_ood))
+    parts = itertools.chain(*distributed.all_gather_object(own))
     order, logits, is_ood = map(torch.cat, zip(*parts, strict=True))
     return logits[order.argsort()], is_ood[order.argsort()]
 
@@ -210,18 +189,17 @@ def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> d
     These are the median and the 95th percentile, warm, from pixels (1, 3, S, S) on the CPU to the prediction there.
     """
     network, side = checkpoint.network(), checkpoint.preprocess.size
-    try:
-        rows = layer_table(network, side)
-    except Exception:  # a network of one's own that torch.fx cannot trace
-        rows = []
+    with FlopCounterMode(display=False) as flops, torch.inference_mode():
+        network(torch.zeros(1, 3, side, side))
     image, clock = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8), [time.perf_counter()]
     for _ in range(WARM_UP + TIMED):
         predict(image.to(device))
         clock.append(time.perf_counter())
     milliseconds = 1000 * torch.tensor(clock, dtype=torch.float64).diff()[WARM_UP:]
     return {
-        "parameters": sum(row.parameters for row in rows) or sum(p.numel() for p in network.parameters()),
-        "multiply_adds": sum(row.multiply_adds for row in rows) or None,
+        # without GoogLeNet's auxiliary classifiers, which are used in training only
+        "parameters": sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux")),
+        "multiply_adds": flops.get_total_flops() // 2,
         "megabytes": checkpoint.path.stat().st_size / 1e6 if checkpoint.path else None,
         "milliseconds_for_one": milliseconds.quantile(0.5).item(),
         "milliseconds_for_one_p95": milliseconds.quantile(0.95).item(),

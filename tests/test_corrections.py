@@ -54,18 +54,20 @@ def test_the_last_row_of_a_file_counts_and_what_was_decided_meanwhile_stays(tabl
     assert len(decided(table)) == 2
 
 
-def test_a_row_that_was_cut_off_anywhere_costs_only_itself(table):
+def test_a_table_that_was_cut_off_anywhere_is_refused_or_costs_one_row(table):
     record(table, A, CLASSES)
     whole = len(table.read_bytes())
     record(table, Correction('train/cat/a, "b" 猫.jpg', "bb", "cat", RELABEL, CLASSES[3], "Ann"), CLASSES)
     both = table.read_bytes()
-    after = Correction("train/dog/3.jpg", "cc", "dog", LEAVE_OUT)
     for end in range(whole, len(both)):
         table.write_bytes(both[:end])
+        try:
+            standing, remarks = read(table, CLASSES)
+        except UserError as error:  # within quotation marks
+            assert "line 3" in str(error) and table.read_bytes() == both[:end]
+            continue
+        assert KEY in standing and len(remarks) <= 1
         assert set(decided(table).values()) <= {(KEEP, ""), (RELABEL, CLASSES[3])}  # half a class is none
-        assert record(table, after, CLASSES)
-        standing, remarks = read(table, CLASSES)
-        assert {("train/dog/3.jpg", "cc"), KEY} <= set(standing) and len(remarks) <= 1
 
 
 def test_what_excel_makes_of_it_is_read_and_continued(table):
@@ -90,7 +92,6 @@ def test_rows_that_make_no_sense_are_reported_and_skipped(table):
         b"train/cat/1.jpg,aa,cat,delete,,2026",
         b"train/cat/1.jpg,aa,cat,keep",
         b"train/cat/1.jpg,,cat,keep,,2026",
-        b'"' + b"x" * 200_000,
         b"\xff\xfe\x00\x01,\x00",
         "我的猫,cat".encode("gb18030"),
     ]
@@ -98,26 +99,25 @@ def test_rows_that_make_no_sense_are_reported_and_skipped(table):
     standing, remarks = read(table, CLASSES)
     assert list(standing) == [KEY]
     reason = "is incomplete or names no known decision or class"
-    assert [remark.split(":")[0] for remark in remarks] == [f"line {i} {reason}" for i in range(3, 10)]
+    assert remarks == [f"line {i} {reason}" for i in range(3, 9)]
 
 
-@pytest.mark.parametrize("content", [b"\n\n", os.urandom(3000), "file\tdigest".encode("utf-16"), b"x" * 200_000])
+@pytest.mark.parametrize("content", [b"\n\n", os.urandom(3000), "file\tdigest".encode("utf-16"), b"x" * 200_000, b'"'])
 def test_a_file_of_something_else_is_refused_and_kept(content, table):
     table.write_bytes(content)
     refused(table, "Expected file,digest,label")
     assert table.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["leave out/1.jpg", "a;b.jpg", "=1+1.jpg", " 猫 'x'.jpg", '","",.jpg', "\udcff.jpg"])
+@pytest.mark.parametrize(
+    "name", ["leave out/1.jpg", "a;b.jpg", "=1+1.jpg", " 猫 'x'.jpg", '","",.jpg', "\udcff.jpg", "a\nb"]
+)
 def test_names_come_back_as_they_were(name, table):
     assert record(table, Correction(name, "aa", "leave out", RELABEL, "leave out"), CLASSES)  # a class like a decision
     assert decided(table) == {(name, "aa"): (RELABEL, "leave out")}
 
 
 def test_what_cannot_be_written_or_read(table):
-    with pytest.raises(UserError, match="line break"):
-        record(table, Correction("train/cat/a\nb.jpg", "aa", "cat", KEEP), CLASSES)
-    assert not table.exists()
     record(table, A, CLASSES)
     before = table.read_bytes()
     with file_size_limit(len(before) + 5), pytest.raises(UserError, match="cannot be written"):

@@ -11,7 +11,6 @@ from classifier.evaluation import metrics
 # labels 0 0 0 1 1 2, predictions 0 0 1 1 2 1: class 2 is never right
 LOGITS = torch.eye(3)[[0, 0, 1, 1, 2, 1]] * 5
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
-NAN = math.nan
 
 
 def test_confusion_matrix_has_labels_in_rows():
@@ -32,13 +31,21 @@ def test_accuracy_and_loss():
         # scikit-learn's documentation of classification_report
         ([[1, 0, 0], [1, 0, 0], [0, 1, 2]], [1 / 2, 0, 1], [1, 0, 2 / 3], [2 / 3, 0, 4 / 5], [1, 1, 3]),
         # a share of nothing is unknown: classes 1 and 2 were never predicted, class 2 has no images
-        ([[3, 0, 0], [2, 0, 0], [0, 0, 0]], [3 / 5, NAN, NAN], [1, 0, NAN], [3 / 4, 0, NAN], [3, 2, 0]),
+        ([[3, 0, 0], [2, 0, 0], [0, 0, 0]], [3 / 5, None, None], [1, 0, None], [3 / 4, 0, None], [3, 2, 0]),
     ],
 )
 def test_per_class_by_hand(matrix, precision, recall, f1, count):
-    scores = metrics.per_class(torch.tensor(matrix))
-    for found, wanted in zip(scores, (precision, recall, f1, count), strict=True):
-        assert found.tolist() == pytest.approx(wanted, nan_ok=True)
+    rows = metrics.per_class(matrix, ["a", "b", "c"])
+    for key, wanted in (("precision", precision), ("recall", recall), ("f1", f1), ("count", count)):
+        assert [row[key] for row in rows] == pytest.approx(wanted)
+
+
+def test_the_lowest_recalls_and_the_most_frequent_confusions():
+    matrix, names = [[8, 2, 0], [5, 5, 0], [0, 0, 0]], ["a", "b", "c"]
+    rows = metrics.per_class(matrix, names)
+    assert [row["class"] for row in metrics.lowest_recall(rows, 2)] == ["b", "a"]  # that of c is unknown
+    assert metrics.lowest_recall(rows, 3) == rows
+    assert metrics.confusions(matrix, names, 9) == [("b", "a", 5, 10), ("a", "b", 2, 10)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,16 +83,17 @@ def reports():
 
 
 def test_three_processes_score_as_one(project):
-    command = ["--tta", "flip", "--batch-size", 5, *CPU]
+    shutil.copy("module/run.pth", "module/run-again.pth")
+    command = ["module/run.pth", "module/run-again.pth", "--batch-size", 5, *CPU]
     done = torchrun(3, "evaluate.py", *command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("/report.html") == 3 and done.stdout.count("3 processes, each on") == 1  # one voice
+    assert done.stdout.count("/report.html") == 3 and done.stdout.count("3 processes, each on") == 2  # one voice
     assert len(list(Path("logs/evaluate").glob("*/*"))) == 3  # two networks, and how they compare
     assert checkpoints.load(Path("module/run.pth")).scores["test"]["count"] == 23
     several = reports()
     evaluate.main(list(map(str, command)))
     one = reports()
-    assert set(one) == set(several) == {"run", "run-flip"}
+    assert set(one) == set(several) == {"run", "run-again"}
     for name, (scores, table, device) in one.items():
         assert (scores, table) == several[name][:2]  # to the last digit
         assert scores["count"] == 23 and several[name][2] == f"3 processes, each on {device}"

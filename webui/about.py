@@ -14,7 +14,7 @@ from gradio.route_utils import get_api_call_path, get_root_url
 
 from classifier.cli import UserError
 from classifier.device import device_name, dtype_name
-from classifier.evaluation.metrics import best_epoch, per_class
+from classifier.evaluation.metrics import best_epoch, confusions, lowest_recall, per_class
 from webui.i18n import data_uri, failed, macros
 from webui.models import Loaded, score_of
 from webui.site import QUIET, Site
@@ -53,30 +53,13 @@ def about(loaded: Loaded, language: str) -> str:
         "test": checkpoint.scores.get("test", {}),
     }
     if matrix := facts["test"].get("confusion_matrix"):
-        facts["errors"] = errors(matrix, checkpoint.classes)
-        facts["by_class"] = by_class(matrix, checkpoint.classes)
+        facts["errors"] = confusions(matrix, checkpoint.classes, MAX_CLASSES_IN_TABLE)
+        facts["by_class"] = lowest_recall(per_class(matrix, checkpoint.classes), MAX_CLASSES_IN_TABLE)
     if history := checkpoint.scores.get("history"):
         facts |= {"epochs": len(history), "minutes": history[-1]["minutes"], "best": best_epoch(history)}
         with _drawing:
             facts["curves"] = _curves(checkpoint.path.stem, json.dumps(history))
     return macros("about", language).card(checkpoint, facts)
-
-
-def errors(matrix: list[list[int]], classes: list[str]) -> list[tuple[str, str, int, int]]:
-    """Return (label, answer, images, of so many with this label), the most frequent first."""
-    cells = [(label, answer) for label in range(len(classes)) for answer in range(len(classes)) if label != answer]
-    cells = sorted(cells, key=lambda cell: -matrix[cell[0]][cell[1]])[:MAX_CLASSES_IN_TABLE]
-    return [(classes[i], classes[j], matrix[i][j], sum(matrix[i])) for i, j in cells if matrix[i][j]]
-
-
-def by_class(matrix: list[list[int]], classes: list[str]) -> list[tuple]:
-    """Return (class, precision, recall, F1, images), a share of nothing being None; of many, the lowest recalls."""
-    scores = per_class(torch.tensor(matrix))
-    shares = [[None if value != value else value for value in column.tolist()] for column in scores[:3]]
-    rows = list(zip(classes, *shares, scores.count.tolist(), strict=True))
-    if len(rows) > MAX_CLASSES_IN_TABLE:
-        rows.sort(key=lambda row: 2 if row[2] is None else row[2])
-    return rows[:MAX_CLASSES_IN_TABLE]
 
 
 @functools.lru_cache(8)

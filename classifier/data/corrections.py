@@ -69,94 +69,85 @@ def digest(path: str) -> bytes:
 def read(table: Path, classes: Sequence[str]) -> tuple[Standing, list[str]]:
     """Return the current decisions, without undone ones, and a remark on each row that makes no sense.
 
-    Raises:
-        UserError: the file is there and cannot be read, or holds something else.
+    Raises UserError where the file is there and cannot be read, or holds something else.
     """
-    lines, columns, delimiter = _open(table)
     standing: Standing = {}
     remarks = []
-    for number, line in enumerate(lines[1:], 2):
-        fields = next(csv.reader([line[: csv.field_size_limit()]], delimiter=delimiter), [])
-        row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, fields, strict=False))
+    for line, row in _open(table)[2]:
         key, decision, right = (row["file"], row["digest"]), row["decision"], row["class"]
         known = right in classes if decision == RELABEL else decision in (KEEP, LEAVE_OUT, UNDONE)
         if known and all(key) and row["time"]:
             standing.pop(key, None)  # so that the latest comes last
             if decision != UNDONE:
-                standing[key] = Correction(*key, row["label"], decision, right, row["who"], row["time"], number)
-        elif any(fields):
-            remarks.append(f"line {number} is incomplete or names no known decision or class: {line[:80]!r}")
+                who = row.get("who", "")
+                standing[key] = Correction(*key, row["label"], decision, right, who, row["time"], line)
+        elif any(row.values()):
+            remarks.append(f"line {line} is incomplete or names no known decision or class")
     return standing, remarks
 
 
-def of_folder(root: Path, classes: Sequence[str], paths: Sequence[str]) -> tuple[dict[int, Correction], list[str]]:
-    """Return the decisions about the images `paths` below `root`, by their index, and remarks on rows without effect.
+def of_folder(root: Path, classes: Sequence[str], paths: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Return the class decided for images among `paths` below `root`, None to leave it out, and remarks on other rows.
 
-    Only images that have a row are read.
-
-    Raises:
-        UserError: the table, or an image that it names, cannot be read.
+    Only images that have a row are read. Raises UserError where the table, or such an image, cannot be read.
     """
     table = table_of(root)
     standing, remarks = read(table, classes)
-    indices = {path: index for index, path in enumerate(paths)}
-    decided = {}
+    existing, decided = set(paths), {}
     for file in dict.fromkeys(file for file, _ in standing):
-        index = indices.get(str(table.parent / file))
-        if index is None:
+        path = str(table.parent / file)
+        if path not in existing:
             if file.split("/")[0] not in {*PARTS} - {root.name}:  # reading the other part reports these
                 remarks.append(f"{file} does not exist")
-        elif correction := standing.get((file, digest(paths[index]).hex())):
-            decided[index] = correction
-        else:
+        elif (correction := standing.get((file, digest(path).hex()))) is None:
             remarks.append(f"{file} has changed since")
+        elif correction.decision != KEEP:
+            decided[path] = correction.right or None
     return decided, remarks
 
 
 def record(table: Path, new: Correction, classes: Sequence[str], replaces: int = 0) -> bool:
     """Append a row and return True; False if something else has been decided meanwhile.
 
-    Other processes and threads are kept out between reading and writing. On return, the row is on the disk.
+    Other processes and threads are kept out between reading and writing. On return, the row is on the disk. Raises
+    UserError where the file, which is as before then, cannot be read or written.
 
     Args:
         table: the file; it is made where it is missing.
         new: the decision; its time and line are filled in here.
         classes: as in `read`.
         replaces: the line of the current decision about this file and content; 0 if there is none.
-
-    Raises:
-        UserError: the file cannot be read or written; then it is as before.
     """
-    if len(new.file.splitlines()) != 1:
-        raise UserError(f"{new.file!r} has a line break in its name, which no table can hold. Rename the file.")
     with file_lock(lock_of(table), f"{table} is being written by another process. Try again."):
         standing = read(table, classes)[0].get((new.file, new.digest))
         if replaces != (standing.line if standing else 0):
             return False
-        lines, columns, delimiter = _open(table)
+        text, reader, _ = _open(table)
         row = io.StringIO()
         values = vars(new) | {"class": new.right, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
-        csv.DictWriter(row, columns, extrasaction="ignore", delimiter=delimiter).writerow(values)
+        csv.DictWriter(row, reader.fieldnames, extrasaction="ignore", dialect=reader.reader.dialect).writerow(values)
         try:
-            with atomic_write(table) as file:
-                file.write("\r\n".join([*lines, row.getvalue()]).encode("utf-8-sig", NAMES))  # Excel needs the sig
+            with atomic_write(table) as file:  # Excel needs the sig
+                file.write(f"{text.rstrip()}\r\n{row.getvalue()}".encode("utf-8-sig", NAMES))
         except OSError as error:
             advice = "Make room, or close programs that have it open."
             raise UserError(f"{table} cannot be written ({error.strerror or error}). {advice}") from error
     return True
 
 
-def _open(table: Path) -> tuple[list[str], list[str], str]:
-    """Return the lines, the columns that the first one names, and the delimiter."""
+def _open(table: Path) -> tuple[str, csv.DictReader, list[tuple[int, dict]]]:
+    """Return the content, its reader, which knows columns and delimiter, and the rows with their line numbers."""
     try:
-        lines = table.read_bytes().decode("utf-8-sig", NAMES).splitlines()
-    except FileNotFoundError:
-        lines = []
+        text = table.read_bytes().decode("utf-8-sig", NAMES) if table.exists() else ""
     except OSError as error:
         raise UserError(f"{table} cannot be read: {error.strerror or error}.") from error
-    lines = lines or [",".join(COLUMNS)]
-    delimiter = ";" if ";" in lines[0] else ","  # where the comma is for decimals, Excel writes semicolons
-    columns = lines[0].split(delimiter)
-    if not {*columns} >= {*COLUMNS[:-1]}:
-        raise UserError(f"{table} begins with {lines[0][:80]!r}. Expected {','.join(COLUMNS)}; restore that line.")
-    return lines, columns, delimiter
+    text = text or ",".join(COLUMNS)
+    delimiter = ";" if ";" in text.partition("\n")[0] else ","  # where the comma is for decimals, Excel's
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter, strict=True)
+    try:
+        if not {*(reader.fieldnames or ())} >= {*COLUMNS[:-1]}:
+            raise csv.Error(f"it begins with {text[:80]!r}")
+        return text, reader, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        expected = f"Expected {','.join(COLUMNS)} and rows of these"
+        raise UserError(f"{table}, line {reader.reader.line_num}: {error}. {expected}; correct the file.") from error

@@ -22,29 +22,30 @@ from torchvision import datasets
 
 from classifier.cli import UserError
 from classifier.data.images import has_image_extension, load_image
-from classifier.text import plural
+from classifier.text import plural, shorten
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
-MAX_REMARKS_SHOWN = 3  # on corrections.csv
+MAX_COLUMNS = 200  # of a list in a message
 SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 class ImageFolder(datasets.ImageFolder):
-    """The labelled images of `root/<class>/**`; `folder[i]` is (RGB image, label).
+    """The labelled images of `root/<class>/**`; `folder[i]` is (RGB image, label), which is a position in `classes`.
 
     Attributes besides torchvision's `classes`, `class_to_idx`, `samples` and `targets`:
         paths, labels: of the images, in the order of `samples`.
         corrected: what corrections.csv did, as one line to print.
     """
 
-    def __init__(self, root: str | os.PathLike):
+    def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None):
+        self._given_classes = classes
         super().__init__(Path(root), loader=load_image)
         self.corrected = ""
         self.paths, self.labels = [path for path, _ in self.samples], self.targets
 
     def find_classes(self, directory: str | os.PathLike) -> tuple[list[str], dict[str, int]]:
-        """Return the sub-folders, sorted, without hidden and system folders, and the label of each."""
-        names = class_names(Path(directory))
+        """Return the classes, by default those of `class_names`, and the label of each."""
+        names = list(self._given_classes or class_names(Path(directory)))
         return names, {name: label for label, name in enumerate(names)}
 
     @staticmethod
@@ -73,13 +74,6 @@ class ImageFolder(datasets.ImageFolder):
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
         """Return the images with these indices, in this order, with all classes."""
         return self._copy([self.samples[i] for i in indices])
-
-    def with_classes(self, classes: Sequence[str]) -> "ImageFolder":
-        """Return the same images labelled by their class's position in `classes`, which may have further names."""
-        labels = {name: label for label, name in enumerate(classes)}
-        other = self._copy([(path, labels[self.classes[label]]) for path, label in self.samples])
-        other.classes, other.class_to_idx = list(classes), labels
-        return other
 
     def relative_paths(self) -> list[str]:
         """Return the images' paths relative to `root`, with forward slashes, in Unicode's composed form (NFC)."""
@@ -115,7 +109,11 @@ def is_shards(spec: str) -> bool:
 
 def has_images(root: Path) -> bool:
     """Whether any class folder of `root` holds an image."""
-    return any(any(map(has_image_extension, files)) for name in class_names(root) for _, files in _walk(root / name))
+    return any(_has_image(root / name) for name in class_names(root))
+
+
+def _has_image(folder: Path) -> bool:
+    return any(has_image_extension(name) for _, files in _walk(folder) for name in files)
 
 
 def _is_visible(name: str) -> bool:
@@ -147,19 +145,19 @@ def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | Non
     expected = f"Expected {root}/<class>/<images>; python prepare.py FILE_OR_FOLDER makes that from what you have."
     if not root.is_dir():
         raise UserError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}. {expected}")
-    folder = ImageFolder(root)
-    if not len(folder):
-        raise UserError(f"{root} has no images. {expected}")
-    for name in folder.classes:
+    names = class_names(root)
+    for name in names:
         if name.encode("utf-8", "ignore").decode() != name:  # bytes in another system's encoding
             raise UserError(f"{root} has a class whose name is not valid text, {name!r}. Rename that folder.")
-    if classes is not None:
-        if unknown := {name for name, count in folder.counts().items() if count} - set(classes):
-            raise UserError(
-                f"{root} has classes that the training images do not have: {', '.join(sorted(unknown))}. "
-                f"Expected {', '.join(classes)}. Rename or remove these folders."
-            )
-        folder = folder.with_classes(classes)
+    if unknown := [name for name in names if name not in (classes or names) and _has_image(root / name)]:
+        theirs, ours = (shorten(", ".join(words), MAX_COLUMNS) for words in (unknown, classes))
+        raise UserError(
+            f"{root} has classes that the training images do not have: {theirs}. Expected {ours}. "
+            "Rename or remove these folders, or name others with --data DIR."
+        )
+    folder = ImageFolder(root, classes)
+    if not len(folder):
+        raise UserError(f"{root} has no images. {expected}")
     if corrected:
         folder = _corrected(folder)
     empty = [name for name, count in folder.counts().items() if not count]
@@ -179,16 +177,15 @@ def _corrected(folder: ImageFolder) -> ImageFolder:
     from classifier.data import corrections  # not at the top: few folders have them
 
     decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths)
-    right = {i: folder.class_to_idx[c.right] for i, c in decided.items() if c.decision == corrections.RELABEL}
-    left_out = {i for i, c in decided.items() if c.decision == corrections.LEAVE_OUT}
-    samples = enumerate(folder.samples)
-    result = folder._copy([(path, right.get(i, label)) for i, (path, label) in samples if i not in left_out])
-    relabelled = sum(folder.labels[i] != label for i, label in right.items())
+    named = [(path, decided.get(path, folder.classes[label])) for path, label in folder.samples]
+    result = folder._copy([(path, folder.class_to_idx[name]) for path, name in named if name])
+    left_out, relabelled = len(folder) - len(result), len(set(result.samples) - set(folder.samples))
     if relabelled or left_out or remarks:
-        result.corrected = f"corrections.csv: {relabelled:,} relabelled, {len(left_out):,} left out"
+        result.corrected = f"corrections.csv: {relabelled:,} relabelled, {left_out:,} left out"
     if remarks:
-        shown = "; ".join([*remarks[:MAX_REMARKS_SHOWN], *["..."] * (len(remarks) > MAX_REMARKS_SHOWN)])
-        result.corrected += f", {plural(len(remarks), 'row')} without effect ({shown})"
+        result.corrected += (
+            f", {plural(len(remarks), 'row')} without effect ({shorten('; '.join(remarks), MAX_COLUMNS)})"
+        )
     return result
 
 

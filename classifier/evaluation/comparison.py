@@ -1,7 +1,6 @@
 """Several networks on the same images: which differences are significant, and a report that compares them."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def table(results: Sequence[EvalResult]) -> list[tuple[str, ...]]:
     for result in results:
         report, (low, high) = result.report, result.report["interval"]
         accuracy = f"{report['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{report['calibration_error']:.3f}"
-        size = f"{report['parameters'] / 1e6:.1f} M", f"{(report['multiply_adds'] or math.nan) / 1e9:.2f} G"
+        size = f"{report['parameters'] / 1e6:.1f} M", f"{report['multiply_adds'] / 1e9:.2f} G"
         speed = f"{1000 / report['milliseconds_per_picture']:.0f}", f"{report['milliseconds_for_one']:.1f}"
         rows.append((result.name, *accuracy, *size, *speed))
     return rows

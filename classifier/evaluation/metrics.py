@@ -3,9 +3,7 @@
 scikit-learn and SciPy are imported where they are used: training and the web page start without them.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,19 +77,32 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.from_numpy(confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1])))
 
 
-class PerClass(NamedTuple):
-    """One value per class, each (classes,); a share of nothing is NaN, not 0."""
+def per_class(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict]:
+    """Return class, precision, recall, F1 (in 0..1; None for a share of nothing) and images of each class.
 
-    precision: Tensor  # of the images predicted as this class, the share with its label
-    recall: Tensor  # of the images with this label, the share predicted as it
-    f1: Tensor  # their harmonic mean, 2 TP / (2 TP + FP + FN)
-    count: Tensor  # images with this label, int64
+    Takes the confusion matrix, rows being labels. F1 = 2 TP / (2 TP + FP + FN), the harmonic mean of the other two.
+    """
+    rows = []
+    for i, (name, predicted) in enumerate(zip(classes, map(sum, zip(*matrix, strict=True)), strict=True)):
+        correct, count = matrix[i][i], sum(matrix[i])
+        shares = {"precision": (correct, predicted), "recall": (correct, count), "f1": (2 * correct, predicted + count)}
+        shares = {key: part / whole if whole else None for key, (part, whole) in shares.items()}
+        rows.append({"class": name, **shares, "count": count})
+    return rows
 
 
-def per_class(matrix: Tensor) -> PerClass:
-    """Return precision, recall and F1 (float64, in 0..1) and the count of each class, from a confusion matrix."""
-    correct, predicted, count = matrix.diagonal().double(), matrix.sum(0), matrix.sum(1)
-    return PerClass(correct / predicted, correct / count, 2 * correct / (predicted + count), count)
+def lowest_recall(rows: Sequence[dict], most: int) -> Sequence[dict]:
+    """Return the rows of `per_class`; of more than `most`, those with the lowest recall."""
+    if len(rows) <= most:
+        return rows
+    return sorted(rows, key=lambda row: 2 if row["recall"] is None else row["recall"])[:most]
+
+
+def confusions(matrix: Sequence[Sequence[int]], classes: Sequence[str], most: int) -> list[tuple[str, str, int, int]]:
+    """Return the most frequent confusions: (label, prediction, images, of so many with this label)."""
+    errors = torch.tensor(matrix).fill_diagonal_(0)
+    cells = sorted(errors.nonzero().tolist(), key=lambda cell: -errors[tuple(cell)])[:most]
+    return [(classes[i], classes[j], matrix[i][j], sum(matrix[i])) for i, j in cells]
 
 
 def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float = 1.0) -> dict:
@@ -101,16 +112,14 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: f
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    matrix = confusion_matrix(logits, labels)
-    correct, count = int(matrix.trace()), len(labels)
+    matrix = confusion_matrix(logits, labels).tolist()
+    correct, count = (logits.argmax(1) == labels).sum().item(), len(labels)
     calibrated = probabilities(logits, temperature)
-    rows = []
-    for i, (name, *values) in enumerate(zip(classes, *(column.tolist() for column in per_class(matrix)), strict=True)):
-        row = dict(zip(PerClass._fields, (None if math.isnan(value) else value for value in values), strict=True))
+    rows = per_class(matrix, classes)
+    for i, row in enumerate(rows):
         both = 0 < row["count"] < count  # images of this class and of others
         areas = {"auroc": roc_auc_score, "average_precision": average_precision_score}
         row |= {key: float(area(labels == i, calibrated[:, i])) if both else None for key, area in areas.items()}
-        rows.append({"class": name} | row)
     return {
         "accuracy": correct / count,
         "interval": list(wilson_interval(correct, count)),  # 95%
@@ -118,7 +127,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: f
         "count": count,
         "classes": list(classes),
         "per_class": rows,
-        "confusion_matrix": matrix.tolist(),  # rows: labels, columns: predictions
+        "confusion_matrix": matrix,  # rows: labels, columns: predictions
         "temperature": temperature,
         "calibration_error": calibration_error(calibrated, labels),
         "calibration_error_without_temperature": calibration_error(probabilities(logits), labels),

@@ -70,22 +70,19 @@ def print_scores(report: dict) -> None:
     print(f"time       {per_image:.2f} ms per image ({1000 / per_image:,.0f} images/s) in batches, decoding included")
     print(f"           {report['milliseconds_for_one']:.1f} ms for a batch of one, without decoding (median)\n")
 
-    rows = report["per_class"]
-    if len(rows) > MAX_ROWS:
-        print(f"the {MAX_ROWS} classes of {len(rows)} with the lowest F1; report.html has all")
-        rows = sorted(rows, key=lambda row: 2 if row["f1"] is None else row["f1"])[:MAX_ROWS]
+    rows = metrics.lowest_recall(report["per_class"], MAX_ROWS)
+    if len(rows) < len(report["per_class"]):
+        print(f"the {MAX_ROWS} classes of {len(report['per_class'])} with the lowest recall; report.html has all")
     table = [("class", "precision", "recall", "F1", "images")]
     for row in rows:
         shares = ("-" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1"))
         table.append((shorten(row["class"], 30), *shares, f"{row['count']:,}"))
     print_table(table)
 
-    names = [shorten(name, 30) for name in report["classes"]]
-    errors = torch.tensor(report["confusion_matrix"]).fill_diagonal_(0)
-    cells = sorted(errors.nonzero().tolist(), key=lambda cell: -errors[tuple(cell)])[:MAX_ROWS]
-    print("\nmost frequent confusions" * bool(cells))
-    for label, answer in cells:
-        print(f"{names[label]} predicted as {names[answer]}: {errors[label, answer]:,}")
+    confusions = metrics.confusions(report["confusion_matrix"], report["classes"], MAX_ROWS)
+    print("\nmost frequent confusions" * bool(confusions))
+    for label, answer, count, _ in confusions:
+        print(f"{shorten(label, 30)} predicted as {shorten(answer, 30)}: {count:,}")
 
 
 def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:

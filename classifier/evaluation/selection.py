@@ -9,10 +9,8 @@ from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.image_folder import ImageFolder
 from classifier.data.images import has_image_extension
-from classifier.text import shorten
 
 Part = Literal["test", "val"]
-MAX_COLUMNS = 120  # of a list of classes in a message
 
 
 def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | None) -> list[ImageFolder]:
@@ -81,16 +79,10 @@ def _root(checkpoint: Checkpoint, part: Part, data: Path | None) -> Path:
 
 
 def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
-    known, found = checkpoint.classes, image_folder.class_names(root)
-    if checkpoint.assumed and len(found) == len(known):  # a plain state_dict, whose classes get the folders' names
-        known = found
-    if not set(found) <= set(known):
-        ours, theirs = (shorten(", ".join(names), MAX_COLUMNS) for names in (known, found))
-        raise UserError(
-            f"{checkpoint.path} has {len(known)} classes ({ours}), but {root} has {len(found)} ({theirs}). "
-            "Rename the folders so that the names agree, or evaluate other images with --data DIR."
-        )
-    return image_folder.read_folder(root, classes=known)
+    classes, found = checkpoint.classes, image_folder.class_names(root)
+    if checkpoint.assumed and len(found) == len(classes):  # a plain state_dict, whose classes get the folders' names
+        classes = found
+    return image_folder.read_folder(root, classes=classes)
 
 
 def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
