@@ -3,11 +3,9 @@
 LONG=1 python -m pytest tests/test_kill.py        20 kills of a ResNet-18; without, 8 of a tiny network
 
 Each life of the run is a fork of one process, which has imported everything and started no thread: a process of its
-own would need seconds to begin. A moment is chosen by what the run does to its files, or by the clock.
+own would need seconds to begin. A moment is chosen by what the run does to its files.
 """
 
-import contextlib
-import itertools
 import os
 import random
 import signal
@@ -26,43 +24,35 @@ from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, same
 KILLS, MODEL = (20, "resnet18") if os.environ.get("LONG") else (8, "tiny")
 STEPS, EPOCHS = 4, KILLS + 2  # of an epoch; more than the lives that are killed can do
 SETTINGS = (*TINY[2:], "--model", MODEL, "--epochs", EPOCHS, "--save-every", 0, "--resume", "auto")
+# while it writes a file, after the best weights, after the state to resume from, after the curves
+MOMENTS = ("module/.run*.tmp", "module/run.pth", "module/run.last.pth", "logs/*/*/train/*")
 
 
-def moment(way: str, folder: Path, chance: random.Random) -> None:
-    """Wait for it."""
-    module, begun = folder / "module", time.monotonic()
+def wait_for_change(folder: Path, pattern: str) -> None:
+    """Return as soon as a file of this pattern appears, grows or vanishes."""
 
-    def stamp(pattern: str) -> list:
-        with contextlib.suppress(FileNotFoundError):
-            return sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.glob(pattern))
-        return []
+    def look() -> list:
+        found = []
+        for path in folder.glob(pattern):
+            try:
+                found.append((path.name, path.stat().st_mtime_ns, path.stat().st_size))
+            except FileNotFoundError:
+                continue
+        return found
 
-    patterns = {"while saving": "module/.run*.tmp", "best written": "module/run.pth", "saved": "module/run.last.pth"}
-    patterns |= {"curves written": "logs/*/*/train/*"}
-    if way in patterns:
-        count = chance.randint(1, 4)
-        while count and time.monotonic() - begun < 20:
-            before = stamp(patterns[way])
-            while stamp(patterns[way]) == before and time.monotonic() - begun < 20:
-                time.sleep(0.0002)
-            count -= 1
-    else:
-        while not (module / "run.last.pth").exists() and time.monotonic() - begun < 20:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.5))
+    before, end = look(), time.monotonic() + 20
+    while look() == before and time.monotonic() < end:
+        time.sleep(0.0002)
 
 
-def life(folder: Path, arguments: list[str], way: str, chance: random.Random) -> int:
-    """One life in `folder`; its status as waitpid gives it. What it prints goes to FOLDER/said.txt."""
+def life(arguments: list[str], kill_after: list[str]) -> int:
+    """One life in this folder, killed after a change of each of these patterns; its status as waitpid gives it."""
     from classifier import cli
     from tests import tiny
 
     child = os.fork()
     if not child:
-        said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        os.chdir(folder)
+        os.dup2(2, 1)
         status = 70
         try:
             tiny.register()
@@ -75,46 +65,45 @@ def life(folder: Path, arguments: list[str], way: str, chance: random.Random) ->
         finally:
             sys.stdout.flush()
             os._exit(status)
-    if way != "to the end":
-        moment(way, folder, chance)
+    for pattern in kill_after:
+        wait_for_change(Path(), pattern)
+    if kill_after:
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main() -> None:
-    """The run, killed so many times, and then to its end."""
+    """The run in this folder, killed so many times, and then to its end."""
     import torch.utils.tensorboard
 
-    folder, kills, arguments = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    kills, arguments = int(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     chance = random.Random(7)
-    ways = itertools.cycle(("while saving", "by the clock", "best written", "saved", "curves written"))
-    for way in (*itertools.islice(ways, kills), "to the end"):
-        print(life(folder, arguments, way, chance), way, flush=True)
+    for number in range(kills):
+        moment = MOMENTS[number % len(MOMENTS)]
+        print(life(arguments, [moment] * chance.randint(1, 4)), flush=True)
+    print(life(arguments, []))
 
 
-def lives(folder: Path, kills: int, bars: Path) -> list[int]:
-    """The status of each life of a run in `folder`."""
+def lives(folder: Path, kills: int, bars: Path) -> tuple[list[int], str]:
+    """The status of each life of a run in `folder`, and all that they print."""
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.test_kill", folder, kills, "--data", bars, *SETTINGS]
+    command = [sys.executable, "-m", "tests.test_kill", kills, "--data", bars, *SETTINGS]
+    environment = ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        list(map(str, command)), cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, done.stderr
-    return [int(line.split()[0]) for line in done.stdout.splitlines()]
+    return [int(status) for status in done.stdout.split()], done.stderr
 
 
 def check_curves(logs: Path) -> None:
     """Each step is there once, in order; each epoch, too, perhaps twice where it was repeated."""
-    found = {}
-    for part in ("train", "val"):
-        events = EventAccumulator(str(logs / part), {"scalars": 0}).Reload()
-        found[part] = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    train, val = (EventAccumulator(str(logs / part), {"scalars": 0}).Reload() for part in ("train", "val"))
     for tag in ("loss", "accuracy", "learning rate"):
-        assert found["train"][f"step/{tag}"] == list(range(1, EPOCHS * STEPS + 1)), tag
-    epochs = list(range(1, EPOCHS + 1))
-    for tag in ("loss", "accuracy"):
-        assert sorted(set(found["train"][f"epoch/{tag}"])) == sorted(set(found["val"][f"epoch/{tag}"])) == epochs, tag
+        assert [event.step for event in train.Scalars(f"step/{tag}")] == list(range(1, EPOCHS * STEPS + 1)), tag
+    for events in (train, val):
+        for tag in ("loss", "accuracy"):
+            assert {event.step for event in events.Scalars(f"epoch/{tag}")} == set(range(1, EPOCHS + 1)), tag
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks, which this system has not")
@@ -123,15 +112,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp
 
     monkeypatch.setitem(tiny.MODELS, "tiny", tiny.Tiny)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert lives(whole, 0, bars) == [0], (whole / "said.txt").read_text()
-    ends = lives(parts, KILLS, bars)
-    said = (parts / "said.txt").read_text()
-    assert "Traceback" not in said and "error:" not in said, said
-    assert ends == [-signal.SIGKILL] * KILLS + [0], (ends, said)
+    assert lives(whole, 0, bars)[0] == [0]
+    ends, said = lives(parts, KILLS, bars)
+    assert ends == [-signal.SIGKILL] * KILLS + [0] and "Traceback" not in said and "error:" not in said, (ends, said)
     for name in ("run.pth", "run.last.pth"):
         expected, found = (checkpoint.load(folder / "module" / name) for folder in (whole, parts))
-        assert same(expected.state_dict, found.state_dict), name
-        assert expected.temperature == found.temperature
+        assert same(expected.state_dict, found.state_dict) and expected.temperature == found.temperature, name
     for part in ("network", "optimizer", "scaler", "step"):
         assert same(expected.resume[part], found.resume[part]), part
     for there, here in zip(expected.resume["history"], found.resume["history"], strict=True):

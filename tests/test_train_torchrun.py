@@ -1,11 +1,10 @@
 """train.py in several processes: the same training as in one; a process that dies, a signal, two hosts."""
 
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -148,44 +147,18 @@ def test_each_image_once_in_every_epoch():
         assert [i for step in steps for i in step] == whole
 
 
-def hosts(*commands: str) -> bool:
-    """Run `ip` commands; whether all of them worked."""
-    return all(subprocess.run(["ip", *command.split()], capture_output=True).returncode == 0 for command in commands)
-
-
-@pytest.fixture
-def two_hosts():
-    """Two network namespaces with a cable between them: (their names, the first one's address)."""
-    names = [f"classifier-{os.getpid()}-{i}" for i in range(2)]
-    ends = [f"c{os.getpid() % 10_000_000}{i}" for i in "ab"]
-    made = shutil.which("ip") and hosts(
-        *[f"netns add {name}" for name in names],
-        f"link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}",
-        *[f"-n {name} addr add 10.77.0.{i + 1}/24 dev {ends[i]}" for i, name in enumerate(names)],
-        *[f"-n {name} link set {ends[i]} up" for i, name in enumerate(names)],
-        *[f"-n {name} link set lo up" for name in names],
-    )
-    try:
-        if not made:
-            pytest.skip("this machine allows no network namespaces")
-        yield names, ends, "10.77.0.1"
-    finally:
-        for name in names:
-            hosts(f"netns del {name}")
-
-
-def on_both(two_hosts, tmp_path, fault, at, *arguments, restarts=0, status=0, **variables):
-    """What torchrun prints on each host; each has a folder of its own."""
-    names, ends, address = two_hosts
+def on_two_hosts(tmp_path, fault, at, *arguments, restarts=0, status=0, **variables) -> list[str]:
+    """What two torchruns print, which know each other by address only; each has a folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     started = []
-    for i, name in enumerate(names):
-        command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
-        command += [f"--node-rank={i}", f"--master-addr={address}", "--master-port=29577", "--nproc-per-node=1"]
-        command += [f"--max-restarts={restarts}", REPOSITORY / "tests/tiny.py", tmp_path / str(i), fault, at]
-        environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": ends[i]} | variables
+    for i in range(2):
+        (tmp_path / str(i)).mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={i}"]
+        command += ["--master-addr=127.0.0.1", f"--master-port={port}", f"--max-restarts={restarts}"]
+        command += [REPOSITORY / "tests/tiny.py", tmp_path / str(i), fault, at, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen([*map(str, (*command, *arguments))], env=environment, **pipes))
-        time.sleep(0.1)
+        started.append(subprocess.Popen([*map(str, command)], env=ENVIRONMENT | variables, **pipes))
     try:
         said = [process.communicate(timeout=300)[0] for process in started]
     finally:
@@ -195,17 +168,15 @@ def on_both(two_hosts, tmp_path, fault, at, *arguments, restarts=0, status=0, **
     return said
 
 
-def test_hosts_with_other_images_are_told_apart(bars, tmp_path, two_hosts):
+def test_hosts_with_other_images_are_told_apart(tmp_path):
     for folder in "01":
         make_images(tmp_path / folder / "images" / "train", {"across": 40, "down": 40 - int(folder)})
-    said = on_both(two_hosts, tmp_path, "none", 0, "--data", "images", *QUICK, status=1)
+    said = on_two_hosts(tmp_path, "none", 0, "--data", "images", *QUICK, status=1)
     assert any("do not see the same images" in one for one in said)
 
 
-def test_a_process_killed_on_the_other_host_costs_no_more_than_the_last_save(bars, tmp_path, two_hosts):
-    for folder in "01":
-        (tmp_path / folder).mkdir()
+def test_a_process_killed_on_the_other_host_costs_no_more_than_the_last_save(bars, tmp_path):
     apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # a new store for each attempt, without dead addresses
-    said = on_both(two_hosts, tmp_path, "SIGKILL", 6, "--data", bars, *QUICK, restarts=5, **apart)
+    said = on_two_hosts(tmp_path, "SIGKILL", 6, "--data", bars, *QUICK, restarts=5, **apart)
     assert "resuming after step 5 of 8" in said[0] or "resuming after step 6 of 8" in said[0], said
     assert len(curve(tmp_path / "0")) == 8

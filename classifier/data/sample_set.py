@@ -3,16 +3,14 @@
 They are in sample.zip, which docs/drawings.py has drawn.
 """
 
-import contextlib
 import zipfile
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.data.images import ImageError, has_image_extension, load_image
+from classifier.data.images import has_image_extension
 from classifier.files import atomic_write
 
 ARCHIVE = Path(__file__).with_name("sample.zip")
-FIRST = "train/cat/cat.0.webp"
 
 
 def unpack(root: Path) -> None:
@@ -27,19 +25,6 @@ def unpack(root: Path) -> None:
         if has_image_extension(path.name) and path.with_suffix(".webp") not in drawings:
             raise UserError(f"{path} is not one of the drawings: the sample set needs an empty folder, not {root}.")
     for path, content in drawings.items():
-        if not path.is_file() and not _earlier(path).is_file():
+        if not path.is_file() and not path.with_suffix(".png").is_file():  # as earlier versions wrote it
             with atomic_write(path, fsync=False) as file:
                 file.write(content)
-
-
-def holds_sample_set(root: Path) -> bool:
-    """Whether the first training image of `root` is that of the sample set."""
-    with contextlib.suppress(ImageError), zipfile.ZipFile(ARCHIVE) as archive:
-        first = next(filter(Path.is_file, (root / FIRST, _earlier(root / FIRST))), None)
-        return first is not None and load_image(first).tobytes() == load_image(archive.read(FIRST)).tobytes()
-    return False
-
-
-def _earlier(path: Path) -> Path:
-    """Return where earlier versions wrote the same drawing."""
-    return path.with_suffix(".png")

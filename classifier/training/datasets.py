@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from classifier.device import Compute
 from classifier.text import plural
 from classifier.training.config import TrainConfig
 
+SAMPLE = Path(TrainConfig.data, "sample")  # the drawings
 SHOWN = 24  # validation images in TensorBoard
 
 
@@ -88,28 +88,23 @@ def _find_images(data: str) -> tuple[Path, str]:
     """Return the folder that holds train/ and what is in it: images, or drawings where there are no images yet."""
     root = Path(data)
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
-        has_cats = (root / "train" / "cat").is_dir()
-        return root, "drawings" if has_cats and _sample_set().holds_sample_set(root) else "images"
-    folders = [path for path in root.glob("[!.]*") if path.is_dir() and path.name != "sample"]
+        return root, "drawings" if root.resolve() == SAMPLE.resolve() else "images"
+    folders = [path for path in root.glob("[!.]*") if path.is_dir() and path != SAMPLE]
     if misplaced := sorted(path.name for path in folders if any(map(has_image_extension, path.rglob("*")))):
         raise UserError(
             f"{root} has images in {', '.join(misplaced)}, but they belong in {root / 'train'}/<class>/.\n"
             f"Move them elsewhere and let python prepare.py FOLDER sort them into {root}."
         )
     print(
-        f"{root} holds no photographs yet, so this run learns from drawings of cats and dogs, {root / 'sample'}.\n"
+        f"{root} holds no photographs yet, so this run learns from drawings of cats and dogs, {SAMPLE}.\n"
         "For photographs:  python prepare.py --download        Microsoft's 25,000 cats and dogs (825 MB)\n"
         "                  python prepare.py FILE_OR_FOLDER    Kaggle's train.zip, or images of your own\n",
         flush=True,
     )
-    _sample_set().unpack(root / "sample")
-    return root / "sample", "drawings"
-
-
-def _sample_set() -> ModuleType:
     from classifier.data import sample_set  # not at the top: rarely needed
 
-    return sample_set
+    sample_set.unpack(SAMPLE)
+    return SAMPLE, "drawings"
 
 
 @dataclass

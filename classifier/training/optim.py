@@ -22,13 +22,11 @@ def training_loss(
         label_smoothing: share of each label that is spread over all classes.
         weight: (classes,) or None.
     """
-    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=label_smoothing)
-    for other in auxiliary:
-        loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(
-            other.float(), targets, weight, label_smoothing=label_smoothing
-        )
-    return loss
+    loss, *auxiliary = (
+        F.cross_entropy(logits.float(), targets, weight, label_smoothing=label_smoothing)
+        for logits in (outputs if isinstance(outputs, tuple) else (outputs,))
+    )
+    return sum((AUXILIARY_WEIGHT * other for other in auxiliary), start=loss)
 
 
 def param_groups(model: nn.Module, weight_decay: float, early_lr: float = 1.0) -> list[dict]:

@@ -28,10 +28,13 @@ MAX_ITERATIONS = 200  # of L-BFGS
 def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
     """Load what --weights names into `model`, in place, and return them.
 
-    The last layers are loaded only where the classes are the same. Raises UserError as `read_pretrained`.
+    The last layers are loaded only where the classes are the same.
+    Raises UserError: no such file, weights of another network, or ImageNet's could not be downloaded.
     """
     with distributed.local_main_process_first():  # one process per machine downloads
-        weights = read_pretrained(cfg.weights, cfg.model)
+        weights = imagenet(cfg.model) if cfg.weights == IMAGENET else checkpoint.load(Path(cfg.weights))
+    if weights.model != cfg.model:
+        raise UserError(f"{cfg.weights} holds weights of {weights.model}. Leave out --model {cfg.model}.")
     new = [] if weights.classes == classes else class_dependent(weights.model)
     loaded = {name: value for name, value in weights.state_dict.items() if name not in new}
     model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read
@@ -43,16 +46,8 @@ def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
     return weights
 
 
-def read_pretrained(source: str, model: str) -> Checkpoint:
-    """Return the weights of the network `model` in a .pth, or torchvision's where `source` is "imagenet".
-
-    Raises UserError: no such file, weights of another network, or torchvision's could not be downloaded.
-    """
-    if source != IMAGENET:
-        saved = checkpoint.load(Path(source))
-        if saved.model != model:
-            raise UserError(f"{source} holds weights of {saved.model}, not of {model}. Leave out --model {model}.")
-        return saved
+def imagenet(model: str) -> Checkpoint:
+    """Return torchvision's weights of a network. Raises UserError where they cannot be downloaded."""
     weights = torchvision.models.get_model_weights(model).DEFAULT
     try:
         state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache

@@ -31,8 +31,6 @@ ADVICE = {  # by what an error's class or message contains
     "MemoryError": MEMORY,  # of a GPU
     "allocate memory": MEMORY,  # of the CPU
     "DataLoader worker": "A process that decodes images was killed, probably for lack of memory: fewer --workers.\n",
-    "compiler": "--compile needs a C++ compiler; resume with --no-compile.\n",
-    "": "",
 }
 
 
@@ -153,7 +151,7 @@ class TensorBoard:
 
 def _ignore_write_errors(failure: threading.ExceptHookArgs) -> None:
     """Print no traceback of a writer's thread that ends on a full disk: the next call raises the same error."""
-    if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+    if not issubclass(failure.exc_type, OSError):
         threading.__excepthook__(failure)
 
 
@@ -200,9 +198,9 @@ def explain_errors(run: Run) -> Iterator[None]:
         if not run.last_path.exists() or distributed.peer_lost(error):
             raise
         said = str(error) if isinstance(error, UserError) else str(error).split("\n")[0]
-        sign = next((sign for sign in ADVICE if sign in f"{type(error).__name__} {said}"), "")
-        advice = f"{ADVICE[sign]}To resume from the last save: {run.resume_command}"
-        if isinstance(error, RuntimeError) and not sign:
-            print(advice, file=sys.stderr)
+        advice = next((text for sign, text in ADVICE.items() if sign in f"{type(error).__name__} {said}"), "")
+        resume = f"To resume from the last save: {run.resume_command}"
+        if isinstance(error, RuntimeError) and not advice:
+            print(resume, file=sys.stderr)
             raise
-        raise UserError(f"{said}\n{advice}") from None
+        raise UserError(f"{said}\n{advice}{resume}") from None

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -133,15 +134,10 @@ def _lock_and_load(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         raise UserError(
             f"{path} cannot be resumed; files named *{LAST} can. To start from its weights: --weights {path}"
         )
-    kinds = {
-        name: (int, float) if isinstance(value, float) else type(value) for name, value in vars(RunState()).items()
-    }
-    kinds |= dict.fromkeys(("network", "optimizer", "scaler"), dict)
-    if (
-        saved.resume.keys() != kinds.keys()
-        or not all(isinstance(saved.resume[name], kind) for name, kind in kinds.items())
-        or saved.settings.keys() != vars(TrainConfig()).keys()
-    ):
+    kinds = {name: type(value) for name, value in vars(RunState()).items()}
+    kinds |= {"network": OrderedDict, "optimizer": dict, "scaler": dict}
+    found = {name: type(value) for name, value in saved.resume.items()}
+    if found != kinds or saved.settings.keys() != vars(TrainConfig()).keys():
         raise UserError(
             f"{path} is damaged or was written by another version, whose runs this one cannot resume. Its weights can "
             f"be used: python train.py --weights {path}"
