@@ -14,14 +14,13 @@ Expected: 22,000 of Kaggle's photographs (200 x 200) take 12 s on two processor 
 groups: 5 exact copies are left out, and two images are there both as a cat and as a dog.
 """
 
-import contextlib
 import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 from tyro import conf
 
@@ -38,7 +37,6 @@ ARCHIVE_URL = f"https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
 ARCHIVE_BYTES = 824_887_076
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 
-RESULTS = ("train", "test", "rejected.csv", "duplicates.csv", "prepared.json")
 COLUMNS = ("kept", "rejected", "duplicate", "train", "test")
 Table = dict[str, dict[str, int]]  # class -> column -> images
 
@@ -80,8 +78,6 @@ def main() -> None:
         print_next(output / "sample")
         return
     with outputs.locked(output):
-        if outputs.recover(output, RESULTS):
-            print("An earlier run was stopped just before its end; it is complete now.")
         source = download(output) if settings.download else settings.source
         prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
 
@@ -90,12 +86,10 @@ def download(output: Path) -> Path:
     """Return the path of Microsoft's archive in `output`, downloaded where it is not there yet."""
     from classifier.preparation.download import fetch
 
-    if outputs.occupied(output, RESULTS) and read_manifest(output).get("source") != ARCHIVE:
-        refuse(output)
+    outputs.is_prepared(output, {"source": ARCHIVE})  # raises before the download
     archive = output / ARCHIVE
     if not archive.exists():
         print(f"Downloading {ARCHIVE_URL} (825 MB)", flush=True)
-        sources.check_space(output, 2 * ARCHIVE_BYTES, "The download, with the images in it,")
     fetch(ARCHIVE_URL, archive, ARCHIVE_BYTES, ARCHIVE_SHA256)
     return archive
 
@@ -109,15 +103,12 @@ def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> Non
     if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "test")):
         raise UserError(f"{source} overlaps with {output}, where images are written. Give another --output.")
     options = {"test": test, **({"shard_size": shard_size} if shard_size else {})}
-    mark = {"source": here.name, "fingerprint": sources.fingerprint(source), "settings": options}
-    if outputs.occupied(output, RESULTS):
-        was = read_manifest(output)
-        if any(was.get(key) != mark[key] for key in ("fingerprint", "settings")) or not (output / "train").is_dir():
-            refuse(output)
+    mark = {"fingerprint": sources.fingerprint(source), "settings": options}
+    if outputs.is_prepared(output, mark):
         print(f"{output} is prepared already, from this source with these settings. Nothing was changed.")
         print_next(output)
         return
-    with outputs.staged(output, RESULTS) as (scratch, result):
+    with outputs.staged(output) as (scratch, result):
         try:
             found = sources.read_source(source, scratch)
             needed = sum(image.size + 4096 for image in found.images)  # a file takes whole blocks of the disk
@@ -126,7 +117,7 @@ def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> Non
         finally:
             archives.open_zip.cache_clear()  # before the scratch folder goes: Windows deletes no open file
         table, notes = fill(found, test, result, shard_size)
-        manifest = json.dumps({**mark, "classes": table}, indent=2)
+        manifest = json.dumps({"source": here.name, **mark, "classes": table}, indent=2)
         (result / "prepared.json").write_text(manifest, encoding="utf-8")
     rows = {**table, "total": {column: sum(row[column] for row in table.values()) for column in COLUMNS}}
     print_table([("class", *COLUMNS), *((label, *(f"{n:,}" for n in row.values())) for label, row in rows.items())])
@@ -185,26 +176,6 @@ def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence]) -> N
 def print_next(data: Path) -> None:
     """Print the command that comes next."""
     print("Next: python train.py" + ("" if data == Path("dataset") else f" --data {quoted(data)}"))
-
-
-def read_manifest(output: Path) -> dict:
-    """Read prepared.json; {} where there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((output / "prepared.json").read_text(encoding="utf-8"))
-    return {}
-
-
-def refuse(output: Path) -> NoReturn:
-    """Raise the UserError for an output that holds something else."""
-    was = read_manifest(output)
-    origin = "not made by prepare.py"
-    if "source" in was:
-        options = [f"--{name.replace('_', '-')} {value:g}" for name, value in was["settings"].items()]
-        origin = f"made from {was['source']} with {' '.join(options)}"
-    raise UserError(
-        f"{output} already holds {', '.join(outputs.occupied(output, RESULTS))}, {origin}. Two sources or two splits "
-        "are never mixed: choose another --output, or move these away first."
-    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,12 +21,11 @@ from torch import Tensor
 from torchvision import datasets
 
 from classifier.cli import UserError
-from classifier.data.images import has_image_extension, load_image
+from classifier.data.images import has_image_extension, is_visible, load_image, walk
 from classifier.text import plural, shorten
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
 MAX_COLUMNS = 200  # of a list in a message
-SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 class ImageFolder(datasets.ImageFolder):
@@ -54,7 +53,7 @@ class ImageFolder(datasets.ImageFolder):
         return [
             (os.path.join(folder, name), label)  # noqa: PTH118 (three times as fast as pathlib)
             for class_name, label in sorted(class_to_idx.items())
-            for folder, files in sorted(_walk(Path(directory, class_name)))
+            for folder, files in sorted(walk(Path(directory, class_name)))
             for name in sorted(files)
             if has_image_extension(name)
         ]
@@ -98,7 +97,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 def class_names(root: Path) -> list[str]:
     """Return the sub-folders of `root`, sorted, without hidden and system folders; none where there is no `root`."""
     found = os.scandir(root) if root.is_dir() else ()
-    return sorted(entry.name for entry in found if entry.is_dir() and _is_visible(entry.name))
+    return sorted(entry.name for entry in found if entry.is_dir() and is_visible(entry.name))
 
 
 def is_shards(spec: str) -> bool:
@@ -113,22 +112,7 @@ def has_images(root: Path) -> bool:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(has_image_extension(name) for _, files in _walk(folder) for name in files)
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name not in SYSTEM_FOLDERS
-
-
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its files) below `top`; links are followed, but not those to one of their parents."""
-
-    def is_loop(link: Path) -> bool:
-        return link.is_symlink() and link.resolve() in (parent.resolve() for parent in link.parents)
-
-    for folder, folders, files in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if _is_visible(name) and not is_loop(Path(folder, name))]
-        yield folder, files
+    return any(has_image_extension(name) for _, files in walk(folder) for name in files)
 
 
 def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | None = None) -> ImageFolder:

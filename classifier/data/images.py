@@ -7,7 +7,7 @@ pixels everywhere.
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,8 @@ MAX_PIXELS = 50_000_000  # 150 MB as RGB; a phone's largest photograph has about
 # Files with other endings are not looked at; the content decides how one is read (a PNG named .jpg as a PNG).
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"}
 EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"}
+
+SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 # Decoders that may run on a stranger's file, if this Pillow has them. It knows forty more, some of which start other
 # programs (EPS).
@@ -54,8 +56,30 @@ def has_image_extension(name: str | os.PathLike) -> bool:
 
 
 def is_image_path(parts: Sequence[str]) -> bool:
-    """Whether a relative path, split at its slashes, is an image's: not hidden, not what macOS puts beside images."""
-    return has_image_extension(parts[-1]) and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    """Whether a relative path, split at its slashes, is an image's: not hidden, not what systems put beside images."""
+    return has_image_extension(parts[-1]) and all(map(is_visible, parts))
+
+
+def is_visible(folder: str) -> bool:
+    """Whether a folder's name is neither hidden nor one of those that systems put beside images."""
+    return not folder.startswith(".") and folder not in SYSTEM_FOLDERS
+
+
+def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of its files) for `top` and the visible folders below it.
+
+    Links are followed, but not those to one of their parents. Raises OSError where a folder cannot be read.
+    """
+
+    def is_loop(link: Path) -> bool:
+        return link.is_symlink() and link.resolve() in (parent.resolve() for parent in link.parents)
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(top, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if is_visible(name) and not is_loop(Path(folder, name))]
+        yield folder, files
 
 
 def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import re
 import time
 import urllib.request
 from pathlib import Path
@@ -42,7 +41,7 @@ def fetch(url: str, target: Path, size: int, sha256: str) -> None:
             )
     digest = hashlib.sha256()
     with part.open("rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise UserError(f"{part} is not the published file (SHA-256 {digest.hexdigest()}). Remove it and try again.")
@@ -57,9 +56,9 @@ def _append(url: str, part: Path, found: int, size: int) -> None:
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={found}-"} if found else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        matched = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-        start, total = map(int, matched.groups() if matched else (0, answer.headers.get("Content-Length", size)))
-        if total != size or start not in (0, found):
+        start = found if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        total = start + int(answer.headers.get("Content-Length", size - start))
+        if total != size:
             raise UserError(f"{url} has {total:,} bytes, expected {size:,}: it is another file now.")
         with (
             part.open("ab" if start else "wb") as file,

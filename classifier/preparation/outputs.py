@@ -8,11 +8,12 @@ which the next run removes; after it, the next run completes the moves.
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,16 +23,25 @@ from classifier.files import file_lock
 from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
 
+RESULTS = ("train", "test", "rejected.csv", "duplicates.csv", "prepared.json")
 STAGING, READY, LOCK = ".preparing-", ".prepared", ".preparing.lock"
 MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
 
 
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Make the folder `output` where needed, and keep other runs out of it for the block. Raises UserError."""
+    """Keep other runs out of the folder `output` for the block, and first finish what a killed one left there.
+
+    Raises UserError where another run is at work.
+    """
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     with file_lock(output / LOCK, f"Another prepare.py is at work in {output}. Wait for it, or end it.", timeout=1):
         try:
+            for stale in output.glob(STAGING + "*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            if (output / READY).is_dir():
+                _publish(output)
+                print("An earlier run was stopped just before its end; it is complete now.")
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -40,17 +50,8 @@ def locked(output: Path) -> Iterator[None]:
                     folder.rmdir()  # only where it is empty still
 
 
-def recover(output: Path, names: Sequence[str]) -> bool:
-    """Clean up after a run that was killed; return whether it had got far enough to be completed."""
-    for stale in output.glob(STAGING + "*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    if complete := (output / READY).is_dir():
-        publish(output, names)
-    return complete
-
-
 @contextlib.contextmanager
-def staged(output: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+def staged(output: Path) -> Iterator[tuple[Path, Path]]:
     """Make two hidden folders in `output`, (scratch, result). What is in `result` at the end moves to `output`.
 
     With any exception both vanish and `output` is as before.
@@ -63,14 +64,36 @@ def staged(output: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
         if hasattr(os, "sync"):
             os.sync()  # the images reach the disk before the name that says they are there
         result.rename(output / READY)
-    publish(output, names)
+    _publish(output)
 
 
-def publish(output: Path, names: Sequence[str]) -> None:
-    """Move the finished parts from READY to their places. Raises UserError where something else stands there."""
+def is_prepared(output: Path, mark: Mapping[str, object]) -> bool:
+    """Whether `output` holds the results whose prepared.json has these values; False where it holds none.
+
+    Raises UserError where it holds other ones: two sources or two splits are never mixed.
+    """
+    occupied = [name for name in RESULTS if _in_use(output / name)]
+    if not occupied:
+        return False
+    was = {}
+    with contextlib.suppress(OSError, ValueError):
+        was = json.loads((output / "prepared.json").read_text(encoding="utf-8"))
+    if (output / "train").is_dir() and mark.items() <= was.items():
+        return True
+    origin = "not made by prepare.py"
+    if "source" in was:
+        options = [f"--{name.replace('_', '-')} {value:g}" for name, value in was["settings"].items()]
+        origin = f"made from {was['source']} with {' '.join(options)}"
+    raise UserError(
+        f"{output} already holds {', '.join(occupied)}, {origin}. Two sources or two splits are never mixed: choose "
+        "another --output, or move these away first."
+    )
+
+
+def _publish(output: Path) -> None:
     ready = output / READY
-    for name in (name for name in names if (ready / name).exists()):
-        if occupied(output, [name]):
+    for name in (name for name in RESULTS if (ready / name).exists()):
+        if _in_use(output / name):
             raise UserError(f"{output / name} has appeared meanwhile. Move it away and run the same command again.")
         if (output / name).is_dir():
             (output / name).rmdir()  # empty; Windows cannot rename onto a folder
@@ -78,10 +101,8 @@ def publish(output: Path, names: Sequence[str]) -> None:
     ready.rmdir()
 
 
-def occupied(output: Path, names: Sequence[str]) -> list[str]:
-    """Return those of `names` that are in `output` already; an empty folder does not count."""
-    places = [(name, output / name) for name in names]
-    return [name for name, at in places if (any(at.iterdir()) if at.is_dir() else os.path.lexists(at))]
+def _in_use(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else os.path.lexists(path)
 
 
 def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None:

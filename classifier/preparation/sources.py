@@ -16,7 +16,7 @@ from pathlib import Path
 
 from classifier.cli import UserError
 from classifier.data import archives
-from classifier.data.images import ImageError, has_image_extension, is_image_path
+from classifier.data.images import ImageError, has_image_extension, is_image_path, walk
 from classifier.text import plural
 
 SPLITS = {
@@ -64,14 +64,11 @@ def read_source(source: Path, scratch: Path) -> Source:
 
     Raises UserError where the source is missing, damaged, dangerous, of another kind, or has fewer than two classes.
     """
-    kind = _kind(source)
-    if kind == "zip":
-        found = _read_zip(source, scratch)
-    elif kind == "folder":
+    if source.is_dir():
         files = _files(source)
         found = _labelled([(file.relative_to(source).parts, file, None, file.stat().st_size) for file in files])
     else:
-        found = _read_list(source)
+        found = _read_zip(source, scratch) if _is_zip(source) else _read_list(source)
     classes = sorted({image.label for image in found.images})
     if len(classes) < 2:
         zips = "".join(f" It holds {path.name}: give that file." for path in sorted(source.glob("*.zip"))[:1])
@@ -95,10 +92,10 @@ def read_source(source: Path, scratch: Path) -> Source:
 
 def fingerprint(source: Path) -> str:
     """Hash names, sizes and checksums or times, so that a changed source is noticed. Raises UserError."""
-    if _kind(source) == "zip":
+    if not source.is_dir() and _is_zip(source):
         lines = [f"{of.orig_filename}|{of.file_size}|{of.CRC}" for of in archives.open_zip(source).infolist()]
     else:  # of a list, the files in it do not count
-        files = ((file, file.stat()) for file in ([source] if source.is_file() else _files(source)))
+        files = ((file, file.stat()) for file in (_files(source) if source.is_dir() else [source]))
         lines = [f"{file.relative_to(source).as_posix()}|{of.st_size}|{of.st_mtime_ns}" for file, of in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -125,23 +122,20 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def _kind(source: Path) -> str:
-    """Return "folder", "zip" or "list", by the first bytes of a file and not by its name."""
-    if source.is_dir():
-        return "folder"
+def _is_zip(source: Path) -> bool:
+    """Whether a file begins as a zip does; otherwise it is text. Raises UserError where it is neither."""
     try:
         with source.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}). Give a zip, a folder or a text list.") from None
-    if head.startswith(b"PK"):
-        return "zip"
-    is_text = not any(byte in head for byte in (0, 0x1F, 0xFF)) or head[:2] in UTF_16
-    if source.suffix.lower() == ".zip" or not head or not is_text:
+    is_zip = head.startswith(b"PK")
+    is_text = head[:2] in UTF_16 or (head and not set(head) & {0, 0x1F, 0xFF})
+    if not is_zip and (source.suffix.lower() == ".zip" or not is_text):
         raise UserError(
             f"{source} is neither a zip nor a text list. Get the file again; unpack other archives and give the folder."
         )
-    return "list"
+    return is_zip
 
 
 # ---- zip and folder
@@ -181,16 +175,8 @@ def _labelled(files: list[tuple[tuple[str, ...], Path, int | None, int]]) -> Sou
 
 
 def _files(folder: Path) -> list[Path]:
-    """List all files below a folder, also through links to folders, unless these lead back."""
-    found, open_folders = [], [(folder, ())]
-    while open_folders:
-        here, above = open_folders.pop()
-        real = os.path.realpath(here)
-        if real not in above:
-            children = list(here.iterdir())
-            open_folders += [(child, (*above, real)) for child in children if child.is_dir()]
-            found += [child for child in children if child.is_file()]
-    return found
+    found = (Path(here, name) for here, names in walk(folder) for name in names)
+    return [file for file in found if file.is_file()]
 
 
 def _labels(paths: Sequence[tuple[str, ...]]) -> list[tuple[str | None, str | None]]:
