@@ -66,7 +66,7 @@ def is_visible(folder: str) -> bool:
 
 
 def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its files) for `top` and the visible folders below it.
+    """Yield (folder, names of its files) for `top`, which may be missing, and the visible folders below it.
 
     Links are followed, but not those to one of their parents. Raises OSError where a folder cannot be read.
     """
@@ -75,7 +75,8 @@ def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
         return link.is_symlink() and link.resolve() in (parent.resolve() for parent in link.parents)
 
     def fail(error: OSError) -> None:
-        raise error
+        if not isinstance(error, FileNotFoundError):
+            raise error
 
     for folder, folders, files in os.walk(top, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if is_visible(name) and not is_loop(Path(folder, name))]
