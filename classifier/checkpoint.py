@@ -1,20 +1,7 @@
 """The .pth: save, load. The only place that reads or writes one.
 
-A file holds one dictionary of tensors and plain values, which `torch.load(..., weights_only=True)` reads:
-
-    format      1
-    model       "resnet18", a name in zoo.MODELS
-    classes     ["cat", "dog"], in the order of the logits
-    preprocess  size, resize, mean, std, interpolation: see data/transforms.py
-    state_dict  the weights of the plain network: kernels and matrices in float16, which halves the file
-    scores      {"val": {...}, "test": {...}}: accuracy, loss, count and more
-    temperature divides the logits to calibrate the probabilities; fitted on validation images
-    novelty     the OOD statistics: see inference/ood.py; an opaque dictionary here
-    data        folder, kind ("drawings" or "photographs"), images per part
-    settings    the run's settings, as train.py had them
-    versions    of python, torch, torchvision, pillow
-    created     when, ISO 8601
-    resume      only in <run>.last.pth: what train.py needs to resume exactly
+A file holds one dictionary of tensors and plain values, which `torch.load(..., weights_only=True)` reads. Its keys are
+"format", which is 1, and the fields of `Checkpoint`.
 
 A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
 """
@@ -24,7 +11,6 @@ import difflib
 import importlib.metadata
 import math
 import os
-import pickle
 import platform
 import re
 from collections.abc import Mapping
@@ -55,21 +41,21 @@ class CheckpointError(UserError):
 
 @dataclass
 class Checkpoint:
-    """The content of a .pth. `state_dict` is on the CPU."""
+    """The content of a .pth, and what loading it adds."""
 
-    model: str
-    classes: list[str]
-    preprocess: Preprocess
-    state_dict: dict[str, Tensor]
-    scores: dict = field(default_factory=dict)
-    data: dict = field(default_factory=dict)
-    settings: dict = field(default_factory=dict)
-    versions: dict = field(default_factory=dict)
-    created: str = ""
-    resume: dict = field(default_factory=dict)
-    temperature: float = 1.0
-    ood_stats: dict = field(default_factory=dict)  # "novelty" in the file
-    path: Path | None = None
+    model: str  # "resnet18", a name in zoo.MODELS
+    classes: list[str]  # ["cat", "dog"], in the order of the logits
+    preprocess: Preprocess  # a dictionary in the file
+    state_dict: dict[str, Tensor]  # of the plain network, on the CPU; see `in_half`
+    scores: dict = field(default_factory=dict)  # {"val": {...}, "test": {...}}: accuracy, loss, count and more
+    data: dict = field(default_factory=dict)  # folder, kind ("drawings" or "photographs"), images per part
+    settings: dict = field(default_factory=dict)  # of the run, as train.py had them
+    versions: dict = field(default_factory=dict)  # of python, torch, torchvision, pillow
+    created: str = ""  # when, ISO 8601
+    resume: dict = field(default_factory=dict)  # only in <run>.last.pth: what train.py needs to resume exactly
+    temperature: float = 1.0  # divides the logits to calibrate the probabilities; fitted on validation images
+    ood_stats: dict = field(default_factory=dict)  # "novelty" in the file: see inference/ood.py; opaque here
+    path: Path | None = None  # not in the file, as the next one
     assumed: str = ""  # the preprocessing assumed for a plain state_dict, which does not record it
 
     def network(self) -> nn.Module:
@@ -120,7 +106,7 @@ def versions() -> dict[str, str]:
 
 
 def in_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return kernels and matrices as float16; what has one dimension (biases, batch norm) is small and stays exact."""
+    """Return kernels and matrices as float16, which halves the file; biases and batch norm are small and stay exact."""
     return {name: value.half() if value.ndim > 1 else value.clone() for name, value in state_dict.items()}
 
 
@@ -136,22 +122,14 @@ def newest(folder: Path) -> Path:
     return max(files, key=lambda file: file.stat().st_mtime)
 
 
-def glance(path: Path) -> tuple[dict, bool]:
-    """Return the settings of a <run>.last.pth, and whether the run is done, without reading tensors.
-
-    Any exception means that `load` will say what is wrong.
-    """
-    content = safe_load.load(path, mmap=True)
-    return dict(content["settings"]), bool(content["resume"].get("done", True))
-
-
-def load(path: Path) -> Checkpoint:
+def load(path: Path, mmap: bool = False) -> Checkpoint:
     """Read a .pth of ours, or a plain state_dict of a network in MODELS.
 
+    With `mmap`, tensors stay in the file, and damaged ones are not noticed: for a look at the rest.
     Raises CheckpointError where the file is missing, damaged, not a .pth, carries pickled code, or has weights that do
     not fit its network.
     """
-    content = _read(path)
+    content = _read(path, mmap)
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise CheckpointError("{file} holds a {kind}, not a .pth of train.py or a state_dict.", file=path, kind=kind)
@@ -160,21 +138,21 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _read(path: Path) -> object:
+def _read(path: Path, mmap: bool) -> object:
     if not path.is_file():
         names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
     reason: object = ""
     try:
-        return safe_load.load(path)
+        return safe_load.load(path, mmap)
     except safe_load.UntrustedError as error:
         message, reason = "{file} is not used: {reason}. Do not trust this file.", error
     except PermissionError as error:
         message, reason = "{file} cannot be read: {reason}.", error.strerror
     except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        if "Unsupported global" in str(error):
             message = (
                 "{file} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
                 "load it where it comes from and save model.state_dict() instead of the whole model."
@@ -195,13 +173,11 @@ def _from_train(path: Path, content: Mapping) -> Checkpoint:
         values |= {"preprocess": Preprocess.from_dict(content["preprocess"]), "ood_stats": content.get("novelty", {})}
         checkpoint = Checkpoint(**values)
         _check_values(checkpoint)
-        fits = shapes(checkpoint.state_dict) == shapes_of(model, len(checkpoint.classes))
+        if shapes(checkpoint.state_dict) != shapes_of(model, len(checkpoint.classes)):
+            raise ValueError(f"its weights differ from those of {model} with {len(checkpoint.classes)} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = "{file} is not a complete .pth of train.py ({reason}). Train it again."
         raise CheckpointError(message, file=path, reason=error) from error
-    if not fits:
-        message = "{file} says {network} with {count} classes, but its weights differ."
-        raise CheckpointError(message, file=path, network=model, count=len(checkpoint.classes))
     return checkpoint
 
 

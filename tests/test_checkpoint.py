@@ -35,7 +35,7 @@ def original(monkeypatch):
     return Checkpoint(
         "tiny",
         ["猫", "dog", "a bird"],
-        Preprocess(size=96, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3), interpolation="bicubic"),
+        Preprocess(size=96, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3)),
         tiny(3).state_dict(),
         scores={"val": {"accuracy": 0.9, "count": 10}, "history": [{"epoch": 1, "val": {"loss": 0.5}}]},
         data={"root": "dataset", "kind": "photographs"},
@@ -211,7 +211,7 @@ def test_pickled_code_is_not_run(tmp_path, saved, way):
         (["name of a folder"], [{"classes": ["cat", "dog", name]} for name in ("../secret", "a/b", "C:\\x")]),
         (["complete"], [{"classes": None}, {"state_dict": [1]}, {"preprocess": {"colour": 1}}, {"preprocess": None}]),
         (["complete"], [{"scores": [1]}, {"data": "dataset"}, {"novelty": [1]}]),
-        (["preprocessing"], [{"preprocess": {"size": 0}}]),
+        (["preprocessing"], [{"preprocess": {"size": 0}}, {"preprocess": {"interpolation": "nearest"}}]),
         ([], [{key: ...} for key in ("model", "classes", "preprocess", "state_dict")]),  # not there
     ],
 )

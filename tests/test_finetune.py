@@ -18,7 +18,7 @@ from classifier.training.config import FINE_TUNING, FROZEN, TrainConfig, parse_c
 from tests.conftest import make_images, serving
 from zoo import MODELS
 
-PREPROCESS = Preprocess(40, "crop", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bicubic")
+PREPROCESS = Preprocess(40, "crop", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 QUICK = ("--batch-size", 8, "--epochs", 2)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from classifier.data.images import load_image
 
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 RESIZES = ("crop", "squash")
 MIXES = {"off": (), "mixup": ("MixUp",), "cutmix": ("CutMix",), "both": ("MixUp", "CutMix")}  # names in v2
 CROP_MARGIN = 1.25  # side of the images that crops are cut from / side of the result, which is then about as sharp
@@ -31,7 +30,7 @@ class Preprocess:
         size: side of the square in pixels.
         resize: "crop" takes the largest square from the centre, "squash" ignores the proportions.
         mean, std: of each channel in 0..1; a value v becomes (v - mean) / std.
-        interpolation: "bilinear" or "bicubic", both antialiased.
+        interpolation: "bilinear", antialiased; there is no other yet.
     """
 
     size: int = 224
@@ -41,7 +40,7 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        if self.resize not in RESIZES or self.interpolation not in INTERPOLATIONS or not 1 <= self.size <= 4096:
+        if self.resize not in RESIZES or self.interpolation != "bilinear" or not 1 <= self.size <= 4096:
             raise ValueError(f"unknown preprocessing: {self}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values each, those of std above 0: {self}")
@@ -52,7 +51,7 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, size, size) uint8."""
-        square = image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation], box=self.box(*image.size))
+        square = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self.box(*image.size))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def normalize(self, pixels: Tensor) -> Tensor:

@@ -149,12 +149,12 @@ def _find_unfinished(cfg: TrainConfig, stack: contextlib.ExitStack) -> Checkpoin
     """Return the newest unfinished run with these settings, or None; exit if the run of that --name has finished."""
     for path in sorted(MODULE.glob(f"*{LAST}"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            settings, done = checkpoint.glance(path)
-        except Exception as error:  # damaged files end in many ways
-            print(f"--resume auto skips {path}, which cannot be read: {error}")
+            saved = checkpoint.load(path, mmap=True)
+        except CheckpointError as error:
+            print(f"--resume auto skips {path}: {error}")
             continue
-        if config.same_run(cfg, settings):
-            if not done:
+        if config.same_run(cfg, saved.settings):
+            if not saved.resume.get("done", True):
                 return _lock_and_load(path, stack)
             if cfg.name:
                 print(f"The run {cfg.name} has finished: {path}. Nothing is left to do.")
