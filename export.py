@@ -78,8 +78,7 @@ class ExportedNetwork(nn.Module):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__()
         self.network = fold_batch_norm(checkpoint.network())
-        self.preprocess = checkpoint.preprocess
-        self.temperature = checkpoint.temperature
+        self.preprocess, self.temperature = checkpoint.preprocess, checkpoint.temperature
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
         x = self.preprocess.normalize(resize(image, self.preprocess))

@@ -66,17 +66,14 @@ def select_compute(device: str, precision: Precision, recorded: str = "") -> Com
 def native_format(device: torch.device) -> tuple[torch.dtype, torch.memory_format]:
     """Return the shortest number format that the device computes natively, bfloat16 before float16.
 
-    Channels-last is faster for convolutions, in float32 too: on a CPU without bfloat16, 1.12 times as many training
-    steps and 1.23 times as many predictions per second (median of 5 interleaved rounds, ResNet-18):
-    `ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.compute_only --size 160 --batch-size 64 --format float32`
+    Channels-last is faster for convolutions, in float32 too: without bfloat16, a CPU takes 1.12 times as many training
+    steps of ResNet-18 per second, and answers 1.23 times as many images (see benchmarks/compute_only.py).
     """
-    dtype = torch.float32
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability >= (7, 0):
-            dtype = torch.bfloat16 if capability >= (8, 0) else torch.float16
-    elif device.type == "cpu" and cpu_has_bfloat16():
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    if capability >= (8, 0) or (device.type == "cpu" and cpu_has_bfloat16()):
         dtype = torch.bfloat16
+    else:
+        dtype = torch.float16 if capability >= (7, 0) else torch.float32
     # some kernels of MPS have refused channels-last
     return dtype, torch.contiguous_format if device.type == "mps" else torch.channels_last
 

@@ -8,7 +8,6 @@ import functools
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,6 @@ FAULTS: dict[str, Callable[[Tensor], Tensor | None]] = {
     "read error": lambda x: Path("/nowhere/file").read_bytes(),
     "SIGTERM": lambda x: os.kill(os.getpid(), signal.SIGTERM),
     "SIGKILL": lambda x: os.kill(os.getpid(), signal.SIGKILL),
-    "slow": lambda x: time.sleep(1),
 }
 
 
