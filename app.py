@@ -67,8 +67,6 @@ class Settings:
     """Ask Gradio for a public address, open to everybody who knows it, for a week at most."""
     review: bool = False
     """Add a tab to go through the label issues that evaluate.py has found. Only for this machine."""
-    keep_feedback_pictures: bool = False
-    """Keep the images that visitors give feedback on, in logs/feedback. Without it, only the feedback."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the fastest."""
     precision: Precision = "auto"
@@ -110,7 +108,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())  # the only one whose files are served and opened
-        site = Site(models, Path("logs"), settings.lang, settings.share, settings.keep_feedback_pictures)
+        site = Site(models, Path("logs"), settings.lang, settings.share)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,

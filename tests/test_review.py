@@ -20,21 +20,21 @@ from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import Prediction
 from classifier.text import quoted
-from tests.conftest import make_images
+from tests.conftest import file_size_limit, make_images
 from tests.running_page import list_issues
 from webui.i18n import Translator, macros
 from webui.models import Loaded
 from webui.review import Review, label_issues
 from zoo import MODELS
 
-_ = Translator()
 ANT = "ant" if os.name == "nt" else "<i>ant"
 CLASSES = [ANT, "cat", "dog"]
+TABLE = Path("dataset/corrections.csv")
 
 
-def network(path: Path, classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.97)) -> Loaded:
+def network(name="w.pth", classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.97)) -> Loaded:
     """A network that gives the same probabilities to every image."""
-    checkpoint = Checkpoint("resnet18", list(classes), Preprocess(size=8), {}, path=path)
+    checkpoint = Checkpoint("resnet18", list(classes), Preprocess(size=8), {}, path=Path(name))
 
     def predict(pixels):
         values = torch.tensor([probabilities])
@@ -45,183 +45,169 @@ def network(path: Path, classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.97)
 
 
 @pytest.fixture
-def project(tmp_path):
-    make_images(tmp_path / "dataset" / "test", dict.fromkeys(CLASSES, 4))
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("dataset/test"), dict.fromkeys(CLASSES, 4))
     list_issues(tmp_path, "dataset", {"cat/0.png": 0.91, "cat/1.png": 0.99, f"{ANT}/2.png": 0.95})
     return tmp_path
 
 
-@pytest.fixture
-def review(project):
-    """Makes a Review, as the page does for each click."""
-    return lambda name="w.pth": Review(network(project / name), project / "logs")
+def click(button=None, who="", loaded=None) -> tuple[Review, str]:
+    """Do what the page does for a click: what is shown then, and the message."""
+    review = Review(loaded or network(), Path("logs"))
+    message = review.record(button or {}, Translator(), who)
+    review.find_next()
+    return review, message
 
 
-def asked(view, action, choice="") -> dict:
-    """What the browser sends for a button of this view."""
-    if action == "undo":
-        return {"action": action, "file": view.last.file, "digest": view.last.digest, "line": str(view.last.line)}
-    return {"action": action, "file": view.issue.file, "digest": view.digest, "choice": choice}
+def asked(shown, action, choice="") -> dict:
+    """What the browser sends for a button of what was shown."""
+    if action == "undone":
+        return {"action": action, "file": shown.last.file, "digest": shown.last.digest, "line": str(shown.last.line)}
+    return {"action": action, "file": shown.issue.file, "digest": shown.digest, "choice": choice}
 
 
-def files(view) -> tuple:
-    return view.issue and view.issue.file, view.done, view.total
+def files(shown: Review) -> tuple:
+    return shown.issue and shown.issue.file, shown.done, shown.total
 
 
-def html(view, message="", weights="w.pth") -> str:
-    return macros("review", "en").card(view, message, quoted(Path(weights)))
+def html(shown: Review, message="", language="en") -> str:
+    return macros("review", language).card(shown, message, quoted(shown.loaded.checkpoint.path))
 
 
-def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(review, project):
-    view = review().view()
-    assert view.image.size == (600, 600)  # of 40 x 40
-    assert files(view) == ("test/cat/1.png", 0, 3) and view.answer.best == "dog"
-    assert view.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
-    assert "The model&#39;s answer: dog, with 97% confidence." in html(view)
-    view, message = review().act(asked(view, "relabel", "dog"), _, "Ann")
-    assert files(view) == (f"test/{ANT}/2.png", 1, 3) and not message
+def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(project):
+    shown, message = click()
+    assert shown.image.size == (600, 600)  # of 40 x 40
+    assert files(shown) == ("test/cat/1.png", 0, 3) and shown.answer.best == "dog"
+    assert shown.choices == [(ANT, "1"), ("dog", "3")]  # a class keeps its key
+    assert "The model&#39;s answer: dog, with 97% confidence." in html(shown)
+    shown, message = click(asked(shown, "relabel", "dog"), "Ann")
+    assert files(shown) == (f"test/{ANT}/2.png", 1, 3) and not message
     for action, expected in (("leave out", ("test/cat/0.png", 2, 3)), ("keep", (None, 3, 3))):
-        view, message = review().act(asked(view, action), _)
-        assert files(view) == expected
-    assert "All decided: 3" in html(view)
-    folder = image_folder.read_folder(project / "dataset" / "test")
+        shown, message = click(asked(shown, action))
+        assert files(shown) == expected
+    assert "All decided: 3" in html(shown)
+    folder = image_folder.read_folder(Path("dataset/test"))
     assert folder.counts() == {ANT: 3, "cat": 3, "dog": 5}
     assert folder.corrected == "corrections.csv: 1 relabelled, 1 left out"
 
 
-def test_undo_goes_back_step_by_step(review, project):
-    for action in ("keep", "leave out"):
-        review().act(asked(review().view(), action), _)
-    for expected in ((f"test/{ANT}/2.png", 1, 3), ("test/cat/1.png", 0, 3)):
-        view, message = review().act(asked(review().view(), "undo"), _)
-        assert files(view) == expected and not message
-    assert view.last is None
-    with (project / "dataset" / "corrections.csv").open(encoding="utf-8-sig", newline="") as file:
+def test_undo_goes_back_step_by_step(project):
+    shown = click()[0]
+    for action in ("keep", "leave out", "undone", "undone"):
+        shown, message = click(asked(shown, action))
+        assert not message
+    assert files(shown) == ("test/cat/1.png", 0, 3) and shown.last is None
+    with TABLE.open(encoding="utf-8-sig", newline="") as file:
         assert [row["decision"] for row in csv.DictReader(file)] == ["keep", "leave out", "undone", "undone"]
 
 
-def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(review):
-    mine = theirs = review().view()
-    mine, message = review().act(asked(mine, "keep"), _)
-    theirs, message = review().act(asked(theirs, "leave out"), _)
+def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(project):
+    before = click()[0]
+    mine, message = click(asked(before, "keep"))
+    theirs, message = click(asked(before, "leave out"))
     assert message == "test/cat/1.png has been decided elsewhere in the meantime. Nothing was changed."
     assert files(theirs) == files(mine) == (f"test/{ANT}/2.png", 1, 3)
-    theirs, message = review().act(asked(theirs, "leave out"), _)
+    theirs, message = click(asked(theirs, "leave out"))
     assert theirs.last.file == f"test/{ANT}/2.png"
-    before = mine
-    mine, message = review().act(asked(mine, "undo"), _)  # takes back what it showed, not what came last
-    assert not message and files(mine) == ("test/cat/1.png", 1, 3)
-    mine, message = review().act(asked(before, "undo"), _)
-    assert "decided elsewhere" in message
+    again, message = click(asked(mine, "undone"))  # takes back what it showed, not what came last
+    assert not message and files(again) == ("test/cat/1.png", 1, 3)
+    assert "decided elsewhere" in click(asked(mine, "undone"))[1]
 
 
-def test_an_image_that_changed_since_it_was_shown_is_shown_again(review, project):
-    view = review().view()
-    shutil.copy(project / "dataset" / "test" / "dog" / "0.png", view.issue.path)
-    again, message = review().act(asked(view, "keep"), _)
-    assert "has changed since it was shown" in message and files(again) == files(view)
-    assert again.digest != view.digest
-    view, message = review().act(asked(again, "keep"), _)
-    assert not message and view.done == 1
-    shutil.copy(project / "dataset" / "test" / "dog" / "1.png", again.issue.path)
-    assert review().view().done == 0  # what is decided was another image
+def test_an_image_that_changed_since_it_was_shown_is_shown_again(project):
+    before = click()[0]
+    shutil.copy("dataset/test/dog/0.png", before.issue.path)
+    again, message = click(asked(before, "keep"))
+    assert "has changed since it was shown" in message and files(again) == files(before)
+    assert again.digest != before.digest
+    after, message = click(asked(again, "keep"))
+    assert not message and after.done == 1
+    shutil.copy("dataset/test/dog/1.png", again.issue.path)
+    assert click()[0].done == 0  # what is decided was another image
 
 
-def test_images_that_are_gone_or_damaged_are_counted_not_shown(review, project):
-    (project / "dataset" / "test" / "cat" / "1.png").unlink()
-    (project / "dataset" / "test" / ANT / "2.png").write_bytes(b"no image")
-    view = review().view()
-    assert files(view) == ("test/cat/0.png", 0, 1) and view.missing == 2
-    view = review().act(asked(view, "keep"), _)[0]
-    assert files(view) == (None, 1, 1) and "All decided: 1" in html(view)
-    shutil.rmtree(project / "dataset" / "test")
-    assert "None of the listed images exists any more." in html(review().view())
+def test_images_that_are_gone_or_damaged_are_counted_not_shown(project):
+    Path("dataset/test/cat/1.png").unlink()
+    Path(f"dataset/test/{ANT}/2.png").write_bytes(b"no image")
+    shown = click()[0]
+    assert files(shown) == ("test/cat/0.png", 0, 1) and "cannot be opened: 2" in html(shown)
+    shown = click(asked(shown, "keep"))[0]
+    assert files(shown) == (None, 1, 1) and "All decided: 1" in html(shown)
+    shutil.rmtree("dataset/test")
+    assert "None of the listed images exists any more." in html(click()[0])
 
 
-def test_what_no_button_asks_for_is_not_done(review, project):
-    view, undo = review().view(), {"action": "undo"}
-    wrong = [{}, {"action": "delete"}, {"action": "relabel", "choice": "bird"}, {"action": "undone"}]
+def test_what_no_button_asks_for_is_not_done(project):
+    shown, undo = click()[0], {"action": "undone"}
+    wrong = [{}, {"action": "delete"}, {"action": "relabel", "choice": "bird"}, undo]
     wrong += [undo | {"line": "-1"}, undo | {"line": "0"}, {"action": "keep", "file": "../w.pth"}]
     for one in (*wrong, {"action": ["keep"], "file": {"a": 1}}):
-        review().act({"file": view.issue.file, "digest": view.digest} | one, _)
-        assert not (project / "dataset" / "corrections.csv").exists(), one
+        click(asked(shown, "") | one)
+        assert not TABLE.exists(), one
 
 
-def test_a_table_that_cannot_be_written_is_reported(review, project):
-    view = review().view()
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5, limits[1]))  # a disk that is nearly full
-    try:
-        with pytest.raises(UserError, match="cannot be written"):
-            review().act(asked(view, "keep"), _)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_table_that_cannot_be_written_is_reported(project):
+    button = asked(click()[0], "keep")
+    with file_size_limit(5), pytest.raises(UserError, match="cannot be written"):
+        click(button)
 
 
-def test_of_many_classes_the_most_probable_have_keys(tmp_path):
+def test_of_many_classes_the_most_probable_have_keys(project):
     names = [f"class {number:02}" for number in range(14)]
-    make_images(tmp_path / "dataset" / "test", dict.fromkeys(names[:6], 1))
-    for name in names[6:]:
-        (tmp_path / "dataset" / "test" / name).mkdir()
-    list_issues(tmp_path, "dataset", {"class 03/0.png": 0.95})
-    probabilities = [(index + 1) / 105 for index in range(14)]
-    view = Review(network(tmp_path / "w.pth", names, probabilities), tmp_path / "logs").view()
-    assert view.choices[:2] == [("class 13", "1"), ("class 12", "2")]
-    assert len(view.choices) == 13 and view.choices[9] == ("class 04", "")
-    assert html(view).count('data-action="relabel"') == 13
+    make_images(Path("photos/test"), dict.fromkeys(names[:6], 1) | dict.fromkeys(names[6:], 0))
+    list_issues(project, "photos", {"class 03/0.png": 0.95}, "20260301-100000")
+    shown = click(loaded=network("w.pth", names, [(index + 1) / 105 for index in range(14)]))[0]
+    assert shown.choices[:2] == [("class 13", "1"), ("class 12", "2")]
+    assert len(shown.choices) == 13 and shown.choices[9] == ("class 04", "")
+    assert html(shown).count('data-action="relabel"') == 13
 
 
-def test_the_newest_list_of_these_weights_is_taken(review, project):
+def test_the_newest_list_of_these_weights_is_taken(project):
     list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000")
     list_issues(project, "dataset", {"cat/3.png": 0.94}, "20260401-100000", "other.pth")
-    (project / "logs" / "evaluate" / "w" / "20260501-100000").mkdir()  # without a list: it learned from the images
-    found = lambda: label_issues(project / "w.pth", project / "logs")  # noqa: E731
-    assert [issue.file for issue in found()[1]] == ["test/cat/2.png"]
+    Path("logs/evaluate/w/20260501-100000").mkdir()  # without a list: it learned from the images
+    assert [issue.file for issue in label_issues(Path("w.pth"), Path("logs"))[1]] == ["test/cat/2.png"]
     older = list_issues(project, "dataset", {"cat/1.png": 0.99}, "20260201-100000")
     report = json.loads((older / "report.json").read_text(encoding="utf-8")) | {"part": "val"}
     (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other images: it counts as well
-    root, issues, unreadable = found()
-    assert root == project / "dataset" / "test" and len(issues) == review().view().total == 2 and not unreadable
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"folder": "x"}', '{"folder": 1, "weights": "w.pth"}', "\0"])
-def test_a_report_that_cannot_be_read_is_skipped_with_a_remark(content, review, project):
-    broken = list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000") / "report.json"
-    broken.write_text(content)
-    made = review()
-    assert made.view().total == 3 and made.unreadable == ["evaluate/w/20260301-100000/report.json"]
-    card = macros("review", "zh").card(made.view(), "", "", made.unreadable)
-    assert "已跳过无法读取的文件：evaluate/w/20260301-100000/report.json" in card
-    broken.unlink()
-    assert review().view().total == 3
+    root, issues, unreadable = label_issues(Path("w.pth"), Path("logs"))
+    assert root == project / "dataset" / "test" and len(issues) == click()[0].total == 2 and not unreadable
 
 
 @pytest.mark.parametrize(
-    "content", [b"path,label\r\n", b"path,sure\r\n/elsewhere/cat/2.png,0.9\r\n", b"path,sure\r\nx\r\n"]
+    ("name", "content"),
+    [
+        *[("report.json", text) for text in ("", "[]", '{"folder": "x"}', '{"folder": 1, "weights": "w.pth"}', "\0")],
+        ("suspects.csv", "path,label\ndataset/test/cat/2.png,many"),
+        ("suspects.csv", "path,sure\n/elsewhere/cat/2.png,0.9"),
+        ("suspects.csv", "path,sure\nx"),
+    ],
 )
-def test_a_list_that_cannot_be_read_is_skipped_with_a_remark(content, review, project):
-    broken = list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000") / "suspects.csv"
-    broken.write_bytes(content + b"dataset/test/cat/2.png,many\r\n")
-    made = review()
-    assert made.view().total == 3 and made.unreadable == ["evaluate/w/20260301-100000/suspects.csv"]
+def test_a_report_that_cannot_be_read_is_skipped_with_a_remark(name, content, project):
+    (list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000") / name).write_text(content)
+    shown = click()[0]
+    assert shown.total == 3 and shown.unreadable == ["evaluate/w/20260301-100000"]
+    assert "已跳过无法读取的文件：evaluate/w/20260301-100000" in html(shown, language="zh")
 
 
-def test_without_a_list_it_says_which_command_makes_one(review, project):
-    card = html(review("new one.pth").view(), weights=project / "new one.pth")
+def test_without_a_list_it_says_which_command_makes_one(project):
+    loaded = network(project / "new one.pth")
+    card = html(click(loaded=loaded)[0])
     assert "python evaluate.py &#34;" in card and "new one.pth" in card
     list_issues(project, "dataset", {}, weights="new one.pth")
-    assert "There are no label issues." in html(review("new one.pth").view())
+    assert "There are no label issues." in html(click(loaded=loaded)[0])
 
 
-def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(review, project):
+def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(project):
     path = project / "dataset" / "test" / ANT / ("&lt;.jpg" if os.name == "nt" else '"><img src=x>.jpg')
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (2400, 1200), "teal").save(path, exif=exif)
     list_issues(project, "dataset", {f"{ANT}/{path.name}": 0.99}, "20260301-100000")
-    card = html(review().view(), "<b>message</b>")
-    assert review().view().image.size == (300, 600)
+    shown = click()[0]
+    card = html(shown, "<b>message</b>")
+    assert shown.image.size == (300, 600)
     assert set(re.findall(r'src="(.{5})', card)) == {"data:"}
     assert "<i>" not in card and "<img src=x" not in card and "<b>message" not in card
     assert str(project) not in card
@@ -237,6 +223,6 @@ def test_the_list_of_a_real_evaluation(tmp_path, monkeypatch):
     weights.temperature = 1e-4  # confident of everything
     checkpoints.save(weights, Path("module/w.pth"))
     evaluate.main(["module/w.pth", "--precision", "fp32", "--workers", "0"])
-    view = Review(network(Path("module/w.pth"), ("across", "down"), (0.4, 0.6)), Path("logs")).view()
-    assert view.total > 0 and view.issue.file.startswith("test/") and view.issue.confidence > 0.9
-    assert view.issue.label != view.answer.best
+    shown = click(loaded=network("module/w.pth", ("across", "down"), (0.4, 0.6)))[0]
+    assert shown.total > 0 and shown.issue.file.startswith("test/") and shown.issue.confidence > 0.9
+    assert shown.issue.label != shown.answer.best

@@ -6,7 +6,6 @@ All of it comes from the .pth. What an old or foreign file does not say is left 
 import functools
 import io
 import json
-import threading
 
 import gradio as gr
 import torch
@@ -21,7 +20,6 @@ from webui.site import QUIET, Site
 from zoo import MODELS
 
 MAX_CLASSES_IN_TABLE = 12  # of more, only the worst are shown
-_drawing = threading.Lock()  # matplotlib's settings belong to all threads
 
 
 def about_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
@@ -37,7 +35,8 @@ def about_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab)
         return card + macros("about", language).programs(address, bool(request.username))
 
     card = gr.HTML(elem_id="about")
-    gr.on([tab.select, weights.change, language.change], show, [weights, language], card, **QUIET)
+    events = [tab.select, weights.change, language.change]
+    gr.on(events, show, [weights, language], card, concurrency_limit=1, **QUIET)  # as matplotlib needs it
 
 
 def about(loaded: Loaded, language: str) -> str:
@@ -57,14 +56,13 @@ def about(loaded: Loaded, language: str) -> str:
         facts["by_class"] = lowest_recall(per_class(matrix, checkpoint.classes), MAX_CLASSES_IN_TABLE)
     if history := checkpoint.scores.get("history"):
         facts |= {"epochs": len(history), "minutes": history[-1]["minutes"], "best": best_epoch(history)}
-        with _drawing:
-            facts["curves"] = _curves(checkpoint.path.stem, json.dumps(history))
+        facts["curves"] = _curves(checkpoint.path.stem, json.dumps(history))
     return macros("about", language).card(checkpoint, facts)
 
 
 @functools.lru_cache(8)
 def _curves(name: str, history: str) -> str:
-    """Return the curves of a run as a URI."""
+    """Return the curves of a run as a URI. Not for several threads at once."""
     from classifier.evaluation import plots  # imports matplotlib, which takes a second and few visitors need
 
     file = io.BytesIO()

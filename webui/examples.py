@@ -14,10 +14,10 @@ THUMBNAIL_SIDE = 160  # pixels
 
 
 def examples(checkpoint: Checkpoint) -> list[Path]:
-    """Return up to MAX_EXAMPLES test images, whose classes alternate: none of them, where there is no test folder.
+    """Return up to MAX_EXAMPLES test images, whose classes alternate; a folder always gives the same ones.
 
     They come from the data set that the network was trained on, if it is below the working directory, or from
-    dataset/test. A folder always gives the same images.
+    dataset/test.
     """
     root = Path(str(checkpoint.data.get("root", "")))
     for test in (root / "test", Path("dataset/test")):

@@ -59,16 +59,15 @@ class Models:
 
     def titles(self, _: Translator) -> list[tuple[str, str]]:
         """Return (title, name) of all models, newest first; the title has the accuracy, or an error."""
-        titles = []
-        for name, found in self.found().items():
+
+        def title(name: str, found: Checkpoint | UserError) -> str:
             if isinstance(found, UserError):
-                titles.append((_.error(found), name))
-                continue
+                return _.error(found)
             part, accuracy, count, *_interval = score_of(found)
-            title = _(TITLES[part], name=name, accuracy=f"{accuracy:.1%}", count=f"{count:,}")
-            title = _("{title} (drawings)", title=title) if learned_from_drawings(found) else title
-            titles.append((title, name))
-        return titles
+            text = _(TITLES[part], name=name, accuracy=f"{accuracy:.1%}", count=f"{count:,}")
+            return _("{title} (drawings)", title=text) if learned_from_drawings(found) else text
+
+        return [(title(name, found), name) for name, found in self.found().items()]
 
     def best(self) -> str:
         """Return the name to preselect: `first`, or the most accurate of those that rank highest.
@@ -81,13 +80,11 @@ class Models:
         found = self.found()
         good = {name: checkpoint for name, checkpoint in found.items() if isinstance(checkpoint, Checkpoint)}
         if not good:
-            missing = f"{self._folder} holds no .pth yet. Train a network first: python train.py"
-            raise next(iter(found.values()), CheckpointError(missing))
-        highest = max(map(_rank, good.values()))
-        newest = next(checkpoint for checkpoint in good.values() if _rank(checkpoint) == highest)
-        alike = [
-            name for name, one in good.items() if _rank(one) == highest and set(one.classes) == set(newest.classes)
-        ]
+            missing = "{folder} holds no .pth yet. Train a network first: python train.py"
+            raise next(iter(found.values()), CheckpointError(missing, folder=self._folder))
+        newest = max(good.values(), key=_rank)  # of equal ranks, the first
+        kind = _rank(newest), set(newest.classes)
+        alike = [name for name, one in good.items() if (_rank(one), set(one.classes)) == kind]
         return max(alike, key=lambda name: score_of(good[name])[3])
 
     def get(self, name: str) -> Loaded:

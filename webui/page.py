@@ -2,10 +2,8 @@
 
 import gradio as gr
 
-from classifier.cli import UserError
 from webui import about, api, review, tabs
 from webui.i18n import LANGUAGES, Translator, macros, preferred_language
-from webui.models import learned_from_drawings
 from webui.site import QUIET, Site, translated
 
 
@@ -49,25 +47,14 @@ def _follow(site: Site, blocks: gr.Blocks, heading: gr.HTML, weights: gr.Dropdow
         texts = [gr.update(**translated(texts, Translator(language))) for _component, texts in site.texts]
         return [_heading(site, name, language), *texts]
 
-    # on `load` and `input`, since listeners to `change` run one after another, slow ones among them
+    began = blocks.load(begin, outputs=[language, weights], **QUIET)
     components = [heading, *(component for component, _texts in site.texts)]
-    loaded = blocks.load(begin, outputs=[language, weights], **QUIET).then(
-        translate, [weights, language], components, js="setLanguage", **QUIET
-    )
-    switched = language.input(translate, [weights, language], components, js="setLanguage", **QUIET)
+    # not on `change`, whose listeners run one after another, slow ones among them
+    for event in (began.then, language.input, weights.input):
+        event(translate, [weights, language], components, **QUIET).then(None, language, js="setLanguage")
     weights.focus(lambda key: gr.update(choices=site.models.titles(Translator(key))), language, weights, **QUIET)
-    chosen = weights.change(
-        lambda name, language: _heading(site, name, language), [weights, language], heading, **QUIET
-    )
-    for event in (loaded, switched, chosen):
-        event.then(None, js="setTitle")
 
 
 def _heading(site: Site, name: str, language: str) -> str:
     """Return the title, and what visitors must know before they trust an answer."""
-    try:
-        checkpoint = site.models.get(name).checkpoint
-        classes, drawings = checkpoint.classes, learned_from_drawings(checkpoint)
-    except UserError:
-        classes, drawings = [], False
-    return macros("answer", language).heading_of_page(classes, drawings, site.shared)
+    return macros("answer", language).heading_of_page(site.models.found().get(name), site.shared)

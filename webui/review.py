@@ -5,13 +5,11 @@ Only for whoever sits at this machine, since it shows the data set.
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from classifier.cli import UserError
 from classifier.data import corrections
@@ -19,7 +17,7 @@ from classifier.data.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correc
 from classifier.data.image_folder import class_names
 from classifier.data.images import load_image
 from classifier.text import quoted
-from webui.classify import Answer, classify
+from webui.classify import classify
 from webui.i18n import Translator, failed, macros
 from webui.models import Loaded
 from webui.site import NETWORK, QUIET, Site
@@ -38,23 +36,12 @@ class LabelIssue(NamedTuple):
     confidence: float
 
 
-@dataclass
-class View:
-    """What the tab shows: how far the review is, and the next issue; none is left where `issue` is None."""
-
-    total: int
-    done: int
-    missing: int  # images of the list that do not exist any more, or cannot be opened
-    last: Correction | None  # what Undo takes back
-    issue: LabelIssue | None = None
-    digest: str = ""  # of the file as it is shown
-    image: Image.Image | None = None
-    answer: Answer | None = None
-    choices: Sequence[tuple[str, str]] = ()  # the other classes, each with its key or ""
-
-
 class Review:
-    """The newest lists of a network's label issues and the decisions on them, as they are now: both may change."""
+    """A network's label issues in the newest lists, and the decisions on them, read anew for each click.
+
+    `find_next` sets what review.html shows: `issue`, with `digest`, `image`, `answer` and `choices` (the other classes,
+    each with its key or ""), or None where nothing is left; `done` of `total`, and `last`, which Undo takes back.
+    """
 
     def __init__(self, loaded: Loaded, logs: Path):
         self.loaded = loaded
@@ -63,12 +50,12 @@ class Review:
             self.table, self.classes = corrections.table_of(self.root), class_names(self.root)
         issues = {issue.file: issue for issue in sorted(found, key=lambda issue: -issue.confidence)}
         self.issues = {file: issue for file, issue in issues.items() if Path(issue.path).is_file()}
-        self.missing = len(issues) - len(self.issues)
+        self.listed = len(issues)
 
-    def view(self, first: str = "") -> View | None:
-        """Return what is to be shown now, the file `first` where it is still to be decided; None without a list."""
+    def find_next(self, first: str = "") -> None:
+        """Find the issue to show: the file `first` where it is still to be decided."""
         if not self.root:
-            return None
+            return
         decisions = corrections.read(self.table, self.classes)[0]
         decided = {file for file, _ in decisions}  # only these are read, to find out whether they have changed since
         undecided = [
@@ -76,49 +63,47 @@ class Review:
             for file, issue in self.issues.items()
             if file not in decided or (file, corrections.digest(issue.path).hex()) not in decisions
         ]
-        last = next((one for one in reversed(decisions.values()) if one.file in self.issues), None)
-        view = View(len(self.issues), len(self.issues) - len(undecided), self.missing, last)
+        self.total, self.done = len(self.issues), len(self.issues) - len(undecided)
+        self.last = next((one for one in reversed(decisions.values()) if one.file in self.issues), None)
+        self.issue = None
         for issue in sorted(undecided, key=lambda issue: issue.file != first):
             try:
-                self._show(view, issue)
+                self._open(issue)
                 break
             except UserError:  # damaged since, or removed at this moment
-                view.total, view.missing = view.total - 1, view.missing + 1
-        return view
+                self.total -= 1
 
-    def act(self, request: dict, _: Translator, who: str = "") -> tuple[View | None, str]:
-        """Do what a button says, for the image that it was shown with, unless that was decided elsewhere meanwhile.
+    def record(self, request: dict, _: Translator, who: str = "") -> str:
+        """Record what a button says of the image that it was shown with; return "" or why that was not possible.
 
-        The request has action ("keep", "relabel", "leave out" or "undo"), file, digest, the class as choice, and line:
-        the row that Undo takes back. Returns what is to be shown now, and a message or "".
+        The request has the decision as action, file and digest as in corrections.csv, the class as choice, and line:
+        the row that Undo takes back.
         """
         keys = ("action", "file", "digest", "choice", "line")
-        action, file, digest, choice, line = (str(request.get(key, "")) for key in keys)
-        issue = self.issues.get(file)
-        replaces = int(line) if action == "undo" and line.isdecimal() else 0
-        known = replaces or action in (KEEP, LEAVE_OUT) or (action == RELABEL and choice in self.classes)
-        if issue is None or not known:
-            return self.view(), ""
+        decision, file, digest, choice, line = (str(request.get(key, "")) for key in keys)
+        replaces = int(line) if decision == UNDONE and line.isdecimal() else 0
+        known = replaces or decision in (KEEP, LEAVE_OUT) or (decision == RELABEL and choice in self.classes)
+        if file not in self.issues or not known:
+            return ""
+        issue = self.issues[file]
         if not replaces and corrections.digest(issue.path).hex() != digest:
-            text = "{file} has changed since it was shown. Nothing was recorded; look at it again."
-            return self.view(first=file), _(text, file=file)
-        right = choice if action == RELABEL else ""
-        decision = Correction(file, digest, issue.label, UNDONE if replaces else action, right, who)
-        if not corrections.record(self.table, decision, self.classes, replaces):
-            text = "{file} has been decided elsewhere in the meantime. Nothing was changed."
-            return self.view(), _(text, file=file)
-        return self.view(first=file if replaces else ""), ""
+            return _("{file} has changed since it was shown. Nothing was recorded; look at it again.", file=file)
+        right = choice if decision == RELABEL else ""
+        correction = Correction(file, digest, issue.label, decision, right, who)
+        if not corrections.record(self.table, correction, self.classes, replaces):
+            return _("{file} has been decided elsewhere in the meantime. Nothing was changed.", file=file)
+        return ""
 
-    def _show(self, view: View, issue: LabelIssue) -> None:
-        """Add the issue to the view. Raises UserError where the image cannot be opened."""
-        view.digest = corrections.digest(issue.path).hex()
-        view.answer = classify(self.loaded, issue.path)
-        view.image = ImageOps.contain(load_image(issue.path, SIDE), (SIDE, SIDE))
+    def _open(self, issue: LabelIssue) -> None:
+        """Set what is shown of the issue. Raises UserError where the image cannot be opened."""
+        self.digest = corrections.digest(issue.path).hex()
+        self.answer = classify(self.loaded, issue.path)
+        self.image = ImageOps.contain(load_image(issue.path, SIDE), (SIDE, SIDE))
         names = self.classes  # a class has the same key all the time, or the most probable ones have keys
         if len(names) > len(KEYS):
-            names = sorted(set(names) - {issue.label}, key=lambda name: -view.answer.probabilities.get(name, 0))
+            names = sorted(set(names) - {issue.label}, key=lambda name: -self.answer.probabilities.get(name, 0))
         keys = dict(zip(names, KEYS, strict=False))
-        view.issue, view.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
+        self.issue, self.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
 
 
 def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue], list[str]]:
@@ -130,27 +115,29 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
     for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
         try:
             report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
-            root, weights_of_list, part = Path(report["folder"]), Path(report["weights"]), report.get("part", "test")
-        except (OSError, ValueError, KeyError, TypeError):
-            unreadable.append(path.with_name("report.json").relative_to(logs).as_posix())
-            continue
-        table, newest_table = corrections.table_of(root), newest and corrections.table_of(newest)
-        if weights_of_list.resolve() != weights.resolve() or part in parts or newest_table not in (None, table):
-            continue
-        found = []
-        try:
-            with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
-                for row in csv.DictReader(file):
-                    name, label = row["path"], Path(row["path"]).relative_to(root).parts[0]
-                    if name.isprintable():  # a browser cannot send others
-                        found.append(LabelIssue(name, corrections.name_in(table, name), label, float(row["sure"])))
-        except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error):
-            unreadable.append(path.relative_to(logs).as_posix())
+            root, part, of_weights = Path(report["folder"]), report.get("part", "test"), Path(report["weights"])
+            table = corrections.table_of(root)
+            other_data = newest and corrections.table_of(newest) != table
+            if of_weights.resolve() != weights.resolve() or part in parts or other_data:
+                continue
+            found = _read_list(path, root, table)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
+            unreadable.append(path.parent.relative_to(logs).as_posix())
             continue
         newest = newest or root
         parts.add(part)
         issues += found
     return newest, issues, unreadable
+
+
+def _read_list(path: Path, root: Path, table: Path) -> list[LabelIssue]:
+    with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
+        rows = [(row["path"], float(row["sure"])) for row in csv.DictReader(file)]
+    return [
+        LabelIssue(name, corrections.name_in(table, name), Path(name).relative_to(root).parts[0], confidence)
+        for name, confidence in rows
+        if name.isprintable()  # a browser cannot send others
+    ]
 
 
 def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab) -> None:
@@ -161,10 +148,11 @@ def review_tab(site: Site, weights: gr.Dropdown, language: gr.Radio, tab: gr.Tab
         asked = event._data if isinstance(event._data, dict) else {}  # a button's, or of another event
         try:
             review = Review(site.models.get(name), site.logs)
-            view, message = review.act(asked, Translator(language), request.username or "")
+            message = review.record(asked, Translator(language), request.username or "")
+            review.find_next(str(asked.get("file", "")))
         except UserError as error:
             return failed(error, language)
-        return macros("review", language).card(view, message, quoted(review.loaded.checkpoint.path), review.unreadable)
+        return macros("review", language).card(review, message, quoted(review.loaded.checkpoint.path))
 
     events = [tab.select, weights.change, language.change, shown.click]
     gr.on(events, update, [weights, language], shown, **QUIET, **NETWORK)

@@ -36,17 +36,16 @@ window.addEventListener("unhandledrejection", (event) => {
   tell(event.reason.message);
 });
 
-// The next four are called by listeners in page.py and tabs.py.
+// The next three are called by listeners in page.py and tabs.py.
 
-// Of the document, and of the next visit to this address.
-const setLanguage = (weights, language) => {
+// Of the document, and of the next visit to this address; the title is that of the model.
+const setLanguage = (language) => {
   const url = new URL(location);
   if (document.documentElement.lang !== language) url.searchParams.set("lang", language);
   document.documentElement.lang = language;
   history.replaceState(null, "", url);
-  return [weights, language];
+  document.title = document.querySelector("h1").textContent;
 };
-const setTitle = () => { document.title = document.querySelector("h1").textContent; };
 
 // Until the next image is answered, the earlier answer is faint, and its heat map is not laid over the new image.
 const fadeAnswer = (...inputs) => {

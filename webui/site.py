@@ -24,7 +24,6 @@ class Site:
     logs: Path
     language: str  # to begin with; "auto": what the browser asks for
     shared: bool
-    keep_images: bool
     texts: list[tuple[Component, dict[str, Text]]] = field(default_factory=list)
 
     def localized(self, component: Component, **texts: Text) -> Component:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.images import ImageError
 from webui import feedback
@@ -38,45 +39,42 @@ def one_image(site: Site, weights: gr.Dropdown, language: gr.Radio) -> ImageUplo
         with gr.Column():
             classes = site.models.get(site.models.best()).checkpoint.classes
             result = gr.HTML(macros("answer", "en").waiting(classes), elem_id="answer")
-            with gr.Row(visible=False, elem_id="feedback") as asking:
+            with gr.Row(elem_id="feedback"):  # the style sheet hides it where there is nothing to say
                 right = site.localized(gr.Button(size="sm", elem_id="right"), value="Correct")
                 truth = site.localized(gr.Dropdown([], elem_id="truth"), label="Wrong; it is:")
             noted = gr.HTML(elem_id="noted")
 
     def show(path: str | None, name: str, language: str) -> tuple:
-        _, html, hidden = Translator(language), macros("answer", language), gr.update(visible=False)
+        _, html, no_feedback = Translator(language), macros("answer", language), (None, gr.skip(), "")
         try:
             loaded = site.models.get(name)
             classes = loaded.checkpoint.classes
             if path is None:
-                return html.waiting(classes), None, hidden, gr.update(), ""
+                return html.waiting(classes), *no_feedback
             answer = classify(loaded, path, LARGE)
         except UserError as error:
-            return failed(error, language), None, hidden, gr.update(), ""
+            return failed(error, language), *no_feedback
         said = feedback.NEITHER if answer.is_ood else answer.best
         truths = [(_.class_name(other), other) for other in classes] + [(_("Neither"), feedback.NEITHER)]
         others = gr.update(choices=[(title, other) for title, other in truths if other != said], value=None)
         about_answer = Path(path), name, said, answer.probabilities[answer.best]
-        return html.one(answer), about_answer, gr.update(visible=True), others, ""
+        return html.one(answer), about_answer, others, ""
 
     def note(about_answer: tuple | None, truth: str | None, language: str) -> tuple:
-        if not about_answer:  # pressed twice: it is recorded already
-            return gr.skip(), gr.skip(), None
-        _, hint = Translator(language), macros("answer", language).hint
         try:
-            feedback.record(site.logs, *about_answer, truth or about_answer[2], site.keep_images)
+            if about_answer:  # otherwise pressed twice: it is recorded already
+                feedback.record(site.logs, *about_answer, truth or about_answer[2])
         except UserError as error:
-            return hint(_.error(error)), gr.skip(), about_answer
-        return hint(_("Recorded. Thank you.")), gr.update(visible=False), None
+            return macros("answer", language).hint(Translator(language).error(error)), about_answer
+        return macros("answer", language).recorded(), None
 
     gr.on(
         [image.change, weights.change, language.change],
-        show, [image, weights, language], [result, given, asking, truth, noted],
+        show, [image, weights, language], [result, given, truth, noted],
         trigger_mode="always_last", js="fadeAnswer", **QUIET, **NETWORK,
     )  # fmt: skip
-    recorded = [noted, asking, given]
-    right.click(lambda answer, language: note(answer, None, language), [given, language], recorded, **QUIET)
-    truth.input(note, [given, truth, language], recorded, **QUIET)
+    right.click(lambda answer, language: note(answer, None, language), [given, language], [noted, given], **QUIET)
+    truth.input(note, [given, truth, language], [noted, given], **QUIET)
     _offer_examples(site, weights, language, image)
     return image
 
@@ -85,10 +83,8 @@ def _offer_examples(site: Site, weights: gr.Dropdown, language: gr.Radio, image:
     """Add images to try the page with; a click on one puts it into `image`."""
 
     def found(name: str) -> list[Path]:
-        try:
-            return examples(site.models.get(name).checkpoint)
-        except UserError:
-            return []
+        checkpoint = site.models.found().get(name)
+        return examples(checkpoint) if isinstance(checkpoint, Checkpoint) else []
 
     def offer(name: str, language: str) -> str:
         return macros("answer", language).examples([thumbnail(path) for path in found(name)])
