@@ -18,7 +18,7 @@ from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
 from webui.i18n import Translator
-from webui.models import MAX_LOADED, Models
+from webui.models import Models
 from zoo import MODELS
 
 PIXELS = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
@@ -119,6 +119,7 @@ def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_
 @pytest.mark.parametrize(
     ("files", "best"),
     [
+        ({"plain": None, SHIPPED[:-4]: {}}, SHIPPED[:-4]),  # a plain state_dict does not say which classes
         ({"a": {"scores": scored(0.9)}, "b": {"scores": scored(0.95)}, "c": {"scores": scored(0.8)}}, "b"),
         ({"a": {"scores": scored(0.99, part="val")}, "b": {"scores": scored(0.9)}}, "a"),
         ({"a": {"scores": scored(1.0, 20)}, "b": {"scores": scored(0.97)}}, "b"),  # 20 images promise little
@@ -133,15 +134,10 @@ def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_
 )  # fmt: skip
 def test_the_best(files, best, folder):
     for age, (name, options) in enumerate(files.items()):
-        save(folder / f"{name}.pth", age, **options)
+        path = save(folder / f"{name}.pth", age, **(options or {}))
+        if options is None:
+            torch.save(MODELS["tiny"](num_classes=2).state_dict(), path)
     assert models(folder).best() == best
-
-
-def test_a_plain_state_dict_comes_after_weights_that_name_their_classes(folder):
-    save(folder / SHIPPED, 100)
-    torch.save(MODELS["tiny"](num_classes=2).state_dict(), folder / "plain.pth")
-    found = models(folder)
-    assert (list(found.found()), found.best()) == (["plain", SHIPPED[:-4]], SHIPPED[:-4])
 
 
 def test_without_weights_the_error_says_what_to_do(folder, tmp_path):
@@ -167,15 +163,6 @@ def test_a_network_answers_as_its_file_says_and_is_loaded_once(folder):
     expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(x).logits
     torch.testing.assert_close(answer(found.get("run"), x), expected)
     assert found.get("run").checkpoint.classes == ["cat", "dog"] and not found.get("run").checkpoint.state_dict
-
-
-def test_the_least_recently_used_is_dropped(folder):
-    names = [save(folder / f"{number}.pth").stem for number in range(MAX_LOADED + 1)]
-    found = models(folder)
-    first, second = [found.get(name) for name in names[:-1]][:2]
-    for name in (names[0], names[-1]):
-        found.get(name)
-    assert found.get(names[0]) is first and found.get(names[1]) is not second
 
 
 def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(folder):

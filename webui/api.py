@@ -3,12 +3,11 @@
 `load_image` is the only decoder, so the upload components decode nothing.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
 from gradio import component_meta
+from gradio.components.base import Component
 from gradio.data_classes import FileData, ImageData, ListFiles
 from gradio_client.utils import is_http_url_like
 
@@ -24,72 +23,70 @@ ONE = "Takes an image; returns its class and the probability of each class. A fi
 MANY = "Takes images or zips; returns for each image what /classify does, with its file name, or an error of its own."
 
 
-class Uploads:
-    """What our upload components do differently from Gradio's."""
+def uploaded(component: Component, payload: FileData | ImageData) -> Upload:
+    """Return where the upload is. Raises gr.Error for whatever is outside of the upload folder.
 
-    is_template = True  # the browser shows each as its base class
-
-    async def async_move_resource_to_block_cache(self, path: str) -> str | None:
-        """Refuse to download an image from its address: this server contacts nobody."""
-        if is_http_url_like(str(path)):
-            raise gr.Error("Send the image itself, not its address.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(path)
-
-    def uploaded(self, payload: FileData | ImageData) -> Upload:
-        """Return where the upload is. Raises gr.Error for whatever is outside of the upload folder.
-
-        Gradio checks this, too, but only where the payload says that it is a file.
-        """
-        path = Path(payload.path or "").resolve()
-        if not path.is_relative_to(self.GRADIO_CACHE) or not path.is_file():
-            raise gr.Error("Only an uploaded image can be classified.", print_exception=False)
-        return Upload(str(path), payload.orig_name or path.name)
+    Gradio checks this, too, but only where the payload says that it is a file.
+    """
+    path = Path(payload.path or "").resolve()
+    if not path.is_relative_to(component.GRADIO_CACHE) or not path.is_file():
+        raise gr.Error("Only an uploaded image can be classified.", print_exception=False)
+    return Upload(str(path), payload.orig_name or path.name)
 
 
-class ImageUpload(Uploads, gr.Image):
+async def _refuse_urls(component: Component, path: str) -> str | None:
+    """Replace Gradio's method, which would download an image from its address: this server contacts nobody."""
+    if is_http_url_like(str(path)):
+        raise gr.Error("Send the image itself, not its address.", print_exception=False)
+    return await Component.async_move_resource_to_block_cache(component, path)
+
+
+class ImageUpload(gr.Image):
     """`gr.Image` without decoding."""
+
+    is_template = True  # the browser shows it as its base class
+    async_move_resource_to_block_cache = _refuse_urls
 
     def preprocess(self, payload: ImageData | None) -> str | None:
         """Return the path of the upload, None where there is no image."""
-        return None if payload is None else self.uploaded(payload).path
+        return None if payload is None else uploaded(self, payload).path
 
 
-class FilesUpload(Uploads, gr.File):
+class FilesUpload(gr.File):
     """`gr.File` of several files, with the names that the visitor gave them."""
+
+    is_template = True
+    async_move_resource_to_block_cache = _refuse_urls
 
     def preprocess(self, payload: ListFiles | None) -> list[Upload]:
         """Return the uploads, in their order."""
-        return [self.uploaded(file) for file in payload.root] if payload else []
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Tell the caller, and not the terminal, of a UserError in the block."""
-    try:
-        yield
-    except UserError as error:
-        raise gr.Error(Translator().error(error), print_exception=False) from None
+        return [uploaded(self, file) for file in payload.root] if payload else []
 
 
 def add_api(models: Models, name: str) -> None:
     """Add both endpoints to the page that is being built; the model called `name` answers."""
+    _ = Translator()
 
-    @told()
     def classify_one(picture: str | None) -> dict:  # the names of the arguments are part of the API
         if picture is None:
-            raise UserError("Send one image.")
-        return classify(models.get(name), picture).to_json()
+            raise gr.Error("Send one image.", print_exception=False)
+        try:
+            return classify(models.get(name), picture).to_json()
+        except UserError as error:
+            raise gr.Error(_.error(error), print_exception=False) from None
 
-    @told()
     def classify_all(pictures: list[Upload]) -> list[dict]:
         if not pictures:
-            raise UserError("Send images, or a zip of them.")
-        rows = [row for batch in classify_many(models.get(name), pictures) for row in batch]
+            raise gr.Error("Send images, or a zip of them.", print_exception=False)
+        try:
+            rows = [row for batch in classify_many(models.get(name), pictures) for row in batch]
+        except UserError as error:
+            raise gr.Error(_.error(error), print_exception=False) from None
         if len(rows) > MAX_IMAGES:
-            raise UserError(f"At most {MAX_IMAGES} images at a time.")
+            raise gr.Error(f"At most {MAX_IMAGES} images at a time.", print_exception=False)
         return [
-            {"file": file} | ({"error": Translator().error(one)} if isinstance(one, UserError) else one.to_json())
-            for file, one in rows
+            {"file": file} | ({"error": _.error(found)} if isinstance(found, UserError) else found.to_json())
+            for file, found in rows
         ]
 
     with gr.Row(visible=False):  # Gradio's endpoints need components, which nobody sees
