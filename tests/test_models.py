@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +16,7 @@ from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
+from tests.tiny import Tiny
 from webui.i18n import Translator
 from webui.models import Models
 from zoo import MODELS
@@ -25,19 +25,10 @@ PIXELS = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch, tmp_path):
-    """A network small enough to be loaded a hundred times."""
-
-    def build(num_classes=1000):
-        layers = OrderedDict(conv=nn.Conv2d(3, 4, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(1))
-        return nn.Sequential(layers | {"fc": nn.Linear(4, num_classes)})
-
-    monkeypatch.setitem(MODELS, "tiny", build)
+def folder(monkeypatch, tmp_path):
+    """Where the weights are: of a network small enough to be loaded a hundred times."""
+    monkeypatch.setitem(MODELS, "tiny", Tiny)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def folder(tmp_path):
     return tmp_path / "module"
 
 
@@ -48,9 +39,8 @@ def models(folder, first=None):
 def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0):
     """Save weights with a time of change `age` seconds ago."""
     torch.manual_seed(seed)
-    network = MODELS["tiny"](num_classes=len(classes))
-    data = {"root": "dataset", "kind": kind, "train": 100}
-    checkpoint = Checkpoint("tiny", list(classes), Preprocess(size=8), network.state_dict(), scores or {}, data)
+    weights = Tiny(len(classes)).state_dict()
+    checkpoint = Checkpoint("tiny", list(classes), Preprocess(size=8), weights, scores or {}, {"kind": kind})
     checkpoints.save(checkpoint, path)
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -60,8 +50,8 @@ def scored(accuracy, count=1000, part="test"):
     return {part: {"accuracy": accuracy, "count": count}}
 
 
-def answer(loaded, x=PIXELS):
-    return loaded.predict(x)[0].logits
+def answer(loaded):
+    return loaded.predict(PIXELS)[0].logits
 
 
 def test_the_newest_come_first_with_their_scores_as_they_are_now(folder):
@@ -136,7 +126,7 @@ def test_the_best(files, best, folder):
     for age, (name, options) in enumerate(files.items()):
         path = save(folder / f"{name}.pth", age, **(options or {}))
         if options is None:
-            torch.save(MODELS["tiny"](num_classes=2).state_dict(), path)
+            torch.save(Tiny(2).state_dict(), path)
     assert models(folder).best() == best
 
 
@@ -155,13 +145,13 @@ def test_without_weights_the_error_says_what_to_do(folder, tmp_path):
 
 
 def test_a_network_answers_as_its_file_says_and_is_loaded_once(folder):
-    path, x = save(folder / "run.pth"), torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    path = save(folder / "run.pth")
     found = models(folder)
     with ThreadPoolExecutor(8) as pool:
         loaded = set(map(id, pool.map(lambda _: found.get("run"), range(16))))
     assert loaded == {id(found.get("run"))}
-    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(x).logits
-    torch.testing.assert_close(answer(found.get("run"), x), expected)
+    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(PIXELS).logits
+    torch.testing.assert_close(answer(found.get("run")), expected)
     assert found.get("run").checkpoint.classes == ["cat", "dog"] and not found.get("run").checkpoint.state_dict
 
 

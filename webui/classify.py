@@ -39,8 +39,8 @@ class Answer:
 
     probabilities: dict[str, float]  # by class, the most probable first
     is_ood: bool  # unlike the training images, so none of the classes
+    thumbnail: Image.Image | None
     cams: dict[str, bytes] = field(default_factory=dict)  # by class, PNGs to lay over the image
-    thumbnail: Image.Image | None = None
     seconds: float = 0.0
 
     @property
@@ -74,10 +74,10 @@ def classify(loaded: Loaded, path: str, thumbnail: int = 0) -> Answer:
     start = time.perf_counter()
     size, pixels, small = _open(loaded, path, thumbnail)
     prediction, maps = loaded.predict(pixels.unsqueeze(0).to(loaded.compute.device))
-    answer, classes = _answer(loaded, prediction, 0), loaded.checkpoint.classes
+    answer, classes = _answer(loaded, prediction, 0, small), loaded.checkpoint.classes
     for name in itertools.islice(answer.probabilities, MAX_CAMS):
         answer.cams[name] = overlay(maps[0, classes.index(name)], loaded.checkpoint.preprocess, size)
-    answer.seconds, answer.thumbnail = time.perf_counter() - start, small
+    answer.seconds = time.perf_counter() - start
     return answer
 
 
@@ -103,8 +103,7 @@ def classify_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0)
         index, rows = itertools.count(), []
         for image, found in batch:
             if not isinstance(found, UserError):
-                answer, small = _answer(loaded, prediction, next(index)), found[1]
-                found, answer.thumbnail = answer, small
+                found = _answer(loaded, prediction, next(index), found[1])
             rows.append((names[image.file] + image.name.removeprefix(image.file), found))
         yield rows
 
@@ -135,6 +134,6 @@ def _open(loaded: Loaded, source: str | bytes, thumbnail: int) -> tuple[tuple, T
     return size, pixels, image if thumbnail else None
 
 
-def _answer(loaded: Loaded, prediction: Prediction, index: int) -> Answer:
+def _answer(loaded: Loaded, prediction: Prediction, index: int, thumbnail: Image.Image | None) -> Answer:
     probabilities = zip(loaded.checkpoint.classes, prediction.probabilities[index].tolist(), strict=True)
-    return Answer(dict(sorted(probabilities, key=lambda item: -item[1])), bool(prediction.is_ood[index]))
+    return Answer(dict(sorted(probabilities, key=lambda item: -item[1])), bool(prediction.is_ood[index]), thumbnail)
