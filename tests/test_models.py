@@ -39,7 +39,7 @@ def models(folder, first=None):
 def save(path, age=0, scores=None, kind="images", classes=("cat", "dog"), seed=0):
     """Save weights with a time of change `age` seconds ago."""
     torch.manual_seed(seed)
-    weights = Tiny(len(classes)).state_dict()
+    weights = MODELS["tiny"](len(classes)).state_dict()
     checkpoint = Checkpoint("tiny", list(classes), Preprocess(size=8), weights, scores or {}, {"kind": kind})
     checkpoints.save(checkpoint, path)
     os.utime(path, (time.time() - age,) * 2)
