@@ -8,16 +8,8 @@ import pytest
 from torchvision import datasets
 
 from classifier.cli import UserError
-from classifier.data import corrections
-from classifier.data.image_folder import (
-    ImageFolder,
-    class_weights,
-    has_images,
-    imbalance_warning,
-    read_folder,
-    split_validation,
-    train_and_val,
-)
+from classifier.data import corrections, image_folder
+from classifier.data.image_folder import ImageFolder, has_images, read_folder, split_validation, train_and_val
 from tests.conftest import make_images
 
 unix = pytest.mark.skipif(os.name == "nt", reason="links need a permission on Windows, and names are text")
@@ -87,9 +79,12 @@ def test_given_classes_keep_their_labels_where_some_have_no_images(root):
 
 def test_balance(root):
     folder = read_folder(root)
-    assert class_weights(folder).tolist() == [1.5, 0.75]
-    assert imbalance_warning(folder) == "the classes are imbalanced: 猫 has 2.0 times as many images as dog two"
-    assert imbalance_warning(folder.subset(range(20))) == ""
+    assert image_folder.class_weights(folder).tolist() == [1.5, 0.75]
+    assert (
+        image_folder.imbalance_warning(folder)
+        == "the classes are imbalanced: 猫 has 2.0 times as many images as dog two"
+    )
+    assert image_folder.imbalance_warning(folder.subset(range(20))) == ""
 
 
 def test_fingerprint_tells_paths_sizes_and_labels_but_not_the_place(root, tmp_path):

@@ -44,16 +44,13 @@ def refuses(match, *arguments):
         select_images(*arguments)
 
 
-def test_validation_images_are_those_of_the_run(root):
+def test_validation_images_are_those_of_the_run_or_in_a_folder(root):
     training, validation = image_folder.train_and_val(root, 0.25, 1)
     (found,) = select_images([trained(root)], "val", None)
     assert found.paths == validation.paths and found.counts() == {"cat": 5, "dog": 3}
     assert not set(found.paths) & set(training.paths)
     folds = [validation_paths(trained(root, 0.5, fold=fold)) for fold in (1, 2)]  # together every image once
     assert sorted(folds[0] + folds[1]) == sorted(str(path.relative_to(root / "train")) for path in root.rglob("*.png"))
-
-
-def test_a_folder_for_validation_is_used(root):
     shutil.copytree(root / "train", root / "val")
     run = trained(root)
     (found,) = select_images([run], "val", None)
