@@ -35,12 +35,13 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import archives
 from classifier.device import Precision, select_compute
-from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
-from classifier.prediction.sources import UnlabelledImage, key
+from classifier.prediction.sources import UnlabelledImage
 from classifier.prediction.table import OR_ELSE, Table
 from classifier.text import plural
+
+NEITHER = "neither"  # in the class column for an image that is out of distribution
 
 
 @dataclass
@@ -109,9 +110,9 @@ def command_line(args: Sequence[str] | None) -> Settings:
 def predict(settings: Settings) -> None:
     """Label the images that have no row yet, then make the other files from the table."""
     checkpoint = checkpoints.load(settings.weights)
-    table = Table(settings.output, checkpoint)
-    folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
-    images, others, new, recorded = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint, table))
+    images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
+    new = [image for name, image in images.items() if name not in table.rows]
+    recorded = table.note["format"]
     compute = select_compute(settings.device, settings.precision, recorded)
     if recorded not in ("", compute.format):
         raise UserError(f"{table.path} was begun in {recorded}; this run would use {compute.format}. {OR_ELSE}")
@@ -132,29 +133,27 @@ def predict(settings: Settings) -> None:
     if not distributed.IS_MAIN:
         return
 
-    rows = [row for row in table.rows if key(row[0]) in images]
+    rows = [(images[name], row) for name, row in table.rows.items() if name in images]
     outputs.print_summary(rows, len(new), others, time.perf_counter() - start)
-    written = [table.path, *outputs.draw_sheet(rows, images, checkpoint.preprocess, table.sheet)]
+    written = [table.path, *outputs.draw_sheet(rows, checkpoint.preprocess, table.sheet)]
     if settings.kaggle:
         written.append(outputs.write_kaggle(rows, checkpoint.classes, table.submission))
     if settings.sort_into:
-        written.append(outputs.copy_by_class(rows, images, folders, settings.sort_into))
+        written.append(outputs.copy_by_class(rows, settings.sort_into))
     print("written    " + "\n           ".join(map(str, written)))
 
 
-def find(
-    settings: Settings, checkpoint: Checkpoint, table: Table
-) -> tuple[dict[str, UnlabelledImage], int, list[UnlabelledImage], str]:
-    """Return all images, the number of other files, the images without a row, and the table's number format."""
+def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, UnlabelledImage], int, Table]:
+    """Return all images by their `key`, the number of other files, and the table with the rows of an earlier run."""
+    table = Table(settings.output, checkpoint)
     exclude = filter(None, (table.sheet, settings.sort_into))
     images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
     if not images:
         raise UserError(f"There is no image to label ({plural(others, 'other file')}). Name images or folders.")
     if settings.kaggle:
         outputs.kaggle_ids(checkpoint.classes, (image.name for image in images.values()))
-    recorded = table.resume(settings.restart)
-    kept = {key(row[0]) for row in table.rows}
-    return images, others, [image for name, image in images.items() if name not in kept], recorded
+    table.resume(settings.restart)
+    return images, others, table
 
 
 def label(
@@ -174,14 +173,9 @@ def label(
             continue
         probabilities, is_ood = next(answers)
         best = classes[probabilities.index(max(probabilities))]
-        name, note = (neither(classes), f"out of distribution; the nearest class is {best}") if is_ood else (best, "")
+        name, note = (NEITHER, f"out of distribution; the nearest class is {best}") if is_ood else (best, "")
         rows.append([image.name, name, *(f"{p:.5g}" for p in probabilities), note])
     return rows
-
-
-def neither(classes: Sequence[str]) -> str:
-    """Return the name in the class column of an image that belongs to none of the classes."""
-    return next(name for name in ("neither", "unlike", "none of them") if name not in map(str.casefold, classes))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
-from classifier.cli import UserError
 from classifier.data.image_folder import read_folder
 from classifier.data.transforms import Preprocess
 from classifier.inference import ood
@@ -108,7 +107,6 @@ def test_from_images_through_the_pth_to_predictions(tmp_path, count):
     if count == 2:
         assert loaded.ood_stats == {} and not found.is_ood.any() and not of_blank.is_ood.any()
         return
-    assert found.is_ood.tolist() == (found.ood_score > loaded.ood_stats["threshold"]).tolist()
     assert found.is_ood.sum() <= 0.05 * len(known) and of_blank.is_ood.all()
 
 
@@ -136,8 +134,3 @@ def test_damaged_statistics_are_refused(change):
     for build in (build_predictor, cam_predictor):
         with pytest.raises(CheckpointError, match=r"file\.pth .*novelty"):
             build(with_stats(stats), CPU)
-
-
-def test_statistics_of_another_network_are_refused():
-    with pytest.raises(UserError, match="another network"):
-        ood.score(fitted(), [values[:, 1:] for values in clusters(20, 0)])

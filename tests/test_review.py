@@ -38,7 +38,7 @@ def network(name="w.pth", classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.9
 
     def predict(pixels):
         values = torch.tensor([probabilities])
-        answer = Prediction(values.log(), values, torch.tensor([False]), torch.tensor([torch.nan]))
+        answer = Prediction(values.log(), values, torch.tensor([False]))
         return answer, torch.ones(1, len(classes), 2, 2)
 
     return Loaded(checkpoint, select_compute("cpu", "fp32"), predict)

@@ -24,7 +24,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.inference import ood
-from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits, with_features
+from classifier.inference.predictor import Prediction, prediction_from_logits, with_features
 
 MAX_CLASSES = 10  # of an image that get a map
 OVERLAY_SIDE = 160  # pixels; maps have 6 to 8 places along a side, so that more would show nothing more
@@ -40,15 +40,11 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
 
     Maps are (N, classes, h, w) float32 on the CPU, h and w being those of the last feature map, in logits: by how much
     the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Only the
-    10 most probable classes have one; the maps of the others are 0, and all maps of a network without
-    `forward_features`. Several threads may call the function. Raises CheckpointError for damaged OOD statistics.
+    10 most probable classes have one; the maps of the others are 0. Several threads may call the function. Raises
+    CheckpointError for damaged OOD statistics.
     """
     ood.check(checkpoint)
-    network = checkpoint.network()
-    if not hasattr(network, "forward_features"):  # a network of the user's own
-        predict = build_predictor(checkpoint, compute)
-        return lambda images: (predict(images), torch.zeros(len(images), len(checkpoint.classes), 1, 1))
-    forward = with_features(network, compute)
+    forward = with_features(checkpoint.network(), compute)
 
     def predict_with_maps(images: Tensor) -> tuple[Prediction, Tensor]:
         logits, features, last_map = forward(checkpoint.preprocess.normalize(images))
@@ -86,14 +82,14 @@ def overlay(values: Tensor, preprocess: Preprocess, image_size: tuple[int, int])
     scale = OVERLAY_SIDE / max(image_size)
     width, height = (max(1, round(side * scale)) for side in image_size)
     left, top, right, bottom = (round(side * scale) for side in preprocess.box(*image_size))
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
     values = values.float().nan_to_num(0, 0, 0).numpy()
-    seen = Image.fromarray(values).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    size = max(1, right - left), max(1, bottom - top)
+    seen = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
     most = values.max()  # bicubic curves overshoot, and would find evidence where no place has any
     strength = np.asarray(seen).clip(0, max(most, 0)) / max(most, WEAK_LOGITS)
-    levels = np.zeros((height, width), np.uint8)  # into the palette, of which the first is transparent
-    levels[top:bottom, left:right] = ((COLOR_LEVELS - 1) * strength).round()[: height - top, : width - left]
-    image = Image.fromarray(levels)
+    levels = ((COLOR_LEVELS - 1) * strength).round().astype(np.uint8)  # into the palette, whose first is transparent
+    image = Image.new("L", (width, height))
+    image.paste(Image.fromarray(levels), (left, top))
     anchors = np.array([list(bytes.fromhex(color[1:])) for color in COLORS])
     positions = np.linspace(0, len(COLORS) - 1, COLOR_LEVELS)
     palette = np.stack([np.interp(positions, np.arange(len(COLORS)), channel) for channel in anchors.T], 1)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from classifier.checkpoint import Checkpoint, CheckpointError
-from classifier.cli import UserError
 
 KNOWN_SHARE = 0.95  # of the images of the classes; the others are wrongly called unlike
 MIN_VALIDATION_IMAGES = 19  # with fewer, no threshold keeps 95% of future images
@@ -42,7 +41,7 @@ def fit(training: list[Tensor], validation: list[Tensor]) -> dict:
     if count < MIN_VALIDATION_IMAGES or len(training[-1]) < 2 or not finite:
         return {}
     stats = {}
-    for i, values in enumerate(_earlier(training)):
+    for i, values in enumerate(training[: max(1, len(training) - 1 - SIZES_LEFT_OUT)]):
         stats |= {f"map{i}.{name}": value for name, value in _gaussian(values.double().cpu()).items()}
     parts = _parts(stats, validation)
     stats["mean"], stats["std"] = parts.mean(0), parts.std(0).clamp_min(EPSILON)
@@ -54,16 +53,8 @@ def fit(training: list[Tensor], validation: list[Tensor]) -> dict:
 def score(ood_stats: dict, features: list[Tensor]) -> Tensor:
     """Return (N,) float32 on the CPU, the larger the more unlike; above `ood_stats["threshold"]` no class fits.
 
-    `ood_stats` are from `fit`, features of N images from `predictor.with_features`. Raises UserError where they are of
-    different networks.
+    `ood_stats` are from `fit`, features of N images from `predictor.with_features`.
     """
-    widths = [values.shape[1] for values in _earlier(features)]
-    fitted = [len(ood_stats[f"map{i}.mean"]) for i in range(_map_count(ood_stats))]
-    if widths != fitted:
-        message = (
-            "The OOD statistics belong to another network, with maps of {fitted} channels, not {widths}. Train again."
-        )
-        raise UserError(message, fitted=fitted, widths=widths)
     parts = (_parts(ood_stats, features) - ood_stats["mean"]) / ood_stats["std"]
     return parts[:, 0] + parts[:, 1:].mean(1)
 
@@ -72,23 +63,14 @@ def check(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError for OOD statistics that are not empty and cannot score an image."""
     stats = checkpoint.ood_stats
     try:
-        widths = [len(stats[f"map{i}.mean"]) for i in range(_map_count(stats))]
-        features = [torch.zeros(1, width) for width in (*widths, *[1] * SIZES_LEFT_OUT, 1)]
-        valid = not stats or (bool(score(stats, features).isfinite().all()) and math.isfinite(stats["threshold"]))
+        features = [torch.zeros(1, len(value)) for name, value in stats.items() if name.endswith(".mean")]
+        features.append(torch.zeros(1, 1))
+        valid = not stats or math.isfinite(score(stats, features).item() + stats["threshold"])
     except Exception:  # whatever may be in the file
         valid = False
     if not valid:
         message = "{file} is not a complete .pth of train.py ({reason}). Train it again."
         raise CheckpointError(message, file=checkpoint.path, reason="novelty has values that it cannot have")
-
-
-def _earlier(features: list[Tensor]) -> list[Tensor]:
-    maps = features[:-1]
-    return maps[: max(1, len(maps) - SIZES_LEFT_OUT)]
-
-
-def _map_count(ood_stats: dict) -> int:
-    return sum(str(name).endswith(".inverse") for name in ood_stats)
 
 
 def _gaussian(x: Tensor) -> dict:
@@ -108,7 +90,8 @@ def _gaussian(x: Tensor) -> dict:
 def _parts(ood_stats: dict, features: list[Tensor]) -> Tensor:
     """Return (N, 1 + maps) float32 on the CPU: how short the last vector is, and how unusual each earlier map."""
     parts = [-features[-1].float().cpu().norm(dim=1)]
-    for i, values in enumerate(_earlier(features)):
+    maps = sum(name.endswith(".inverse") for name in ood_stats)
+    for i, values in enumerate(features[:maps]):
         x = (values.float().cpu() - ood_stats[f"map{i}.mean"]) / ood_stats[f"map{i}.std"]
         parts.append((x @ ood_stats[f"map{i}.inverse"] * x).sum(1).clamp_min(EPSILON).log())
     return torch.stack(parts, 1)

@@ -28,7 +28,6 @@ class Prediction(NamedTuple):
     logits: Tensor  # (N, classes) float32
     probabilities: Tensor  # (N, classes) float32: softmax of the logits divided by the temperature
     is_ood: Tensor  # (N,) bool: unlike the training images, so none of the classes
-    ood_score: Tensor  # (N,) float32: the larger, the more unlike; NaN where the checkpoint has no OOD statistics
 
 
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
@@ -38,16 +37,15 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
     memory or logits are not finite.
     """
     ood.check(checkpoint)
-    has_ood = bool(checkpoint.ood_stats)
-    forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
+    forward = with_features(checkpoint.network(), compute)
 
     def predict(images: Tensor) -> Prediction:
         try:
-            output = forward(checkpoint.preprocess.normalize(images))
-            prediction = prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
+            logits, features, _ = forward(checkpoint.preprocess.normalize(images))
         except torch.OutOfMemoryError:
             message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
             raise UserError(message) from None
+        prediction = prediction_from_logits(checkpoint, logits, features)
         if not prediction.logits.isfinite().all():
             raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
         return prediction
@@ -56,16 +54,10 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
 
 
 def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
-    """Return the prediction for N images from logits (N, classes) and, for OOD statistics, the features of the images.
-
-    Both are from `with_features`.
-    """
-    logits = logits.detach().cpu()
-    probabilities = (logits / checkpoint.temperature).softmax(1)
-    threshold, score = torch.inf, torch.full((len(logits),), torch.nan)
-    if checkpoint.ood_stats:
-        threshold, score = checkpoint.ood_stats["threshold"], ood.score(checkpoint.ood_stats, features)
-    return Prediction(logits, probabilities, score > threshold, score)
+    """Return the prediction for N images from what `with_features` gives for them: logits (N, classes) and features."""
+    logits, stats = logits.detach().cpu(), checkpoint.ood_stats
+    is_ood = ood.score(stats, features) > stats["threshold"] if stats else torch.zeros(len(logits), dtype=torch.bool)
+    return Prediction(logits, (logits / checkpoint.temperature).softmax(1), is_ood)
 
 
 def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
@@ -91,13 +83,13 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
     linear layer, (N, D). The logits can be differentiated with respect to the last map. Any network in MODELS will do.
     """
     network, last_layer = _optimized(network, compute)
-    maps: dict[tuple[int, ...], Tensor] = {}  # the last map of each size
+    maps: dict[torch.Size, Tensor] = {}  # the last map of each size
     head_inputs: list[Tensor] = []
     lock = threading.Lock()  # the page's threads share the network, and maps belong to one call
 
     def keep_map(_module: nn.Module, _inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
-            maps[tuple(output.shape[2:])] = output
+            maps[output.shape[2:]] = output
 
     for module in network.modules():
         module.register_forward_hook(keep_map)
@@ -105,18 +97,16 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
 
     def forward(x: Tensor) -> tuple[Tensor, Features, Tensor]:
         with lock:
-            try:
-                with torch.inference_mode():
-                    x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
-                    last_map = network.forward_features(x)
-                    means = [_channel_means(values) for values in maps.values()]
-                with torch.inference_mode(False):
-                    last_map = last_map.clone().requires_grad_()
-                    logits = network.forward_head(last_map).float()
-                return logits, [*means, head_inputs[0]], last_map
-            finally:
-                maps.clear()
-                head_inputs.clear()
+            maps.clear()
+            with torch.inference_mode():
+                x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+                last_map = network.forward_features(x)
+                means = [_channel_means(values) for values in maps.values()]
+            maps.clear()
+            with torch.inference_mode(False):
+                last_map = last_map.clone().requires_grad_()
+                logits = network.forward_head(last_map).float()
+            return logits, [*means, head_inputs.pop()], last_map
 
     return forward
 

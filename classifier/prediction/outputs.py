@@ -1,13 +1,13 @@
 """What predict.py makes of its table: a summary, a contact sheet, copies by class, and Kaggle's submission.
 
-`rows` are rows of the table: path, class ("" where the image cannot be read), probabilities, note.
+`rows` are images with their rows of the table: path, class ("" where the image cannot be read), probabilities, note.
 """
 
 import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,12 +21,13 @@ from classifier.device import Compute
 from classifier.distributed import WORLD_SIZE
 from classifier.evaluation import plots
 from classifier.files import atomic_write, safe_name
-from classifier.prediction.sources import UnlabelledImage, key, read_image
+from classifier.prediction.sources import UnlabelledImage, read_image
 from classifier.text import plural, print_table, shorten
 
 MAX_SHEET_IMAGES = 64
-MAX_SHEET_SIDE = 256  # pixels
 MAX_PROBABILITY = 0.995  # in Kaggle's file, whose log loss for a confident mistake is unbounded
+
+Rows = Sequence[tuple[UnlabelledImage, list[str]]]
 
 
 def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
@@ -41,16 +42,15 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
     print(f"device     {compute}", flush=True)
 
 
-def print_summary(rows: Sequence[list[str]], new: int, others: int, seconds: float) -> None:
+def print_summary(rows: Rows, new: int, others: int, seconds: float) -> None:
     """Print how many images each class has, and how long the `new` ones took; `others` are files passed over."""
-    counts = Counter(row[1] for row in rows if row[1])
+    counts = Counter(row[1] for _, row in rows if row[1])
     print()
     print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in counts.most_common())])
     print()
-    if problems := [f"{row[0]} {row[-1]}" for row in rows if not row[1]]:
-        print(
-            f"unreadable {plural(len(problems), 'image')}: {problems[0]}" + (len(problems) > 1) * " ... (see the table)"
-        )
+    if problems := [f"{row[0]} {row[-1]}" for _, row in rows if not row[1]]:
+        more = " ... (see the table)" if len(problems) > 1 else ""
+        print(f"unreadable {plural(len(problems), 'image')}: {problems[0]}{more}")
     if others:
         print(f"skipped    {plural(others, 'other file')}")
     print(f"labelled   {plural(counts.total(), 'image')}")
@@ -58,22 +58,19 @@ def print_summary(rows: Sequence[list[str]], new: int, others: int, seconds: flo
     print(f"new        {plural(new, 'image')} in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}")
 
 
-def draw_sheet(
-    rows: Sequence[list[str]], images: Mapping[str, UnlabelledImage], preprocess: Preprocess, path: Path
-) -> list[Path]:
+def draw_sheet(rows: Rows, preprocess: Preprocess, path: Path) -> list[Path]:
     """Draw images from all over the table, by class, the most confident first. Return [path], or [] without any image.
 
     Out-of-distribution images have a red title.
     """
     cells = []
-    shrink = -(-preprocess.size // MAX_SHEET_SIDE)
-    labelled = [row for row in rows if row[1]]
-    for name, label, *probabilities, note in labelled[:: -(-len(labelled) // MAX_SHEET_IMAGES) or 1]:
-        pixels = read_image(images[key(name)], preprocess.read)
+    labelled = [(image, row) for image, row in rows if row[1]]
+    for image, (_, label, *probabilities, note) in labelled[:: -(-len(labelled) // MAX_SHEET_IMAGES) or 1]:
+        pixels = read_image(image, preprocess.read)
         if not isinstance(pixels, UserError):  # the file may have been removed since
             confidence = max(map(float, probabilities))
-            title = f"{label}{'' if note else f' {confidence:.0%}'}\n{safe_name(Path(name).name)}"
-            cells.append((label, -confidence, title, bool(note), pixels[:, ::shrink, ::shrink]))
+            title = f"{label}{'' if note else f' {confidence:.0%}'}\n{safe_name(Path(image.name).name)}"
+            cells.append((label, -confidence, title, bool(note), pixels))
     if not cells:
         return []
     *_, titles, is_ood, pixels = zip(*sorted(cells, key=lambda cell: cell[:3]), strict=True)
@@ -82,22 +79,21 @@ def draw_sheet(
     return [path]
 
 
-def copy_by_class(
-    rows: Iterable[list[str]], images: Mapping[str, UnlabelledImage], folders: Mapping[str, str], target: Path
-) -> Path:
-    """Copy each image to `target`/<folder of its class>/<its name>, or <its name>-2 and so on where that is taken.
+def copy_by_class(rows: Rows, target: Path) -> Path:
+    """Copy each image to `target`/<its class>/<its name>, or <its name>-2 and so on where that is taken.
 
     A copy that an earlier run has made is recognised by its content.
     """
     last = Counter()  # path -> number of its last copy, since even equal images get a copy each
-    for name, label, *_ in tqdm([row for row in rows if row[1]], unit=" copies", leave=False, disable=None):
-        image = images[key(name)]
+    labelled = [(image, row[1]) for image, row in rows if row[1]]
+    for image, label in tqdm(labelled, unit=" copies", leave=False, disable=None):
         try:
-            content, times = image.read(), Path(image.file).stat()
+            source, times = image.source(), Path(image.file).stat()
+            content = source if isinstance(source, bytes) else Path(source).read_bytes()
         except (UserError, OSError) as error:
-            print(f"not copied {name} ({error})")
+            print(f"not copied {image.name} ({error})")
             continue
-        wanted = target / folders[label] / safe_name(Path(name).name)
+        wanted = target / safe_name(label) / safe_name(Path(image.name).name)
         same_path = str(wanted).casefold()  # A.jpg and a.jpg are one file on Windows and macOS
         for number in itertools.count(last[same_path] + 1):
             copy = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
@@ -106,7 +102,7 @@ def copy_by_class(
                     file.write(content)
                 os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
                 break
-            if copy.is_file() and copy.stat().st_size == len(content) and copy.read_bytes() == content:
+            if copy.is_file() and copy.read_bytes() == content:
                 break
         last[same_path] = number
     return target
@@ -118,18 +114,18 @@ def kaggle_ids(classes: Sequence[str], names: Iterable[str]) -> dict[int, str]:
         raise UserError(f"--kaggle needs weights with two classes, one of them called dog, not {', '.join(classes)}.")
     ids: dict[int, str] = {}
     for name in names:
-        number = re.fullmatch("[^0-9]*([0-9]{1,18})[^0-9]*", Path(name).stem)
-        if not number:
+        numbers = [int(digits) for digits in re.findall("[0-9]+", Path(name).stem)]
+        if len(numbers) != 1:
             raise UserError(f"{name}: --kaggle needs file names with one number, such as 123.jpg.")
-        if ids.setdefault(int(number[1]), name) != name:
+        if ids.setdefault(numbers[0], name) != name:
             raise UserError(f"{name}: another image has the same number. Leave out --kaggle or one of the images.")
     return ids
 
 
-def write_kaggle(rows: Iterable[list[str]], classes: Sequence[str], path: Path) -> Path:
+def write_kaggle(rows: Rows, classes: Sequence[str], path: Path) -> Path:
     """Write `id,label` by id: the probability of dog, 0.5 where the image could not be read."""
     column = 2 + [name.casefold() for name in classes].index("dog")
-    dog = {row[0]: float(row[column] or 0.5) for row in rows}
+    dog = {row[0]: float(row[column] or 0.5) for _, row in rows}
     with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
         file.write("id,label\n")
         for number, name in sorted(kaggle_ids(classes, dog).items()):

@@ -3,7 +3,6 @@
 # os.path keeps a name as it was given ("./a"), and takes any text for one.
 # ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
 
-import codecs
 import glob
 import os
 import sys
@@ -29,14 +28,18 @@ class UnlabelledImage(NamedTuple):
     file: str
     member: int | None = None
 
-    def read(self) -> bytes:
-        """Return the bytes of the file. Raises UserError or OSError."""
-        return Path(self.file).read_bytes() if self.member is None else archives.read_member(self.file, self.member)
+    def source(self) -> str | bytes:
+        """Return the path of the file, or the bytes of a zip's member. Raises UserError."""
+        if self.member is not None:
+            return archives.read_member(self.file, self.member)
+        if not os.path.isfile(self.file):  # a device or a pipe might never end
+            raise UserError("is not a file" if os.path.exists(self.file) else "does not exist")
+        return self.file
 
 
 def key(name: str) -> str:
     """Return one spelling for `a` and `./a`; a/../b is not b where a is a link."""
-    return name if ".." in name else os.path.normpath(name)
+    return str(Path(name))
 
 
 def find_images(paths: Sequence[str], exclude: frozenset[str] = frozenset()) -> tuple[dict[str, UnlabelledImage], int]:
@@ -71,15 +74,10 @@ def expand(path: str) -> list[str]:
 
 
 def read_paths(content: bytes) -> list[str]:
-    """Return the paths in a list: one per line in UTF-8, or each ended by a null character (`find -print0`).
-
-    UTF-16 with a byte order mark is read as well: PowerShell writes it with `>`.
-    """
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        content = content.decode("utf-16", "replace").encode()
-    content = content.removeprefix(codecs.BOM_UTF8)
-    names = content.split(b"\0") if b"\0" in content else (line.removesuffix(b"\r") for line in content.split(b"\n"))
-    return [name.decode("utf-8", "surrogateescape") for name in names if name.strip()]
+    """Return the paths in a list: one per line in UTF-8, or each ended by a null character (`find -print0`)."""
+    text = content.decode("utf-8-sig", "surrogateescape")
+    names = text.split("\0") if "\0" in text else (line.removesuffix("\r") for line in text.split("\n"))
+    return [name for name in names if name.strip()]
 
 
 def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage | None]:
@@ -110,11 +108,7 @@ def _in_zip(path: str) -> Iterator[UnlabelledImage | None]:
 def read_image(image: UnlabelledImage, read: Callable[[str | bytes], Content]) -> Content | UserError:
     """Return what `read` makes of the file's path or bytes, or the error that says why it cannot be read."""
     try:
-        if image.member is not None:
-            return read(image.read())
-        if not os.path.isfile(image.file):  # a device or a pipe might never end
-            return UserError("is not a file" if os.path.exists(image.file) else "does not exist")
-        return read(image.file)
+        return read(image.source())
     except UserError as error:
         return error
 

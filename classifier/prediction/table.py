@@ -14,6 +14,7 @@ import torch
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.files import atomic_write
+from classifier.prediction.sources import key
 
 # Excel recognises UTF-8 by the mark of "-sig"; file names that are not valid text come back unchanged
 TEXT = {"encoding": "utf-8-sig", "errors": sys.getfilesystemencodeerrors()}
@@ -21,29 +22,27 @@ OR_ELSE = "Choose another --output, or start over with --restart."
 
 
 class Table:
-    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, columns and number format."""
+    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights and number format.
+
+    `rows` maps the `key` of a path to its row: path, class ("" where the image cannot be read), probabilities, note.
+    """
 
     def __init__(self, path: Path, checkpoint: Checkpoint):
         self.path, self.note_path = path, path.with_name(path.name + ".json")
         self.sheet, self.submission = path.with_suffix(".png"), path.with_suffix(".kaggle.csv")  # made of it
         self.columns = ["path", "class", *(f"P({name})" for name in checkpoint.classes), "note"]
-        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint)}
-        self.note |= {"columns": self.columns, "format": ""}
-        self.rows: list[list[str]] = []
-        self.started = False  # whether the file has its heading
+        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "format": ""}
+        self.rows: dict[str, list[str]] = {}
 
-    def resume(self, restart: bool) -> str:
+    def resume(self, restart: bool) -> None:
         """Read the rows of an earlier run unless `restart`, and cut off a last row that is incomplete.
-
-        Returns:
-            The number format of the earlier run; "" where there is none.
 
         Raises:
             UserError: a file is there that predict.py did not write, or the rows are of other weights.
         """
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
-            name, *written_for, number_format = (note[key] for key in self.note)
+            name, weights, number_format = (note[field] for field in self.note)
         except (OSError, ValueError, TypeError, KeyError):  # no note, or one of another program
             files = (self.path, self.sheet, self.submission, self.note_path)
             if other := next(filter(os.path.lexists, files), None):
@@ -51,41 +50,40 @@ class Table:
                     f"{other} exists, and predict.py did not write it (there is no {self.note_path}). "
                     "Choose another --output, or move it away."
                 ) from None
-            return ""
+            return
         content = b"" if restart or not self.path.exists() else self.path.read_bytes()
         end = content.rfind(b"\n") + 1
         while content.count(b'"', 0, end) % 2:  # a line break within a name
             end = content.rfind(b"\n", 0, end - 1) + 1
         if not end:
-            return ""
-        if written_for != [self.note["weights"], self.columns]:
+            return
+        if weights != self.note["weights"]:
             raise UserError(
                 f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
             )
         try:
-            heading, *self.rows = csv.reader(io.StringIO(content[:end].decode(**TEXT), newline=""))
-            if heading != self.columns or any(len(row) != len(heading) for row in self.rows):
+            heading, *rows = csv.reader(io.StringIO(content[:end].decode(**TEXT), newline=""))
+            if heading != self.columns or any(len(row) != len(heading) for row in rows):
                 raise ValueError
         except (csv.Error, ValueError):
             raise UserError(f"{self.path} has been changed since predict.py wrote it. {OR_ELSE}") from None
         os.truncate(self.path, end)
-        self.started = True
-        return number_format
+        self.rows = {key(row[0]): row for row in rows}
+        self.note["format"] = number_format
 
     def append(self, rows: Iterable[list[str]]) -> None:
         """Add rows; when this returns, they outlive the process.
 
         Names that begin with = + - @ stay as they are, or other programs would not find the files.
         """
-        heading = [] if self.started else [self.columns]
+        heading = [] if self.rows else [self.columns]
         if heading:
             self.path.unlink(missing_ok=True)  # before the note: old rows never stand beside a new one
             with atomic_write(self.note_path, "w", encoding="utf-8") as file:
                 json.dump(self.note, file, indent=2)
         with self.path.open("a", newline="", **TEXT) as file:
             csv.writer(file).writerows([*heading, *rows])
-        self.rows += rows
-        self.started = True
+        self.rows |= {key(row[0]): row for row in rows}
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
