@@ -72,14 +72,13 @@ def test_without_enough_finite_features_there_is_no_threshold_and_with_19_images
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11_bn", "googlenet", "densenet121", "alexnet"])
 def test_any_network(name):
     network, x = built(name), torch.randn(24, 3, 64, 64)
-    logits, features, _ = with_features(network, CPU)(x)
+    _, features, _ = with_features(network, CPU)(x)  # test_cam.py compares the logits
     assert {(len(values), values.dtype) for values in features} == {(24, torch.float32)} and len(features) >= 4
-    with torch.inference_mode():
-        last_map = network.forward_features(x)
-        close(logits.detach(), network.forward_head(last_map))
     if name.startswith("resnet"):
+        with torch.inference_mode():
+            expected = network.forward_features(x).mean((2, 3))
         for values in features[-2:]:
-            close(values, last_map.mean((2, 3)))
+            close(values, expected)
     stats = ood.fit(features, features)
     ood.check(with_stats(stats))
     file = io.BytesIO()
@@ -122,9 +121,8 @@ def test_training_images_are_spread_over_the_classes(tmp_path):
     "change",
     [
         {"threshold": "high"}, {"threshold": float("nan")}, {"std": torch.zeros(4)}, {"mean": torch.zeros(3)},
-        {"map0.mean": torch.full((4,), torch.inf)}, {"map1.std": torch.zeros(6)}, {"map0.inverse": torch.eye(5)},
-        {"map0.inverse": torch.eye(4).double()}, {"map2.mean": [0.0] * 7}, {"map0.mean": None},
-        {"map9.inverse": torch.eye(2)}, {7: 1, "mean": "x"}, "threshold", "mean", "map0.std", "map2.inverse",
+        {"map0.mean": torch.full((4,), torch.inf)}, {"map0.inverse": torch.eye(5)}, {"map0.mean": None}, {7: 1},
+        "threshold", "mean", "map0.std",
     ],
     ids=str,
 )  # fmt: skip

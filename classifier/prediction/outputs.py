@@ -114,10 +114,10 @@ def kaggle_ids(classes: Sequence[str], names: Iterable[str]) -> dict[int, str]:
         raise UserError(f"--kaggle needs weights with two classes, one of them called dog, not {', '.join(classes)}.")
     ids: dict[int, str] = {}
     for name in names:
-        numbers = [int(digits) for digits in re.findall("[0-9]+", Path(name).stem)]
+        numbers = re.findall("[0-9]+", Path(name).stem)
         if len(numbers) != 1:
             raise UserError(f"{name}: --kaggle needs file names with one number, such as 123.jpg.")
-        if ids.setdefault(numbers[0], name) != name:
+        if ids.setdefault(int(numbers[0]), name) != name:
             raise UserError(f"{name}: another image has the same number. Leave out --kaggle or one of the images.")
     return ids
 
