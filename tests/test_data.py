@@ -12,29 +12,30 @@ from tests.conftest import make_images
 CPU = torch.device("cpu")
 
 
+def order(*values, epoch=0, start=0, **options):
+    sampler = loaders.ResumableSampler(*values, **options)
+    sampler.epoch, sampler.start = epoch, start
+    found = list(sampler)
+    assert len(sampler) == len(found)
+    return found
+
+
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
-    order = loaders.ResumableSampler(10, seed=1)
-    first = list(order)
-    assert sorted(first) == list(range(10))
-    assert first == list(loaders.ResumableSampler(10, seed=1))
-    assert first != list(loaders.ResumableSampler(10, seed=2))
-    order.start = 4
-    assert list(order) == first[4:] and len(order) == 6
-    order.epoch, order.start = 1, 0
-    assert list(order) != first
+    first = order(10, 1)
+    assert sorted(first) == list(range(10)) and first == order(10, 1)
+    assert first not in (order(10, 2), order(10, 1, epoch=1))
+    assert order(10, 1, start=4) == first[4:]
 
 
-def test_all_processes_together_get_what_one_alone_would():
-    alone = list(loaders.ResumableSampler(50, 1))
-    for count in (1, 2, 4):
-        orders = [loaders.ResumableSampler(50, 1, 8, rank, count) for rank in range(count)]
-        for order in orders:
-            order.start = 16  # 34 images are left: four steps and a rest
-            assert len(order) == 32 // count
-        parts = [torch.tensor(list(order)).view(4, -1) for order in orders]
-        assert torch.cat(parts, dim=1).flatten().tolist() == alone[16:48]
-        orders[0].start = 48
-        assert list(orders[0]) == [] and len(orders[0]) == 0
+@pytest.mark.parametrize(("count", "epoch"), [(1, 0), (2, 0), (4, 0), (4, 1)])
+def test_all_processes_together_get_what_one_alone_would(count, epoch):
+    parts = [order(50, 1, 8, rank, count, epoch=epoch, start=16) for rank in range(count)]
+    steps = torch.cat([torch.tensor(part).view(4, -1) for part in parts], dim=1)  # 34 images: four steps and a rest
+    assert steps.flatten().tolist() == order(50, 1, epoch=epoch)[16:48]
+    assert order(50, 1, 8, 0, count, start=48) == []
+
+
+def test_steps_that_cannot_be_shared_evenly():
     with pytest.raises(ValueError, match="3 processes"):
         loaders.ResumableSampler(50, 1, 8, world_size=3)
 

@@ -12,7 +12,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from classifier import checkpoint
-from classifier.data import loaders
 from tests import tiny
 from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, make_images, same
 from tests.test_torchrun import torchrun
@@ -131,20 +130,6 @@ def test_a_signal_stops_all_after_the_same_step(bars, tmp_path):
     assert out.count("python train.py --resume module/run.last.pth") == 1, err
     resume = state(tmp_path).resume
     assert f"stopped after step {resume['step']}, and saved" in out and resume["step"] >= 4
-
-
-def test_each_image_once_in_every_epoch():
-    """What the processes take of a step are parts of what one process takes."""
-    for epoch, start in ((0, 0), (1, 0), (1, 16)):
-        orders = []
-        for rank, world_size in ((0, 1), (0, 4), (1, 4), (2, 4), (3, 4)):
-            sampler = loaders.ResumableSampler(60, 3, 8, rank=rank, world_size=world_size)
-            sampler.epoch, sampler.start = epoch, start
-            orders.append(list(sampler))
-        whole, *shares = orders
-        assert len(whole) == len(set(whole)) == 56 - start
-        steps = [[i for share in shares for i in share[2 * k : 2 * k + 2]] for k in range((56 - start) // 8)]
-        assert [i for step in steps for i in step] == whole
 
 
 def on_two_hosts(tmp_path, fault, at, *arguments, restarts=0, status=0, **variables) -> list[str]:

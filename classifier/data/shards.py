@@ -260,11 +260,12 @@ def _open(place: str, size: int = 0) -> BinaryIO:
     Raises:
         UserError: the file cannot be read, or has another size than `size` bytes (0: any).
     """
-    for pause_s in RETRY_PAUSES_S if place.startswith(URL) else (0,):
+    is_url = place.startswith(URL)
+    for pause_s in RETRY_PAUSES_S if is_url else (0,):
         time.sleep(pause_s)
         try:
-            file = Path(place).open("rb") if not place.startswith(URL) else tempfile.TemporaryFile()  # noqa: SIM115
-            if place.startswith(URL):
+            file = tempfile.TemporaryFile() if is_url else Path(place).open("rb")  # noqa: SIM115
+            if is_url:
                 with urllib.request.urlopen(place, timeout=TIMEOUT_S) as answer:
                     shutil.copyfileobj(answer, file)
             found = file.seek(0, io.SEEK_END)

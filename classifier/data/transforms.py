@@ -171,22 +171,21 @@ class Augment:
         return pixels
 
 
+@dataclass
 class TrainingInput:
-    """Turn decoded images into what the network learns from: augmented, normalized, mixed (`mix` is a key of MIXES)."""
+    """Turn decoded images into what the network learns from: augmented, normalized, mixed."""
 
-    def __init__(
-        self,
-        augment: Augment | None,
-        mix: str,
-        classes: int,
-        preprocess: Preprocess,
-        memory_format: torch.memory_format,
-    ):
+    augment: Augment | None
+    mix: str  # a key of MIXES
+    classes: int
+    preprocess: Preprocess
+    memory_format: torch.memory_format
+
+    def __post_init__(self):
         from torchvision.transforms import v2  # slow to import, and whoever loads a .pth needs this file
 
-        self.augment, self.preprocess, self.memory_format = augment, preprocess, memory_format
-        mixes = [getattr(v2, name)(num_classes=classes) for name in MIXES[mix]]
-        self.mix = v2.RandomChoice(mixes) if mixes else None
+        mixes = [getattr(v2, name)(num_classes=self.classes) for name in MIXES[self.mix]]
+        self._mixer = v2.RandomChoice(mixes) if mixes else v2.Identity()
 
     def __call__(
         self, pixels: Tensor, labels: Tensor, side: int, seed: int, first: int, batch_size: int
@@ -202,4 +201,4 @@ class TrainingInput:
             pixels = resize_batch(pixels, round(side * CROP_MARGIN))
             pixels = self.augment(pixels, side, generator, first, batch_size)
         x = self.preprocess.normalize(resize_batch(pixels, side)).contiguous(memory_format=self.memory_format)
-        return self.mix(x, labels) if self.mix else (x, labels)
+        return self._mixer(x, labels)
