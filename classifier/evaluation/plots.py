@@ -20,7 +20,7 @@ CJK_FONTS = (
     "Hiragino Sans GB", "Heiti SC", "STHeiti", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Sans CJK JP",
     "Arial Unicode MS",
 )  # fmt: skip
-LAST_RESORT = "Last Resort High-Efficiency"  # comes with matplotlib, has a box for every character
+LAST_RESORT = "Last Resort High-Efficiency"  # has a box for every character; comes with matplotlib from 3.11 on
 INK, FAINT, RED = "#222222", "#999999", "#c1272d"
 # distinct for colour-blind eyes too: Okabe and Ito, "Color Universal Design", 2008
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -43,7 +43,7 @@ def styled() -> Iterator[None]:
     The fonts are matplotlib's own, the first with Chinese characters that it knows, and boxes.
     """
     known = {font.name for font in font_manager.fontManager.ttflist}
-    fonts = ["DejaVu Sans", *[name for name in CJK_FONTS if name in known][:1], LAST_RESORT]
+    fonts = ["DejaVu Sans", *[name for name in CJK_FONTS if name in known][:1], *known & {LAST_RESORT}]
     with matplotlib.rc_context(STYLE | {"font.family": fonts}):
         yield
 
