@@ -43,7 +43,10 @@ def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, val
 
     Another device or format gives nearly the same. Raises ImageError for an image that cannot be read.
     """
-    forward = with_features(checkpoint.network(), compute)
+    network = checkpoint.network()
+    if not hasattr(network, "forward_features"):  # a network of the user's own
+        return {}
+    forward = with_features(network, compute)
     batches = (loaders.on_device(_some(part, checkpoint.preprocess), compute.device) for part in (training, validation))
     return ood.fit(*(infer_features(forward, part, checkpoint.preprocess)[1] for part in batches))
 

@@ -37,15 +37,16 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
     memory or logits are not finite.
     """
     ood.check(checkpoint)
-    forward = with_features(checkpoint.network(), compute)
+    has_ood = bool(checkpoint.ood_stats)
+    forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
 
     def predict(images: Tensor) -> Prediction:
         try:
-            logits, features, _ = forward(checkpoint.preprocess.normalize(images))
+            output = forward(checkpoint.preprocess.normalize(images))
         except torch.OutOfMemoryError:
             message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
             raise UserError(message) from None
-        prediction = prediction_from_logits(checkpoint, logits, features)
+        prediction = prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
         if not prediction.logits.isfinite().all():
             raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
         return prediction
