@@ -4,6 +4,7 @@
     python evaluate.py module/flowers.pth --data photos   others, on photos/<class>/* or photos/test/<class>/*
     python evaluate.py module/a.pth module/b.pth          which is better, whether significantly, and its cost
     python evaluate.py --part val                         on the validation images: finds label issues
+    python evaluate.py --tta flip                         also with the mean over each image and its mirror image
     torchrun --nproc-per-node=8 evaluate.py               on eight GPUs, or with --device cpu in eight processes
 
 Expected for the weights that come with the project: 98.20% accuracy on 2,000 photographs of cats and dogs, 95% interval
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Settings:
     """Folder that holds test/<class>/* or <class>/*; by default the one that the network was trained on."""
     part: Part = "test"
     """val: the validation images of the training run (DIR/val, or its split of DIR/train) instead of test images."""
+    tta: Literal["off", "flip"] = "off"
+    """flip: test-time augmentation; also evaluates the mean of the logits of each image and its mirror image."""
     batch_size: int = 64
     """Images per batch, in each process."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -80,14 +83,17 @@ def main(args: Sequence[str] | None = None) -> None:
         folders = distributed.run_on_main_and_broadcast(lambda: select_images(loaded, settings.part, settings.data))
 
         results: list[EvalResult] = []
-        for name, checkpoint, time_ns, folder in zip(paths.values(), loaded, times, folders, strict=True):
-            result = evaluate(name, checkpoint, folder, settings)
+        passes = [False, True] if settings.tta == "flip" else [False]
+        for (name, checkpoint, time_ns, folder), flip in itertools.product(
+            zip(paths.values(), loaded, times, folders, strict=True), passes
+        ):
+            result = evaluate(name, checkpoint, folder, settings, flip)
             if not distributed.IS_MAIN:
                 continue
             report.print_scores(result.report)
-            page = report.write_report(result, folder, settings.logs / "evaluate" / name)
+            page = report.write_report(result, folder, settings.logs / "evaluate" / result.name)
             print(f"\nreport     {page}", flush=True)
-            if settings.part == "test" and is_part(checkpoint, folder, "test"):
+            if settings.part == "test" and is_part(checkpoint, folder, "test") and not flip:
                 print(f"           {note_score(checkpoint.path, time_ns, result.report)}")
             results.append(result)
 
@@ -115,8 +121,13 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
     return {path: name if list(names.values()).count(name) == 1 else long[path] for path, name in names.items()}
 
 
-def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings) -> EvalResult | None:
-    """Return the network's logits and scores; of several processes only the main one does."""
+def evaluate(
+    name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: Settings, flip: bool
+) -> EvalResult | None:
+    """Return the network's logits and scores; of several processes only the main one does.
+
+    With `flip`, those of the mean over each image and its mirror image, called `name`-flip.
+    """
     preprocess, side, classes = checkpoint.preprocess, checkpoint.preprocess.size, ", ".join(folder.classes)
     compute = select_compute(settings.device, settings.precision)
     print(f"\nweights    {checkpoint.path}")
@@ -128,7 +139,15 @@ def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: S
     print(f"images     {folder.root}, {images} of {shorten(classes, MAX_COLUMNS)}")
     print(f"device     {compute}", flush=True)
 
-    predict = build_predictor(checkpoint, compute)
+    predict = predictor = build_predictor(checkpoint, compute)
+    if flip:
+        print("tta        the mean over each image and its mirror image")
+
+        def predict(pixels: Tensor) -> Prediction:
+            one, other = predictor(pixels), predictor(pixels.flip(-1))
+            mean = (one.logits + other.logits) / 2
+            return one._replace(logits=mean, is_ood=one.is_ood & other.is_ood)  # neither where both say so
+
     distributed.broadcast_object(None)  # the others wait until the main process has measured and written
     start = time.perf_counter()
     logits, is_ood = infer(predict, checkpoint, folder, compute.device, settings)
@@ -158,6 +177,8 @@ def evaluate(name: str, checkpoint: Checkpoint, folder: ImageFolder, settings: S
         "versions": checkpoints.versions(),
     }
     history = checkpoint.scores.get("history") or checkpoint.resume.get("history") or []
+    if flip:  # two passes; the training is shown with the first result
+        name, history, scores["multiply_adds"] = f"{name}-flip", [], 2 * scores["multiply_adds"]
     return EvalResult(name, scores, history, logits, labels)
 
 

@@ -76,7 +76,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
     groups = param_groups(model, cfg.weight_decay, cfg.early_lr)
     optimizer = torch.optim.AdamW(groups, lr=cfg.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
-    ddp_model = distributed.data_parallel(model)
+    ddp_model = distributed.data_parallel(torch.compile(model) if cfg.compile else model)
 
     # ---- saving, logging, signals
     report.print_start(cfg, run, model, found, compute)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,8 +82,7 @@ def reports():
 
 
 def test_three_processes_score_as_one(project):
-    shutil.copy("module/run.pth", "module/run-again.pth")
-    command = ["module/run.pth", "module/run-again.pth", "--batch-size", 5, *CPU]
+    command = ["--tta", "flip", "--batch-size", 5, *CPU]
     done = torchrun(3, "evaluate.py", *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("/report.html") == 3 and done.stdout.count("3 processes, each on") == 2  # one voice
@@ -93,7 +91,7 @@ def test_three_processes_score_as_one(project):
     several = reports()
     evaluate.main(list(map(str, command)))
     one = reports()
-    assert set(one) == set(several) == {"run", "run-again"}
+    assert set(one) == set(several) == {"run", "run-flip"}
     for name, (scores, table, device) in one.items():
         assert (scores, table) == several[name][:2]  # to the last digit
         assert scores["count"] == 23 and several[name][2] == f"3 processes, each on {device}"

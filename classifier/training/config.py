@@ -97,6 +97,8 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
     """auto: bf16 where the processor or GPU computes it natively, otherwise fp32."""
+    compile: bool = False
+    """Use torch.compile: 45 s at the start on two cores, and no faster there; meant for GPUs."""
 
     @property
     def fits_last_layer(self) -> bool:
@@ -130,7 +132,7 @@ RANGES = {
     "cover": (0, 1), "fold": (1, 1000), "accumulate": (1, 65_536), "save_every": (0, 100_000),
 }  # fmt: skip
 
-HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision"}
+HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
 MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
 IMAGENET = "imagenet"  # as --weights
