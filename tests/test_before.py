@@ -25,7 +25,8 @@ from webui.review import Review
 from webui.site import Site
 
 BEFORE = REPOSITORY / "tests" / "before"
-REMOVED = {"--compile", "--find-lr", "--no-compile", "--no-find-lr", "--patience", "--tta", "--unfreeze-after"}
+REMOVED = {"--find-lr", "--no-find-lr", "--patience", "--unfreeze-after"}  # the first two: tools/find_lr.py
+REMOVED |= {"--keep-feedback-pictures", "--no-keep-feedback-pictures"}
 CPU = ("--device", "cpu", "--workers", "0")
 
 
@@ -81,10 +82,11 @@ def test_decisions_are_followed_and_label_issues_reviewed(train):
     folder = read_folder(Path("dataset/train"))
     assert folder.corrected == "corrections.csv: 1 relabelled, 1 left out" and len(folder) == 47
     review = Review(Models(Path("module"), device="cpu").get("run"), Path("logs"))
-    view = review.view()
-    assert (view.total, view.done, view.last.file, review.unreadable) == (1, 1, "train/across/3.jpg", [])
-    view, message = review.act(vars(view.last) | {"action": "undo"}, Translator())
-    assert (view.done, view.issue.label, message) == (0, "across", "")
+    review.find_next()
+    assert (review.total, review.done, review.last.file, review.unreadable) == (1, 1, "train/across/3.jpg", [])
+    assert review.record(vars(review.last) | {"action": "undone"}, Translator()) == ""
+    review.find_next()
+    assert (review.done, review.issue.label) == (0, "across")
 
 
 def test_feedback_goes_on_in_the_same_table(train):
@@ -96,7 +98,7 @@ def test_feedback_goes_on_in_the_same_table(train):
 
 
 def test_programs_call_the_page_by_the_same_names(train):
-    endpoints = build(Site(Models(Path("module")), Path("logs"), "en", False, False), False).get_api_info()
+    endpoints = build(Site(Models(Path("module")), Path("logs"), "en", shared=False), False).get_api_info()
     names = {
         name: [each["parameter_name"] for each in found["parameters"]]
         for name, found in endpoints["named_endpoints"].items()
