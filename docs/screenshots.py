@@ -26,11 +26,11 @@ def prepare(folder: Path) -> list[Path]:
     test = folder / "dataset" / "sample" / "test"
     shutil.copytree(test, folder / "mistaken")
     for number, path in enumerate(sorted((folder / "mistaken" / "dog").iterdir())[:9]):
-        path.rename(folder / "mistaken" / "cat" / f"dog-{number}.webp")
+        path.rename(folder / "mistaken" / "cat" / f"dog-{number}.png")
     for name in ("quick", "careful"):
         run_script("evaluate.py", f"module/{name}.pth", cwd=folder).check_returncode()
     run_script("evaluate.py", "module/careful.pth", "--data", "mistaken", cwd=folder).check_returncode()
-    return sorted(test.rglob("*.webp"))
+    return sorted(test.rglob("*.png"))
 
 
 def shoot(page: Page, images: list[Path], target: Path, name: str) -> None:
