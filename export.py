@@ -89,10 +89,17 @@ def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
     """Return what `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float64."""
     size, (height, width) = preprocess.size, image.shape[1:3]
     side = torch.sym_min(height, width)
-    rows, columns = (side, side) if preprocess.resize == "crop" else (height, width)
+    kept = (side, side) if preprocess.resize == "crop" else (width, height)
+    filled = preprocess.filled(width, height) if preprocess.resize == "pad" else (size, size)
+    columns = resize_weights(width, kept[0], size, filled[0], dim=0)
+    rows = resize_weights(height, kept[1], size, filled[1], dim=1)
     x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
-    x = round_to_pixels(x @ resize_weights(width, columns, size, dim=0))  # (N, 3, H, size), as in Pillow
-    return round_to_pixels(resize_weights(height, rows, size, dim=1) @ x)
+    x = round_to_pixels(x @ columns)  # (N, 3, H, size), as in Pillow
+    x = round_to_pixels(rows @ x)
+    if preprocess.resize == "pad":
+        inside = (rows.sum(1, keepdim=True) > 0) & (columns.sum(0) > 0)
+        x = torch.where(inside, x, torch.tensor(preprocess.bar_color).double().view(3, 1, 1))
+    return x
 
 
 def round_to_pixels(sums: Tensor) -> Tensor:
@@ -100,18 +107,21 @@ def round_to_pixels(sums: Tensor) -> Tensor:
     return (sums / WEIGHT_STEPS + 0.5).floor().clamp(0, 255)
 
 
-def resize_weights(length: int, kept: int, size: int, dim: int) -> Tensor:
+def resize_weights(length: int, kept: int, size: int, filled: int, dim: int) -> Tensor:
     """Return the weight of each old pixel in each new one, along one side of an image: float64, in 1 / WEIGHT_STEPS.
 
-    `kept` of `length` old pixels, in the middle, become `size` new ones. As in Pillow (src/libImaging/Resample.c), a
-    triangle around the middle of each new pixel widens where the image gets smaller, so that each old pixel counts.
+    `kept` of `length` old pixels become `filled` of `size` new ones, both in the middle; other new ones get nothing.
+    As in Pillow (src/libImaging/Resample.c), a triangle around the middle of each new pixel widens where the image gets
+    smaller, so that each old pixel counts.
     `dim` is that of the old pixels in the result: older versions of onnxruntime cannot transpose float64.
     """
     old, new = torch.arange(length).unsqueeze(1 - dim), torch.arange(size).unsqueeze(dim)
-    # from the middle of a new pixel to that of an old one, in 1 / (2 * size) old pixels: integers, so exact
-    distance = (size * (2 * old + 1 - (length - kept)) - (2 * new + 1) * kept).abs()
-    weight = (1 - distance.double() / (2 * torch.sym_max(kept, size))).clamp(min=0)
-    return (weight / weight.sum(dim, keepdim=True) * WEIGHT_STEPS).round()
+    new = new - (size - filled) // 2
+    # from the middle of a new pixel to that of an old one, in 1 / (2 * filled) old pixels: integers, so exact
+    distance = (filled * (2 * old + 1 - (length - kept)) - (2 * new + 1) * kept).abs()
+    weight = (1 - distance.double() / (2 * torch.sym_max(kept, filled))).clamp(min=0)
+    weight = (weight / weight.sum(dim, keepdim=True) * WEIGHT_STEPS).round()
+    return torch.where((new >= 0) & (new < filled), weight, 0)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -89,6 +89,15 @@ def test_all_that_the_file_holds(full):
     assert "resnet18，1120 万个参数" in text(full, "zh")
 
 
+def test_how_images_become_square(full):
+    for resize, words, limit in (
+        ("pad", "the whole image in its proportions, with bars up to a square of 192 × 192 pixels", "Small objects"),
+        ("crop", "the largest square in the middle, at 192 × 192 pixels", "What is outside the largest square"),
+    ):
+        said = text(replace(full, preprocess=Preprocess(192, resize)))
+        assert words in said and limit in said
+
+
 def test_what_is_not_known_is_left_out(full):
     options = {"assumed": "crop to 64", "path": Path("a.pth")}
     said = text(Checkpoint("vgg11", ["class 0", "class 1"], Preprocess(size=64), {}, **options))

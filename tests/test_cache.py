@@ -114,6 +114,9 @@ def test_parts_prepared_alike_share_a_file_and_other_preprocessing_has_another(r
     assert torch.equal(pixels(cached(folder)), everything)  # another share is no reason to decode again
     with pytest.raises(ImageError):
         cached(folder, Preprocess(24, "squash"))
+    for mean in ((0.5,) * 3, (0.2,) * 3):  # bars of another colour, too
+        with pytest.raises(ImageError):
+            cached(folder, Preprocess(24, "pad", mean=mean))
 
 
 def test_train_and_val_folders_with_equal_names_differ(root, folder):

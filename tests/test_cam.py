@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from classifier.checkpoint import Checkpoint
-from classifier.data.transforms import Preprocess
+from classifier.data.transforms import RESIZES, Preprocess
 from classifier.inference import ood
 from classifier.inference.cam import MAX_CLASSES, OVERLAY_SIDE, activation_maps, cam_predictor, overlay
 from classifier.inference.predictor import build_predictor, with_features
@@ -64,12 +64,14 @@ def drawn(values, preprocess=PREPROCESS, size=(300, 200)) -> np.ndarray:
     return np.asarray(image.convert("RGBA"))
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (120, 120)])
 def test_the_evidence_lies_where_the_color_is(monkeypatch, resize, size):
     checkpoint = colors(monkeypatch, resize)
     predict = cam_predictor(checkpoint, CPU)
     left, top, right, bottom = (round(side) for side in checkpoint.preprocess.box(*size))
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])  # without bars
+    near = max(size) / 16 if resize == "pad" else 0  # half a place: large in a narrow image
     width, height = (right - left) // 4, (bottom - top) // 4
     for x, y in ((left, top), (left, bottom - height), (right - width, top), (right - width, bottom - height)):
         image = Image.new("RGB", size, "gray")
@@ -81,8 +83,8 @@ def test_the_evidence_lies_where_the_color_is(monkeypatch, resize, size):
         assert alpha.shape == (round(size[1] * scale), round(size[0] * scale))
         pixels = (np.indices(alpha.shape) + 0.5) / scale  # in the image's own
         for row, column in (pixels[:, alpha == alpha.max()].mean(1), (alpha * pixels).sum((1, 2)) / alpha.sum()):
-            assert x < column < x + width and y < row < y + height
-        assert alpha.max() > 150 and (alpha > 0).mean() < 0.2
+            assert x - near < column < x + width + near and y - near < row < y + height + near
+        assert alpha.max() > 150 and (alpha > 0).mean() < (0.3 if near else 0.2)
         assert not drawn(maps[0, 0], checkpoint.preprocess, size)[..., 3].any()  # nothing speaks for red
 
 
@@ -151,6 +153,11 @@ def test_without_evidence_and_where_the_network_did_not_look_it_is_transparent()
     assert wide.shape == (80, 160) and wide[:, 40:120].all() and not wide[:, :40].any() and not wide[:, 120:].any()
     assert (tall == wide.T).all()
     assert drawn(torch.ones(6, 6), Preprocess(resize="squash"), (400, 200))[..., 3].all()
+    bars = torch.ones(8, 8)
+    bars[2:6] = -1  # the photograph
+    for values, size in ((bars, (400, 200)), (bars.T, (200, 400))):  # bicubic curves reach over the edges a little
+        assert not drawn(values, Preprocess(resize="pad"), size)[16:-16, 16:-16, 3].any()
+        assert drawn(-values, Preprocess(resize="pad"), size)[16:-16, 16:-16, 3].all()
 
 
 def test_more_evidence_is_less_transparent_and_lighter():
@@ -164,6 +171,6 @@ def test_more_evidence_is_less_transparent_and_lighter():
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000), (3, 4), (6000, 4000)])
 def test_any_size_of_image_and_map(size):
-    for side, resize in itertools.product((1, 2, 7), ("crop", "squash")):
+    for side, resize in itertools.product((1, 2, 7), RESIZES):
         shown = drawn(torch.ones(side, side), Preprocess(resize=resize), size)
         assert max(shown.shape[:2]) == OVERLAY_SIDE and min(shown.shape[:2]) >= 1 and shown[..., 3].any()

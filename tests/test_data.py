@@ -1,5 +1,6 @@
 """Images to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -71,6 +72,38 @@ def test_crop_keeps_proportions_and_squash_does_not():
     assert Preprocess(10, "crop").pixels(image)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
     row = Preprocess(30, "squash").pixels(image)[0, 15].tolist()
     assert row[:9] == [0] * 9 and row[11:19] == [255] * 8
+
+
+def of_noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "filled"), [((301, 97), (31, 10)), ((45, 203), (7, 31)), ((77, 77), (31, 31)), ((5000, 3), (31, 1))]
+)
+def test_pad_is_a_plain_resize_between_bars_that_become_zero(shape, filled):
+    preprocess, (width, height) = Preprocess(31, "pad"), filled
+    pixels = preprocess.pixels(of_noise(*shape))
+    left, top = (31 - width) // 2, (31 - height) // 2
+    content = np.asarray(of_noise(*shape).resize(filled, Image.Resampling.BILINEAR))
+    expected = np.tile(np.array([124, 116, 104], np.uint8), (31, 31, 1))  # ImageNet's mean colour
+    expected[top : top + height, left : left + width] = content
+    assert np.array_equal(pixels.permute(1, 2, 0), expected)
+    bars = torch.ones(31, 31, dtype=torch.bool)
+    bars[top : top + height, left : left + width] = False
+    assert bars.sum() == 31 * 31 - width * height
+    assert (preprocess.normalize(pixels)[:, bars].abs() < 0.01).all()
+    grey = Preprocess(31, "pad", mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert (grey.pixels(of_noise(*shape))[:, bars] == 128).all()
+
+
+def test_crop_and_squash_are_one_call_of_pillow():
+    for width, height in ((301, 97), (45, 203), (77, 77)):
+        image, side = of_noise(width, height), min(width, height)
+        middle = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+        for resize, box in (("crop", middle), ("squash", (0, 0, width, height))):
+            plain = image.resize((31, 31), Image.Resampling.BILINEAR, box=box)
+            assert np.array_equal(Preprocess(31, resize).pixels(image).permute(1, 2, 0), plain)
 
 
 def test_normalization_by_hand_and_back():

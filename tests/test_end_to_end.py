@@ -15,6 +15,7 @@ import zoo
 from classifier import checkpoint
 from classifier.data import image_folder, loaders
 from classifier.data.images import ORIENTATION
+from classifier.data.transforms import RESIZES
 from classifier.device import select_compute
 from classifier.evaluation import metrics
 from classifier.inference.cam import cam_predictor
@@ -74,7 +75,8 @@ def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
     assert report["count"] == 120 and report["accuracy"] >= 0.8
 
 
-def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch):
+@pytest.mark.parametrize("resize", RESIZES)
+def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch, resize):
     root = tmp_path / "odd" / "train"
     (root / "a").mkdir(parents=True)
     exif = Image.Exif()
@@ -101,7 +103,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
 
     monkeypatch.setitem(zoo.MODELS, "resnet18", Notes)
     monkeypatch.chdir(tmp_path)
-    sizes = "--size 48 --grow-from 1"
+    sizes = f"--size 48 --grow-from 1 --resize {resize}"
     arguments = "--data odd --name odd --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3 " + sizes
     with own_signals():
         train.main([*arguments.split(), "--device", "cpu", "--precision", "fp32"])
@@ -109,6 +111,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch)
 
     folder = image_folder.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
+    assert saved.preprocess.resize == resize
     compute = select_compute("cpu", "fp32")
     seen.clear()
     batches = loaders.loader(loaders.ImageDataset(folder, saved.preprocess), 4, workers=0)

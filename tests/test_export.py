@@ -17,7 +17,7 @@ from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.images import load_image
-from classifier.data.transforms import Preprocess
+from classifier.data.transforms import RESIZES, Preprocess
 from classifier.inference.predictor import Prediction, build_predictor
 from tests.conftest import REPOSITORY, run_code, run_script
 from tests.test_predictor import CPU, built
@@ -94,16 +94,27 @@ def own(checkpoint: Checkpoint, images: list[Image.Image]) -> Prediction:
     return build_predictor(checkpoint, CPU)(torch.stack([checkpoint.preprocess.pixels(image) for image in images]))
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_pixels_are_those_of_pillow(resize):
     preprocess = Preprocess(SIZE, resize)
-    for shape in ((97, 60), (61, 130), (16, 16), (SIZE, SIZE), (10, 15), (1, 7), (501, 333), (48, 48), (25, 900)):
+    for shape in (
+        (97, 60),
+        (61, 130),
+        (16, 16),
+        (SIZE, SIZE),
+        (10, 15),
+        (1, 7),
+        (501, 333),
+        (48, 48),
+        (25, 900),
+        (900, 1),
+    ):
         image = photograph(*shape)
         found = export.resize(torch.from_numpy(np.array(image))[None], preprocess)[0]
         assert torch.equal(found, preprocess.pixels(image).double()), shape
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_any_image_in_any_number(project, resize):
     checkpoint = places(Preprocess(SIZE, resize))
     session = exported(checkpoint)

@@ -97,7 +97,8 @@ class _Cache:
 
     def __init__(self, folder: Path, preprocess: Preprocess):
         versions = [PIL.__version__, *(features.version(name) for name in DECODERS)]
-        text = repr((VERSION, versions, preprocess.resize, preprocess.interpolation))
+        bars = [preprocess.bar_color] if preprocess.resize == "pad" else []
+        text = repr((VERSION, versions, preprocess.resize, preprocess.interpolation, *bars))
         name = f"{preprocess.size}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
         self.pixels, self.marker = folder / f"{name}.pixels", folder / f"{name}.rows"
         self.row_bytes = 3 * preprocess.size**2

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from classifier.data.images import load_image
 
-RESIZES = ("crop", "squash")
+RESIZES = ("crop", "squash", "pad")
 MIXES = {"off": (), "mixup": ("MixUp",), "cutmix": ("CutMix",), "both": ("MixUp", "CutMix")}  # names in v2
 CROP_MARGIN = 1.25  # side of the images that crops are cut from / side of the result, which is then about as sharp
 
@@ -28,7 +28,8 @@ class Preprocess:
 
     Attributes:
         size: side of the square in pixels.
-        resize: "crop" takes the largest square from the centre, "squash" ignores the proportions.
+        resize: "crop" takes the largest square from the centre; "squash" takes the whole image and ignores the
+            proportions; "pad" keeps them, and fills the rest of the square with the mean colour, which becomes 0.
         mean, std: of each channel in 0..1; a value v becomes (v - mean) / std.
         interpolation: "bilinear", antialiased; there is no other yet.
     """
@@ -51,7 +52,12 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, size, size) uint8."""
-        square = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self.box(*image.size))
+        if self.resize == "pad":
+            content = image.resize(self.filled(*image.size), Image.Resampling.BILINEAR)
+            square = Image.new("RGB", (self.size, self.size), self.bar_color)
+            square.paste(content, ((self.size - content.width) // 2, (self.size - content.height) // 2))
+        else:
+            square = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self.box(*image.size))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -68,12 +74,22 @@ class Preprocess:
         return [torch.tensor(values, device=like.device).view(3, 1, 1) for values in (self.mean, self.std)]
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return the part of an image that is kept: left, top, right, bottom."""
+        """Return what the square covers, in the image's pixels: left, top, right, bottom. Bars lie outside of it."""
         if self.resize == "squash":
             return 0, 0, width, height
-        side = min(width, height)
+        side = max(width, height) if self.resize == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
+
+    def filled(self, width: int, height: int) -> tuple[int, int]:
+        """Return the columns and rows of the square that "pad" gives to an image; the rest are bars."""
+        longest = torch.sym_max(width, height)  # symbolic, as the sizes are while a network is exported
+        return tuple(torch.sym_max(1, (2 * self.size * side + longest) // (2 * longest)) for side in (width, height))
+
+    @property
+    def bar_color(self) -> tuple[int, int, int]:
+        """The colour of the bars: `mean` in 0..255."""
+        return tuple(round(255 * min(max(value, 0.0), 1.0)) for value in self.mean)
 
     def to_dict(self) -> dict:
         """Return plain values, as the .pth keeps them."""

@@ -66,8 +66,8 @@ class TrainConfig:
     """Side in the first epoch, as a share of --size; it grows evenly. Small images cost a fraction and teach much."""
     enlarge: float = 1.0
     """Side for validation and prediction, as a share of --size. More than 1 suits small crops, which enlarge things."""
-    resize: Literal["crop", "squash"] = "squash"
-    """crop: the largest square from the centre. squash: the whole image, whatever its proportions."""
+    resize: Literal["crop", "squash", "pad"] = "squash"
+    """crop: the largest square from the centre. squash: the whole image, distorted. pad: undistorted, with bars."""
     normalize: Literal["imagenet", "half", "weights"] = "imagenet"
     """Mean and std that are subtracted and divided by: ImageNet's, 0.5, or those of --weights."""
     augment: Literal["on", "off"] = "on"
