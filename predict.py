@@ -149,7 +149,7 @@ def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, Unlabell
     exclude = filter(None, (table.sheet, settings.sort_into))
     images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
     if not images:
-        raise UserError(f"There is no image to label ({plural(others, 'other file')}). Name images or folders.")
+        raise UserError(f"There is no image to label ({plural(len(others), 'other file')}). Name images or folders.")
     if settings.kaggle:
         outputs.kaggle_ids(checkpoint.classes, (image.name for image in images.values()))
     table.resume(settings.restart)

@@ -26,6 +26,7 @@ from tyro import conf
 
 from classifier.cli import UserError, parse, run
 from classifier.data import archives, sample_set
+from classifier.data.formats import list_endings
 from classifier.files import class_folders
 from classifier.preparation import duplicates, outputs, sources, split
 from classifier.preparation.examine import examine_all
@@ -160,7 +161,8 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
         f"{plural(len(rejected), 'unreadable image')}: rejected.csv": rejected,
         f"{plural(len(alike), 'image')} with look-alikes, {conflicts:,} of them in two classes: duplicates.csv": alike,
         f"{plural(found.unlabelled, 'image')} without a class, not used": found.unlabelled,
-        plural(found.ignored, "file that is not an image", "files that are not images"): found.ignored,
+        f"{plural(len(found.ignored), 'file that is not an image', 'files that are not images')}: "
+        f"{list_endings(found.ignored)}": found.ignored,
         f"no test images: {', '.join(untested)}": untested,
         **{f"class '{label}' is in the folder {folder}": label != folder for label, folder in folders.items()},
     }

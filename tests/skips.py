@@ -12,6 +12,7 @@ import pytest
 # what may be missing -> the tests that need it: files, or the beginnings of names
 NEEDS = {
     "browser": ["tests/test_page.py"],
+    "cases": ["tests/test_images.py::test_cases_of_other_projects"],
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
     "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],
     "photographs": ["tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes"],
@@ -28,6 +29,7 @@ def is_here(need: str) -> bool | None:
 
     return {
         "browser": any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+        "cases": (Path(__file__).resolve().parents[2] / "shared/cases").is_dir(),
         "curl": bool(shutil.which("curl") and shutil.which("bash")),
         "gpu": torch.cuda.is_available(),
         "photographs": (Path(__file__).resolve().parents[2] / "shared/data/dogs-vs-cats/train.zip").is_file(),

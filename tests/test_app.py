@@ -102,7 +102,7 @@ def test_many_images_and_a_zip_with_bad_ones_among_them(client, server, good, tm
     assert [answer["file"] for answer in answers] == names
     for answer in (answers[1], answers[3], answers[5]):
         check_answer(answer | {"milliseconds": 1}, expected(server, good))
-    assert "is damaged" in answers[0]["error"] and "is not an image" in answers[2]["error"]
+    assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[2]["error"]
     assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
 
 

@@ -20,9 +20,24 @@ def root(tmp_path):
     return make_images(tmp_path / "train", {"dog two": 10, "猫": 20})
 
 
+def test_a_known_ending_decides_and_otherwise_the_content(tmp_path):
+    folder = make_images(tmp_path / "train", {"cat": 1, "dog": 1}) / "cat"
+    png = (folder / "0.png").read_bytes()
+    for name in ("photo", "photo.2", "photo.jpg_large", "a.jfif", "a.HEIC"):
+        (folder / name).write_bytes(png)
+    for name in ("a.txt", ".photo", "a.psd"):  # not looked into
+        (folder / name).write_bytes(png)
+    (folder / "empty.jpg").touch()  # nor this one
+    for name in ("text", "text.2"):
+        (folder / name).write_bytes(b"some text")
+    (folder / "link").symlink_to("nowhere")
+    found = [Path(path).name for path in ImageFolder(tmp_path / "train").paths[:-1]]
+    assert found == sorted(["0.png", "photo", "photo.2", "photo.jpg_large", "a.jfif", "a.HEIC", "empty.jpg"])
+
+
 def test_index_equals_torchvisions(root):
     make_images(root / "猫", {"b/c": 2, "b c": 2})
-    for name in ("UPPER.PNG", "B.JPEG", "猫.webp", "c.Tiff", "jpg", "a.txt"):
+    for name in ("UPPER.PNG", "B.JPEG", "猫.webp", "c.Tiff", "a.txt"):
         shutil.copy(root / "猫" / "0.png", root / "猫" / name)
     ours, theirs = ImageFolder(root), datasets.ImageFolder(str(root))
     assert ours.samples == theirs.samples and ours.class_to_idx == theirs.class_to_idx

@@ -11,7 +11,8 @@ from webui.i18n import CATALOGUES, Translator, preferred_language
 ROOT = Path(__file__).resolve().parents[1]
 CHINESE = CATALOGUES["zh"]
 # modules whose errors visitors may see
-SHOWN = [ROOT / "classifier" / name for name in ("data/images.py", "data/archives.py", "checkpoint.py", "safe_load.py")]
+SHOWN = [ROOT / "classifier/data" / f"{name}.py" for name in ("archives", "decoders", "formats", "images")]
+SHOWN += [ROOT / "classifier" / name for name in ("checkpoint.py", "safe_load.py")]
 SHOWN += (ROOT / "webui").glob("*.py")
 FIELD = re.compile(r"\{(\w+)[^}]*\}")
 

@@ -175,7 +175,7 @@ def test_folders_in_order_with_what_is_in_them(run):
         Path("tree", other).write_bytes(b"other")
     rows = run("tree", "tree/c.png", "./tree/a.png", "tree//a.png")  # each once
     assert [Path(name).as_posix() for name in rows] == ["tree/a.png", "tree/c.png", "tree/b/10.png", "tree/b/2.png"]
-    assert "skipped    4 other files" in run.shown  # .secret.png as well
+    assert "skipped    4 other files: 2 hidden, 1 .db, 1 .txt" in run.shown  # .secret.png as well
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")

@@ -48,6 +48,15 @@ def counts(output):
     return {side.name: {at.name: len(list(at.iterdir())) for at in side.iterdir()} for side in output.glob("t*/")}
 
 
+@pytest.mark.parametrize("make", [make_zip, make_folder])
+def test_images_without_an_ending_are_recognised_and_get_one(make, run, tmp_path):
+    members = cats_and_dogs(10, pattern="{label}/{i}") | {"cat/list": b"no image", "cat/list.9": b"none either"}
+    lines = run(make(tmp_path / "pets", members))
+    assert counts(tmp_path / "dataset") == {"train": {"cat": 9, "dog": 9}, "test": {"cat": 1, "dog": 1}}
+    assert {Path(name).suffix for name in tree(tmp_path / "dataset") if "/cat/" in name} == {".jpg"}
+    assert "- 2 files that are not images: 1 without ending, 1 .9" in lines
+
+
 def test_a_zip_becomes_train_and_test(run, tmp_path):
     members = cats_and_dogs(20) | {"cat/bad.jpg": image(5)[:400], "cat/empty.png": b"", "notes.txt": b"hello"}
     source = make_zip(tmp_path / "pets.zip", members)
@@ -65,11 +74,11 @@ def test_a_zip_becomes_train_and_test(run, tmp_path):
     ]
     assert lines[4:] == [
         "- 2 unreadable images: rejected.csv",
-        "- 1 file that is not an image",
+        "- 1 file that is not an image: 1 .txt",
         "Next: python train.py",
     ]
     bad, empty = rows(output / "rejected.csv")
-    assert bad["picture"] == "cat/bad.jpg" and bad["class"] == "cat" and "damaged" in bad["reason"]
+    assert bad["picture"] == "cat/bad.jpg" and bad["class"] == "cat" and "incomplete" in bad["reason"]
     assert empty["picture"] == "cat/empty.png" and "0 bytes" in empty["reason"]
     assert rows(output / "duplicates.csv") == []
     manifest = json.loads((output / "prepared.json").read_text())

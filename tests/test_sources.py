@@ -59,7 +59,7 @@ def test_layouts(layout, make, tmp_path):
     assert triples(result) == {file for file in files if file[1]}
     assert any("validation images" in note for note in result.notes) == ("val" in layout.lower())
     in_hidden_folders = 0 if make is make_zip else 2  # which are not opened
-    assert result.ignored == len(JUNK) - in_hidden_folders and result.unlabelled == sum(
+    assert len(result.ignored) == len(JUNK) - in_hidden_folders and result.unlabelled == sum(
         label is None for _, label, _ in files
     )
 
@@ -72,7 +72,7 @@ def test_kaggles_outer_zip(tmp_path):
     result = found(outer, tmp_path)
     assert {entry.label for entry in result.images} == {"a", "b"} and len(result.images) == 4
     assert sources.read_bytes(result.images[0]) in (image(0), image(1))
-    assert result.ignored == 2 and "train.zip in dogs-vs-cats.zip" in result.notes[0]
+    assert len(result.ignored) == 2 and "train.zip in dogs-vs-cats.zip" in result.notes[0]
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-8", "cp437"])

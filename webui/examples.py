@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from classifier.checkpoint import Checkpoint
-from classifier.data.images import ImageError, has_image_extension, load_image
+from classifier.data.formats import ImageError, is_image
+from classifier.data.images import load_image
 
 MAX_EXAMPLES = 8
 THUMBNAIL_SIDE = 160  # pixels
@@ -24,7 +25,7 @@ def examples(checkpoint: Checkpoint) -> list[Path]:
         if test.is_absolute() or ".." in test.parts or not test.is_dir():
             continue
         folders = [folder for folder in sorted(test.iterdir()) if folder.name in checkpoint.classes and folder.is_dir()]
-        found = [sorted(filter(has_image_extension, folder.iterdir()))[:MAX_EXAMPLES] for folder in folders]
+        found = [sorted(filter(is_image, folder.iterdir()))[:MAX_EXAMPLES] for folder in folders]
         if any(found):
             return list(chain(*zip(*filter(None, found), strict=False)))[:MAX_EXAMPLES]
     return []

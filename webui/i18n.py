@@ -16,7 +16,7 @@ import jinja2
 from PIL import Image
 
 from classifier.cli import UserError
-from classifier.data.images import ImageError
+from classifier.data.formats import ImageError
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 _CHINESE = json.loads(Path(__file__).with_name("zh.json").read_text(encoding="utf-8"))

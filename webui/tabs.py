@@ -6,7 +6,7 @@ import gradio as gr
 
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data.images import ImageError
+from classifier.data.formats import ImageError
 from webui import feedback
 from webui.api import FilesUpload, ImageUpload
 from webui.classify import MAX_IMAGES, Row, Upload, classify, classify_many, to_csv

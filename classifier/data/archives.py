@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from classifier.cli import UserError
-from classifier.data.images import is_image_path
+from classifier.data import formats
 from classifier.text import shorten
 
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
@@ -32,8 +32,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise UserError(message, file=path, reason=error) from None
 
 
-def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
-    """Return the files in a zip as (parts of the path, member number).
+def members(path: Path) -> list[tuple[tuple[str, ...], int, bool]]:
+    """Return the files in a zip as (parts of the path, member number, whether it is an image to use).
 
     Raises:
         UserError: any member points outside the zip, even one that nobody would unpack; or an image is encrypted,
@@ -45,7 +45,8 @@ def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
         parts = name.replace("\\", "/").split("/")
         inside = tuple(part for part in parts if part not in ("", "."))
         is_file = parts[-1] not in ("", ".")
-        is_image = is_file and is_image_path(inside)
+        is_visible = is_file and formats.are_visible(inside)
+        is_image = is_visible and formats.has_image_extension(inside[-1])
         message = None
         if ".." in parts or (len(parts) > 1 and not parts[0]) or re.match("[A-Za-z]:", name) or "\0" in name:
             message = "{file} holds {member!r}, which points outside the zip. Do not trust this file"
@@ -60,8 +61,12 @@ def members(path: Path) -> list[tuple[tuple[str, ...], int]]:
         if message:
             size, method = info.file_size / 1e6, info.compress_type
             raise UserError(message, file=path, member=name, size=size, method=method)
+        usable = info.file_size <= MAX_BYTES and not info.flag_bits & 1
+        if usable and is_visible and formats.may_be_image(inside[-1]):
+            with contextlib.suppress(UserError), open_member(path, number) as file:
+                is_image = bool(formats.image_extension(file.read(formats.HEAD_BYTES)))
         if is_file:
-            found.append((inside, number))
+            found.append((inside, number, is_image))
     return found
 
 

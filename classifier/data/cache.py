@@ -22,13 +22,13 @@ from PIL import features
 from tqdm import tqdm
 
 from classifier.cli import UserError
+from classifier.data.formats import ImageError
 from classifier.data.image_folder import ImageFolder, stat_or_none
-from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
 from classifier.distributed import DISABLE_TQDM, LOCAL_RANK
 from classifier.files import atomic_write, file_lock, lock_of
 
-VERSION = 2
+VERSION = 3
 DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "avif", "libtiff")
 FREE_MB = 500  # that a cache leaves on the disk
 LOCK_TIMEOUT_S = 2 * 3600  # another run may be filling it

@@ -4,30 +4,28 @@ Training, evaluation, prediction and the web page all come through `load_image`,
 pixels everywhere.
 """
 
+import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+import pillow_heif
+from PIL import Image, ImageCms
 
-from classifier.cli import UserError
+from classifier.data.decoders import decode, incomplete
+from classifier.data.formats import ImageError, is_visible, unread
 
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; a phone's largest photograph has about this many
-
-# Files with other endings are not looked at; the content decides how one is read (a PNG named .jpg as a PNG).
-EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif"}
-EXTENSIONS |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"}
-
-SYSTEM_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 # Decoders that may run on a stranger's file, if this Pillow has them. It knows forty more, some of which start other
 # programs (EPS).
 Image.init()
-FORMATS = [name for name in ["JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM"] if name in Image.OPEN]
+pillow_heif.register_heif_opener(thumbnails=False)
+FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "HEIF", "TIFF", "PPM"]
+FORMATS = [name for name in FORMATS if name in Image.OPEN]
 
 ORIENTATION = 0x0112  # EXIF tag: how the camera was held
 UPRIGHT = {  # value of the tag -> what turns the image upright
@@ -43,26 +41,6 @@ UPRIGHT = {  # value of the tag -> what turns the image upright
 # Images that are too large are refused below, by their header; Pillow's own warning would only add noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # remarks on damaged EXIF
-
-
-class ImageError(UserError):
-    """Not an image, a damaged one, or one that is too large. `load_image` says why, not which file."""
-
-
-def has_image_extension(name: str | os.PathLike) -> bool:
-    """Whether a file's name is that of an image; `._cat.jpg` (macOS' resource forks) is not."""
-    name = os.path.basename(name)  # noqa: PTH119 (called for each of very many files)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
-def is_image_path(parts: Sequence[str]) -> bool:
-    """Whether a relative path, split at its slashes, is an image's: not hidden, not what systems put beside images."""
-    return has_image_extension(parts[-1]) and all(map(is_visible, parts))
-
-
-def is_visible(folder: str) -> bool:
-    """Whether a folder's name is neither hidden nor one of those that systems put beside images."""
-    return not folder.startswith(".") and folder not in SYSTEM_FOLDERS
 
 
 def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
@@ -111,18 +89,18 @@ def load_image(source: str | os.PathLike | bytes, side: int = 0) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     template = "is {width} x {height}, more than {limit} million pixels"
                     raise ImageError(template, width=width, height=height, limit=MAX_PIXELS // 10**6)
-                if side and image.format == "JPEG":
-                    image.draft(None, (2 * side, 2 * side))
-                image.load()
+                decode(image, stream, side)
                 return _rgb(_upright(image))
         except ImageError:
             raise
         except Image.UnidentifiedImageError:
-            raise ImageError(_what_it_is_instead(stream)) from None
+            raise unread(stream) from None
         except Image.DecompressionBombError:
             raise ImageError("has more than {limit} million pixels", limit=MAX_PIXELS // 10**6) from None
         except Exception as error:  # of damaged files: OSError, SyntaxError, struct.error, IndexError, ...
-            raise ImageError("is damaged: {error}", error=str(error) or type(error).__name__) from error
+            if "truncated" in str(error).lower():
+                raise incomplete() from error
+            raise ImageError("is damaged or incomplete: it cannot be decoded") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -135,21 +113,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # I;16, I;16B, I: sixteen bits of grey, which convert() would clip to white
-        grey = np.asarray(image).astype(np.int64) // 257
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ImageError("holds floating-point grey values, which have no agreed white: save it with 8 or 16 bits")
+        grey = np.asarray(image).astype(np.int64)
+        grey[grey == image.info.get("transparency")] = 65535  # a transparent value lies on white
+        return Image.fromarray((grey // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        with contextlib.suppress(Exception):  # a damaged profile, or one of other colours
+            profiles = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _what_it_is_instead(stream: BinaryIO) -> str:
-    stream.seek(0)
-    head = stream.read(12)
-    if not head:
-        return "is empty (0 bytes)"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "is HEIC, which phones write and few programs read: export it as JPEG"
-    return "is not an image that can be read (JPEG, PNG, GIF, BMP, WebP, AVIF, TIFF or PPM)"

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from classifier import distributed
 from classifier.cli import UserError
 from classifier.data.cache import image_keys, open_cache
+from classifier.data.formats import ImageError
 from classifier.data.image_folder import ImageFolder
-from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
 
 CACHE_BATCH_BYTES = 16_000_000  # of images that a worker decodes before they are written to the cache

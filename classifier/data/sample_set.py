@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from classifier.cli import UserError
-from classifier.data.images import has_image_extension
+from classifier.data.formats import is_image
 from classifier.files import atomic_write
 
 ARCHIVE = Path(__file__).with_name("sample.zip")
@@ -25,7 +25,7 @@ def unpack(root: Path) -> None:
     with zipfile.ZipFile(ARCHIVE) as archive:
         drawings = {root / Path(name).with_suffix(".png"): name for name in archive.namelist()}
         for path in (path for split in ("train", "test") for path in (root / split).rglob("*")):
-            if has_image_extension(path.name) and path not in drawings:
+            if is_image(path) and path not in drawings:
                 raise UserError(f"{path} is not one of the drawings: the sample set needs an empty folder, not {root}.")
         for path, name in drawings.items():
             if not path.is_file():

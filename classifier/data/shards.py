@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from classifier.cli import UserError
 from classifier.data import loaders
-from classifier.data.images import EXTENSIONS, ImageError
+from classifier.data.formats import EXTENSIONS, ImageError
 from classifier.data.transforms import Preprocess
 from classifier.distributed import RANK, WORLD_SIZE
 from classifier.text import plural

@@ -7,8 +7,8 @@ from typing import Literal
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder
+from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
-from classifier.data.images import has_image_extension
 
 Part = Literal["test", "val"]
 
@@ -59,7 +59,7 @@ def test_folder(folder: Path) -> Path:
     A folder named train or test with images right in it is a class of that name, not a part.
     """
     parts = [part for part in (folder / "train", folder / "test") if part.is_dir()]
-    split = any(not any(has_image_extension(path.name) for path in part.iterdir()) for part in parts)
+    split = any(not any(is_image(path) for path in part.iterdir()) for part in parts)
     return folder / "test" if split else folder
 
 

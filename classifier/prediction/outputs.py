@@ -16,6 +16,7 @@ from tqdm import tqdm
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
+from classifier.data.formats import list_endings
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.distributed import WORLD_SIZE
@@ -42,8 +43,8 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
     print(f"device     {compute}", flush=True)
 
 
-def print_summary(rows: Rows, new: int, others: int, seconds: float) -> None:
-    """Print how many images each class has, and how long the `new` ones took; `others` are files passed over."""
+def print_summary(rows: Rows, new: int, others: Sequence[str], seconds: float) -> None:
+    """Print how many images each class has, and how long the `new` ones took; `others` were passed over."""
     counts = Counter(row[1] for _, row in rows if row[1])
     print()
     print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in counts.most_common())])
@@ -52,7 +53,7 @@ def print_summary(rows: Rows, new: int, others: int, seconds: float) -> None:
         more = " ... (see the table)" if len(problems) > 1 else ""
         print(f"unreadable {plural(len(problems), 'image')}: {problems[0]}{more}")
     if others:
-        print(f"skipped    {plural(others, 'other file')}")
+        print(f"skipped    {plural(len(others), 'other file')}: {list_endings(others)}")
     print(f"labelled   {plural(counts.total(), 'image')}")
     processes = f" with {WORLD_SIZE} processes" if WORLD_SIZE > 1 else ""
     print(f"new        {plural(new, 'image')} in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}")

@@ -13,8 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from classifier import distributed
 from classifier.cli import UserError
-from classifier.data import archives
-from classifier.data.images import has_image_extension, is_image_path
+from classifier.data import archives, formats
 
 STDIN = "-"
 
@@ -42,13 +41,15 @@ def key(name: str) -> str:
     return str(Path(name))
 
 
-def find_images(paths: Sequence[str], exclude: frozenset[str] = frozenset()) -> tuple[dict[str, UnlabelledImage], int]:
-    """Return `key` of its name -> image for all that `paths` name, in their order, and the number of other files.
+def find_images(
+    paths: Sequence[str], exclude: frozenset[str] = frozenset()
+) -> tuple[dict[str, UnlabelledImage], list[str]]:
+    """Return `key` of its name -> image for all that `paths` name, in their order, and the names of the other files.
 
     `exclude` has the real paths of files and folders to leave out: results of earlier runs. Raises UserError where
     nothing matches one of `paths`, or where a zip cannot be used.
     """
-    found: list[UnlabelledImage | None] = []  # None: another file
+    found: list[UnlabelledImage | str] = []  # text: the name of another file
     for path in paths:
         for name in read_paths(sys.stdin.buffer.read()) if path == STDIN else expand(path):
             if os.path.isdir(name):
@@ -56,11 +57,15 @@ def find_images(paths: Sequence[str], exclude: frozenset[str] = frozenset()) -> 
             elif name.lower().endswith(".zip") and os.path.isfile(name):
                 found += _in_zip(name)
             else:
-                found.append(None if os.path.realpath(name) in exclude else UnlabelledImage(name, name))
+                found.append(name if os.path.realpath(name) in exclude else UnlabelledImage(name, name))
     images: dict[str, UnlabelledImage] = {}
-    for image in filter(None, found):
-        images.setdefault(key(image.name), image)
-    return images, found.count(None)
+    others = []
+    for item in found:
+        if isinstance(item, str):
+            others.append(item)
+        else:
+            images.setdefault(key(item.name), item)
+    return images, others
 
 
 def expand(path: str) -> list[str]:
@@ -80,7 +85,7 @@ def read_paths(content: bytes) -> list[str]:
     return [name for name in names if name.strip()]
 
 
-def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage | None]:
+def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage | str]:
     """Yield a folder's images by name, then its subfolders'; links are followed, but no folder is read twice."""
     seen = set(exclude)
     for parent, folders, files in os.walk(folder, onerror=print, followlinks=True):
@@ -91,18 +96,18 @@ def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         for name in sorted(files):
-            is_image = has_image_extension(name) and os.path.join(real, name) not in exclude
             path = os.path.join(parent, name)
-            yield UnlabelledImage(path, path) if is_image else None
+            is_used = formats.is_image(path) and os.path.join(real, name) not in exclude
+            yield UnlabelledImage(path, path) if is_used else path
 
 
-def _in_zip(path: str) -> Iterator[UnlabelledImage | None]:
-    members = archives.members(path)
-    images = sorted(member for member in members if is_image_path(member[0]))
-    if not images:
+def _in_zip(path: str) -> Iterator[UnlabelledImage | str]:
+    members = sorted(archives.members(path))
+    if not any(is_image for *_, is_image in members):
         raise UserError("{file} holds no images; a zip inside it has to be unpacked first", file=path)
-    yield from (UnlabelledImage("/".join((path, *parts)), path, number) for parts, number in images)
-    yield from [None] * (len(members) - len(images))
+    for parts, number, is_image in members:
+        name = "/".join((path, *parts))
+        yield UnlabelledImage(name, path, number) if is_image else name
 
 
 def read_image(image: UnlabelledImage, read: Callable[[str | bytes], Content]) -> Content | UserError:

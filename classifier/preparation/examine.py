@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from classifier.data.images import ImageError, load_image
+from classifier.data.formats import ImageError
+from classifier.data.images import load_image
 from classifier.preparation.sources import SourceImage, read_bytes
 
 MAX_THREADS = 8  # Pillow decodes without the GIL; more would only wait for it in what is left

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from classifier.cli import UserError
 from classifier.data import archives
-from classifier.data.images import ImageError, has_image_extension, is_image_path, walk
+from classifier.data.formats import ImageError, has_image_extension, is_image
+from classifier.data.images import walk
 from classifier.text import plural
 
 SPLITS = {
@@ -51,10 +52,10 @@ class SourceImage:
 
 @dataclass
 class Source:
-    """The labelled images of a source, and how many other files there were."""
+    """The labelled images of a source, and what else there was."""
 
     images: list[SourceImage]
-    ignored: int = 0  # files that are not images
+    ignored: list[str] = field(default_factory=list)  # names of files that are not images
     unlabelled: int = 0  # images without a class
     notes: list[str] = field(default_factory=list)
 
@@ -66,15 +67,18 @@ def read_source(source: Path, scratch: Path) -> Source:
     """
     if source.is_dir():
         files = _files(source)
-        found = _labelled([(file.relative_to(source).parts, file, None, file.stat().st_size) for file in files])
+        found = _labelled(
+            [(file.relative_to(source).parts, is_image(file), file, None, file.stat().st_size) for file in files]
+        )
     else:
         found = _read_zip(source, scratch) if _is_zip(source) else _read_list(source)
     classes = sorted({image.label for image in found.images})
     if len(classes) < 2:
         zips = "".join(f" It holds {path.name}: give that file." for path in sorted(source.glob("*.zip"))[:1])
+        unused = f"{plural(found.unlabelled, 'image')} without a class, {plural(len(found.ignored), 'other file')}"
         raise UserError(
             f"{source} holds images of {plural(len(classes), 'class', 'classes')} {', '.join(classes)}, and two are "
-            f"needed ({plural(found.unlabelled, 'image')} without a class, {plural(found.ignored, 'other file')}). "
+            f"needed ({unused}). "
             f"Expected a folder per class, file names like cat.0.jpg, or a list with 'path class' per line.{zips}"
         )
 
@@ -143,8 +147,8 @@ def _is_zip(source: Path) -> bool:
 
 def _read_zip(path: Path, scratch: Path) -> Source:
     members, infos = archives.members(path), archives.open_zip(path).infolist()
-    found = _labelled([(parts, path, number, infos[number].file_size) for parts, number in members])
-    zips = {parts[-1].lower(): number for parts, number in members if parts[-1].lower().endswith(".zip")}
+    found = _labelled([(parts, is_used, path, number, infos[number].file_size) for parts, number, is_used in members])
+    zips = {parts[-1].lower(): number for parts, number, _ in members if parts[-1].lower().endswith(".zip")}
     inner = zips.get("train.zip", next(iter(zips.values())) if len(zips) == 1 else None)
     if found.images or inner is None or path.parent == scratch:
         return found
@@ -157,21 +161,21 @@ def _read_zip(path: Path, scratch: Path) -> Source:
         deeper = _read_zip(target, scratch)
     except UserError as error:
         raise UserError(str(error).replace(str(target), f"{path}: {name}")) from None
-    deeper.ignored += found.ignored - 1
+    deeper.ignored += [other for other in found.ignored if other != name]
     deeper.unlabelled += found.unlabelled
     deeper.notes.insert(0, f"the images are those of {name} in {path.name}")
     return deeper
 
 
-def _labelled(files: list[tuple[tuple[str, ...], Path, int | None, int]]) -> Source:
-    """Return the images among some files, given as (parts of the path, file, member, size)."""
-    inside = [file for file in files if is_image_path(file[0])]
+def _labelled(files: list[tuple[tuple[str, ...], bool, Path, int | None, int]]) -> Source:
+    """Return the images among some files, given as (parts of the path, whether it is an image, file, member, size)."""
+    inside = [file for file in files if file[1]]
     images = [
         SourceImage("/".join(parts), label, split, *rest)
-        for (parts, *rest), (split, label) in zip(inside, _labels([parts for parts, *_ in inside]), strict=True)
+        for (parts, _, *rest), (split, label) in zip(inside, _labels([parts for parts, *_ in inside]), strict=True)
         if label
     ]
-    return Source(images, len(files) - len(inside), len(inside) - len(images))
+    return Source(images, ["/".join(parts) for parts, is_used, *_ in files if not is_used], len(inside) - len(images))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -234,11 +238,12 @@ def _read_list(path: Path) -> Source:
     images = [
         SourceImage(name, _class_name(label), None, file, None, file.stat().st_size if os.path.isfile(file) else 0)  # noqa: PTH113
         for name, label in rows
-        if has_image_extension(file := path.resolve().parent / name)
+        if is_image(file := path.resolve().parent / name)
     ]
     if not any(image.size for image in images):
         raise UserError(f"{path}: none of its files exists. Paths are relative to the folder of the list.")
-    return Source(images, len(rows) - len(images))
+    used = {image.name for image in images}
+    return Source(images, [name for name, _ in rows if name not in used])
 
 
 def _split_line(line: str, separator: str | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from classifier.cli import UserError
+from classifier.data.formats import HEAD_BYTES, has_image_extension, image_extension
 from classifier.files import safe_name
 from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
@@ -60,6 +61,9 @@ def name_files(images: Sequence[SourceImage], folders: Mapping[str, str]) -> Non
     for image in sorted(images, key=lambda image: (image.name, image.sha256)):
         if image.part:
             folder, name = f"{image.part}/{folders[image.label]}", safe_name(image.name.split("/")[-1])
+            if not has_image_extension(name):  # a file whose content has told that it is an image
+                with image.copy.open("rb") as file:
+                    name += image_extension(file.read(HEAD_BYTES))
             if (folder, name.casefold()) in taken:  # two folders of the source have an image of this name
                 stem, dot, ending = name.rpartition(".")
                 name = f"{stem[:40]}-{image.sha256}{dot}{ending}"

@@ -11,8 +11,8 @@ from classifier import distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder, loaders
+from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
-from classifier.data.images import has_image_extension
 from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput
 from classifier.device import Compute
 from classifier.text import plural
@@ -90,7 +90,7 @@ def _find_images(data: str) -> tuple[Path, str]:
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
         return root, "drawings" if root.resolve() == SAMPLE.resolve() else "images"
     folders = [path for path in root.glob("[!.]*") if path.is_dir() and path != SAMPLE]
-    if misplaced := sorted(path.name for path in folders if any(map(has_image_extension, path.rglob("*")))):
+    if misplaced := sorted(path.name for path in folders if any(map(is_image, path.rglob("*")))):
         raise UserError(
             f"{root} has images in {', '.join(misplaced)}, but they belong in {root / 'train'}/<class>/.\n"
             f"Move them elsewhere and let python prepare.py FOLDER sort them into {root}."

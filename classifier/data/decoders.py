@@ -1,0 +1,156 @@
+"""Have Pillow decode an image to its last pixel, or refuse it.
+
+Some decoders return what they have where data are missing, as grey, zeros or memory that was never written, and some
+layouts they read wrongly. So such files are recognised before they are decoded, or by what was decoded.
+"""
+
+import io
+import itertools
+import os
+from typing import BinaryIO, NoReturn
+
+from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin, TiffTags
+
+from classifier.data.formats import ImageError, is_raw, unsupported
+
+END = b"\xff\xd9"  # of a JPEG
+SCAN = b"\xff\xda"  # begins each of its scans
+SOME_BITS = b"\xff\0" * 8  # 64 ones: the decoder looks ahead, but never so far
+FILLINGS = (b"", b"\x55" * 64, b"\x99" * 64, SOME_BITS * 8)  # in place of missing data, each has other pixels
+FILL = (77, 178, 77, 178)  # what is rarely the colour of a corner
+
+COMPRESSION = 259
+TIFF_LAYOUTS = {
+    # tag -> the values that are read
+    258: {1, 2, 4, 8, 16},  # bits
+    339: {1},  # of unsigned integers
+    262: {0, 1, 2, 3, 5},  # white is zero, black is zero, RGB, palette, CMYK
+    COMPRESSION: {1, 5, 8, 32773, 32946},  # none, LZW, deflate, PackBits: the others do not notice missing data
+    266: {1},  # order of bits
+}
+
+
+def decode(image: Image.Image, stream: BinaryIO, side: int) -> None:
+    """Load an image that Pillow has opened from `stream`; `side` as in `load_image`.
+
+    Raises ImageError where it is incomplete or of a layout that is not read; other exceptions where it is damaged.
+    """
+    if image.mode == "F":
+        raise ImageError("holds floating-point grey values, which have no agreed white: save it with 8 or 16 bits")
+    if image.format == "JPEG":
+        _decode_jpeg(image, stream, side)
+    elif isinstance(image, PngImagePlugin.PngImageFile):
+        _decode_png(image, stream)
+    else:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image, stream.seek(0, os.SEEK_END))
+        if isinstance(image, BmpImagePlugin.BmpImageFile) and image.info.get("compression") in (1, 2):
+            raise ImageError("is a BMP with run-length compression, which is not supported: save it as PNG or JPEG")
+        image.load()
+
+
+def incomplete() -> ImageError:
+    """Return the error for an image of which a part is missing."""
+    return ImageError("is incomplete: the end of the image is missing")
+
+
+# ---- JPEG
+
+
+def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
+    """libjpeg fills missing data with grey. It suspends, which Pillow notices, where there is no end marker either."""
+    opened = stream.tell()
+    stream.seek(0)
+    content = stream.read()
+    start = content.rfind(SCAN, 0, opened) + len(SCAN)  # of the first scan's header
+    has_end = content.find(END, start) >= 0
+    in_one_scan = not image.info.get("progressive") and content[start + 2] == image.layers
+    if in_one_scan and (content.endswith(END) or not has_end):
+        image.fp = io.BytesIO(content.removesuffix(END) + SOME_BITS)
+    elif not has_end:
+        image.fp = io.BytesIO(content + END)
+    if side:
+        image.draft(None, (2 * side, 2 * side))
+    image.load()
+    if not has_end and not (_has_all_scans(content[start:], image.layers) and _is_determined(content)):
+        raise incomplete()
+
+
+def _has_all_scans(content: bytes, layers: int) -> bool:
+    """Whether the scans, from the header of the first, hold every coefficient of every channel to its last bit."""
+    found = set()
+    for header in content.split(SCAN):
+        channels = header[3 : 3 + 2 * header[2] : 2]
+        first, last, precision = header[3 + 2 * header[2] :][:3]
+        if precision & 15 == 0:
+            found |= {(channel, coefficient) for channel in channels for coefficient in range(first, last + 1)}
+    return len(found) == 64 * layers
+
+
+def _is_determined(content: bytes) -> bool:
+    """Whether a JPEG without its end marker has the same pixels whatever follows."""
+    content = content.rstrip(b"\xff")  # the first half of a marker
+    images = (Image.open(io.BytesIO(content + filling + END), formats=["JPEG"]) for filling in FILLINGS)
+    return len({image.tobytes() for image in images}) == 1
+
+
+# ---- PNG
+
+
+def _decode_png(image: Image.Image, stream: BinaryIO) -> None:
+    """The rows that the compressed data lack stay as they were before: they are given a colour first."""
+    rawmode, transparency = image.tile[0].args, image.info.get("transparency")
+    if isinstance(transparency, int) and rawmode in ("L;2", "L;4"):  # Pillow scales the pixels only
+        transparency *= {"L;2": 85, "L;4": 17}[rawmode]
+    elif isinstance(transparency, tuple) and rawmode == "RGB;16B":
+        transparency = tuple(value >> 8 for value in transparency)
+    bands = len(image.getbands())
+    blank = Image.new(image.mode, image.size, FILL[:bands] if bands > 1 else FILL[0])
+    unwritten, (width, height) = blank.getpixel((0, 0)), image.size
+    image.im = blank.im
+    image.load()
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    corner = itertools.product({width - 1, max(0, width - 2)}, {height - 1, max(0, height - 2)})  # interlaced or not
+    if unwritten in map(image.getpixel, corner):
+        stream.seek(0)
+        if Image.open(stream, formats=["PNG"]).tobytes() != image.tobytes():  # this one began with zeros
+            raise incomplete()
+
+
+# ---- TIFF
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, file_size: int) -> None:
+    """Raise ImageError unless the layout is a plain one, and all strips or tiles lie within the file."""
+    tags = image.tag_v2
+    if is_raw(tags):
+        raise unsupported("RAW")
+    bits, samples = tags.get(258, (1,)), tags.get(277, 1)
+    for tag, supported in TIFF_LAYOUTS.items():
+        values = tags.get(tag, 1)
+        if unusual := set(values if isinstance(values, tuple) else (values,)) - supported:
+            _refuse_layout(tag, image.info["compression"] if tag == COMPRESSION else unusual.pop())
+    if samples > 1 and tags.get(284, 1) != 1:
+        _refuse_layout(284, tags[284])  # a plane for each colour
+    if tags.get(262) == 0 and 16 in bits:
+        _refuse_layout(262, 0)  # Pillow does not invert these
+
+    width, height = tags[256], tags[257]
+    if 324 in tags:
+        columns, rows, offsets, counts = tags[322], tags[323], tags[324], tags.get(325, ())
+    else:
+        columns, rows, offsets, counts = width, min(tags.get(278, height), height), tags[273], tags.get(279, ())
+    if len(offsets) != -(-width // columns) * -(-height // rows):
+        raise incomplete()
+    if tags.get(COMPRESSION, 1) == 1:  # the size decides, whatever is said of it
+        per_row = -(-columns * samples * bits[0] // 8)
+        left = height if 324 not in tags else rows * len(offsets)
+        counts = [per_row * min(rows, left - index * rows) for index in range(len(offsets))]
+    if len(counts) != len(offsets) or any(map(lambda at, count: at + count > file_size, offsets, counts)):
+        raise incomplete()
+
+
+def _refuse_layout(tag: int, value: object) -> NoReturn:
+    name = TiffTags.lookup(tag).name
+    raise ImageError("is a TIFF of an unusual kind ({name} {value}): save it as PNG or JPEG", name=name, value=value)
