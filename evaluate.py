@@ -56,8 +56,9 @@ class Settings:
     """One or several .pth files; by default the newest in module/."""
     data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; by default the one that the network was trained on."""
-    part: Part = "test"
-    """val: the validation images of the training run (DIR/val, or its split of DIR/train) instead of test images."""
+    part: Part = "auto"
+    """test: test images. val: the validation images of the training run (DIR/val, or its split of DIR/train).
+    auto: test images, or where there are none, validation images."""
     tta: Literal["off", "flip"] = "off"
     """flip: test-time augmentation; also evaluates the mean of the logits of each image and its mirror image."""
     batch_size: int = 64
@@ -80,13 +81,19 @@ def main(args: Sequence[str] | None = None) -> None:
         paths = find_weights(settings.weights or [checkpoints.newest(Path("module"))])
         times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
         loaded = [checkpoints.load(path) for path in paths]
-        folders = distributed.run_on_main_and_broadcast(lambda: select_images(loaded, settings.part, settings.data))
+        settings.part, folders = distributed.run_on_main_and_broadcast(
+            lambda: select_images(loaded, settings.part, settings.data)
+        )
+        networks = []
+        for name, checkpoint, time_ns, folder in zip(paths.values(), loaded, times, folders, strict=True):
+            if isinstance(folder, str):
+                print(f"left out   {checkpoint.path}: {folder.removeprefix(f'{checkpoint.path} ')}")
+            else:
+                networks.append((name, checkpoint, time_ns, folder))
 
         results: list[EvalResult] = []
         passes = [False, True] if settings.tta == "flip" else [False]
-        for (name, checkpoint, time_ns, folder), flip in itertools.product(
-            zip(paths.values(), loaded, times, folders, strict=True), passes
-        ):
+        for (name, checkpoint, time_ns, folder), flip in itertools.product(networks, passes):
             result = evaluate(name, checkpoint, folder, settings, flip)
             if not distributed.IS_MAIN:
                 continue
@@ -104,8 +111,10 @@ def main(args: Sequence[str] | None = None) -> None:
             print_table(comparison.table(results))
             print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
             target = settings.logs / "evaluate" / "comparison"
-            print(f"\nreport     {comparison.write_comparison(results, folders[0], verdicts, target)}")
-        print(f"next       python app.py{f' {quoted(next(iter(paths)))}' if settings.weights else ''}")
+            print(f"\nreport     {comparison.write_comparison(results, networks[0][3], verdicts, target)}")
+        if results:
+            best = f" {quoted(Path(results[0].report['weights']))}" if settings.weights else ""
+            print(f"next       python app.py{best}")
 
 
 def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
@@ -229,7 +238,7 @@ def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> d
 
 def note_score(path: Path, time_ns: int, scores: dict) -> str:
     """Add the test score to the .pth, for app.py to show, and return what came of it; a failure loses nothing."""
-    keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date"]
+    keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date", "remarks"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
     if path.name == checkpoints.SHIPPED:
         return f"The score is not noted in {path}: it comes with the project."

@@ -50,7 +50,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
     # ---- data
     compute = select_compute(cfg.device, cfg.precision, state.format)
     found = datasets.read(cfg, saved)
-    classes, steps_per_epoch = found.training.classes, len(found.training) // cfg.batch_size
+    classes, steps_per_epoch = found.training.classes, found.steps
     class_weights = image_folder.class_weights(found.training).to(compute.device) if cfg.balance == "weights" else None
 
     # ---- model
@@ -80,7 +80,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
     # ---- saving, logging, signals
     report.print_start(cfg, run, model, found, compute)
-    settings = vars(cfg) | {"name": run.name, "resume": ""}
+    settings = vars(cfg) | {"name": run.name, "resume": "", "batch_size": found.batch_size}
     meta = Checkpoint(cfg.model, classes, data.preprocess, {}, data=found.summary(), settings=settings)
     parts = {"network": model, "optimizer": optimizer, "scaler": scaler}
     board = TensorBoard(Path(state.logs), state.step) if distributed.IS_MAIN else distributed.NullLogger()
@@ -99,26 +99,29 @@ def train(cfg: TrainConfig, run: Run) -> None:
             model.train(not cfg.freeze)  # a frozen network keeps its batch norm statistics
             if cfg.fits_last_layer:
                 state.add_step(*pretrained.fit_last_layer(model, ema.module, data, compute, cfg, class_weights))
-            data.start_epoch(epoch, state.images)
+            data.start_epoch(epoch, state.step - epoch * steps_per_epoch)
             batches = loaders.on_device(data.train, compute.device)
-            bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, steps_per_epoch * cfg.batch_size)
+            bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, len(found.training))
             while state.step < (epoch + 1) * steps_per_epoch and not cfg.fits_last_layer:
                 start, step, lr = time.perf_counter(), state.step, lr_at(state.step, cfg.epochs * steps_per_epoch, cfg)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group["lr_scale"]
                 sums = [0.0, 0.0]  # losses, correct predictions
+                batch_size = data.step_size(step - epoch * steps_per_epoch)  # in all processes together
                 for micro_step in range(cfg.accumulate):
                     images, labels = next(batches)  # uint8 (N, 3, S, S), (N,)
-                    first = (distributed.RANK * cfg.accumulate + micro_step) * len(labels)  # index in the step's batch
+                    index = distributed.RANK * cfg.accumulate + micro_step
+                    first = loaders.even_part(batch_size, data.parts, index).start  # of these in the step's batch
                     seed = cfg.seed * 1_000_003 + step
-                    x, targets = data.training_input(images, labels, image_size, seed, first, cfg.batch_size)
+                    x, targets = data.training_input(images, labels, image_size, seed, first, batch_size)
                     if step == micro_step == 0:
-                        board.add_start(model, vars(cfg), data.preprocess.denormalize(x))
+                        board.add_start(model, settings, data.preprocess.denormalize(x))
                     ddp_model.require_backward_grad_sync = micro_step == cfg.accumulate - 1  # all-reduce once
                     with compute.autocast():
                         outputs = ddp_model(x)  # logits (N, classes); of GoogLeNet in training three of them
                     loss = training_loss(outputs, targets, cfg.label_smoothing, class_weights)
-                    scaler.scale(loss / cfg.accumulate).backward()
+                    share = len(x) * distributed.WORLD_SIZE / batch_size  # DDP averages over the processes
+                    scaler.scale(loss * share).backward()
                     logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
                     labels = targets if targets.ndim == 1 else targets.argmax(1)
                     sums[0] += metrics.loss(logits, targets) * len(x)  # without smoothing, as in validation
@@ -133,8 +136,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay_at(step, cfg))
                 ema.update_parameters(model)
 
-                state.add_step(loss_sum, correct, cfg.batch_size, time.perf_counter() - start)
-                board.add_step(state.step, loss_sum / cfg.batch_size, correct / cfg.batch_size, lr)
+                state.add_step(loss_sum, correct, batch_size, time.perf_counter() - start)
+                board.add_step(state.step, loss_sum / batch_size, correct / batch_size, lr)
                 report.update_bar(bar, state, lr)
                 if stop:
                     stop_run(run, saver, board, signals)
@@ -168,7 +171,7 @@ def finish(
         ood_stats = fit_ood(checkpoint.load(run.best_path), compute, found.training, found.validation)
         checkpoint.amend(run.best_path, scores={"history": run.state.history}, ood_stats=ood_stats)
     run.state.done = True
-    board.add_end(vars(cfg), run.state.best)
+    board.add_end(saver.meta.settings, run.state.best)
     saver.save()
     board.flush(close=True)
     report.print_end(run, found)

@@ -1,5 +1,7 @@
 """Images to batches: in which order, that everyone sees the same pixels, and what training changes of them."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,23 +24,18 @@ def order(*values, epoch=0, start=0, **options):
 
 
 def test_order_depends_on_seed_and_epoch_and_can_go_on_in_the_middle():
-    first = order(10, 1)
-    assert sorted(first) == list(range(10)) and first == order(10, 1)
-    assert first not in (order(10, 2), order(10, 1, epoch=1))
-    assert order(10, 1, start=4) == first[4:]
+    first = order(10, 1, 3)
+    assert sorted(itertools.chain(*first)) == list(range(10)) and [len(batch) for batch in first] == [3, 3, 4]
+    assert first == order(10, 1, 3) and first not in (order(10, 2, 3), order(10, 1, 3, epoch=1))
+    assert order(10, 1, 3, start=1) == first[1:] and order(10, 1, 3, start=3) == []
 
 
-@pytest.mark.parametrize(("count", "epoch"), [(1, 0), (2, 0), (4, 0), (4, 1)])
-def test_all_processes_together_get_what_one_alone_would(count, epoch):
-    parts = [order(50, 1, 8, rank, count, epoch=epoch, start=16) for rank in range(count)]
-    steps = torch.cat([torch.tensor(part).view(4, -1) for part in parts], dim=1)  # 34 images: four steps and a rest
-    assert steps.flatten().tolist() == order(50, 1, epoch=epoch)[16:48]
-    assert order(50, 1, 8, 0, count, start=48) == []
-
-
-def test_steps_that_cannot_be_shared_evenly():
-    with pytest.raises(ValueError, match="3 processes"):
-        loaders.ResumableSampler(50, 1, 8, world_size=3)
+@pytest.mark.parametrize(("count", "accumulate", "epoch"), [(1, 3, 0), (2, 1, 0), (3, 1, 0), (2, 2, 1)])
+def test_all_processes_together_get_what_one_alone_would(count, accumulate, epoch):
+    shares = [order(50, 1, 7, accumulate, rank, count, epoch=epoch, start=2) for rank in range(count)]
+    for step, batch in enumerate(order(50, 1, 7, epoch=epoch)[2:]):
+        parts = [part for share in shares for part in share[step * accumulate :][:accumulate]]
+        assert [*itertools.chain(*parts)] == batch and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

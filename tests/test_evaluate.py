@@ -130,7 +130,7 @@ def test_report(project, capsys):
 
     loaded = checkpoints.load(RUN)
     noted = {"accuracy", "interval", "loss", "count", "calibration_error", "neither", "confusion_matrix"}
-    assert set(loaded.scores["test"]) == noted | {"folder", "date"}
+    assert set(loaded.scores["test"]) == noted | {"folder", "date", "remarks"}
     assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
     assert loaded.scores["history"] == HISTORY and RUN.stat().st_mtime_ns == before
 
@@ -261,6 +261,11 @@ def test_two_networks(project, capsys):
     assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recalls, the better network first
     differences = rows(folder / "differences.csv")
     assert len(differences) == 9 and all(row["colors"] != row["red"] == "红" for row in differences)
+    torch.save(Colors(num_classes=2).state_dict(), "module/two.pth")
+    run("module/*.pth")
+    shown = capsys.readouterr().out
+    assert "left out   module/two.pth: dataset/test has classes that" in shown and shown.count("weights    module") == 2
+    assert shown.rstrip().endswith("python app.py module/colors.pth")  # the better one
     for name in ("colors", "red"):
         assert list(Path(f"logs/evaluate/{name}").glob("*/report.html"))
         assert checkpoints.load(Path(f"module/{name}.pth")).scores["test"]["count"] == 13
@@ -311,9 +316,9 @@ def test_images_weights_and_logs_that_are_no_good(project):
     broken = colors()
     broken.state_dict["fc.bias"][0] = float("nan")
     checkpoints.save(broken, Path("broken.pth"))
-    torch.save(Colors(num_classes=2).state_dict(), "two.pth")  # refused before the first one is evaluated
+    torch.save(Colors(num_classes=2).state_dict(), "two.pth")
     for match, *args in (
-        (r"dataset.test has classes .*: blue, green, 红. Expected class 0, class 1.", RUN, "two.pth"),
+        (r"dataset.test has classes .*: blue, green, 红. Expected class 0, class 1.", "two.pth"),
         ("nowhere does not exist", "--data", "nowhere"), ("empty has no images", "--data", "empty"),
         ("does not exist", "module/nothing.pth"), ("damaged", "half.pth"), ("not finite", "broken.pth"),
         ("--batch-size", "--batch-size=0"), ("--workers", "--workers=-1"), ("--device", "--device=abacus"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import SHIPPED, Checkpoint
 from classifier.cli import UserError
 from classifier.data import corrections, image_folder
 from classifier.data.transforms import Preprocess
@@ -35,7 +35,7 @@ def trained(root, val=0.25, name="run", **settings):
 
 
 def validation_paths(checkpoint, data=None):
-    (folder,) = select_images([checkpoint], "val", data)
+    _, (folder,) = select_images([checkpoint], "val", data)
     return [Path(path).relative_to(folder.root).as_posix() for path in folder.paths]
 
 
@@ -46,14 +46,14 @@ def refuses(match, *arguments):
 
 def test_validation_images_are_those_of_the_run_or_in_a_folder(root):
     training, validation = image_folder.train_and_val(root, 0.25, 1)
-    (found,) = select_images([trained(root)], "val", None)
+    _, (found,) = select_images([trained(root)], "val", None)
     assert found.paths == validation.paths and found.counts() == {"cat": 5, "dog": 3}
     assert not set(found.paths) & set(training.paths)
     folds = [validation_paths(trained(root, 0.5, fold=fold)) for fold in (1, 2)]  # together every image once
     assert sorted(folds[0] + folds[1]) == sorted(str(path.relative_to(root / "train")) for path in root.rglob("*.png"))
     shutil.copytree(root / "train", root / "val")
     run = trained(root)
-    (found,) = select_images([run], "val", None)
+    _, (found,) = select_images([run], "val", None)
     assert found.root == root / "val" and len(found) == 32
     (root / "val" / "cat" / "0.png").unlink()
     refuses("does not say which images of photos", [run], "val", None)
@@ -86,33 +86,59 @@ def test_networks_that_do_not_say(root):
         refuses("does not say which images.*earlier version", [run_that], "val", Path("photos"))
 
 
-def test_several_networks_need_the_same_images(root):
+def test_networks_that_the_images_of_the_newest_do_not_suit_are_left_out(root):
     first, same, other = trained(root), trained(root, name="same"), trained(root, val=0.5, name="other")
-    assert [len(folder) for folder in select_images([first, same], "val", None)] == [8, 8]
-    refuses("one by one", [first, other], "val", None)
-    elsewhere = dataclasses.replace(first, data={"root": "elsewhere"})
-    for name in ("photos", "elsewhere"):
-        Path(name, "test").mkdir(parents=True)
-    refuses(r"of elsewhere.test, photos.test", [first, elsewhere], "test", None)
+    assert [len(folder) for folder in select_images([first, same], "val", None)[1]] == [8, 8]
+    assert select_images([first, other], "val", None)[1][1] == f"its images are other ones, of {root / 'train'}"
+    newer = dataclasses.replace(other, created="2026-01-01")
+    assert isinstance(select_images([first, newer], "val", None)[1][0], str)
+    shipped = dataclasses.replace(newer, classes=["ant", "bee"], created="2027-01-01", path=Path("module", SHIPPED))
+    gone = dataclasses.replace(first, data={"root": "gone"})
+    shutil.copytree(root / "train", root / "test")
+    part, (unfit, folder, missing) = select_images([shipped, first, gone], "auto", None)
+    assert part == "test" and len(folder) == 32
+    assert unfit.endswith("classes that the training images do not have: cat, dog") and "gone" in missing
+    refuses("was trained on gone", [gone, gone], "auto", None)
+
+
+def test_without_test_images_the_validation_images_are_used_and_said_to_be_these(root):
+    part, (folder,) = select_images([trained(root)], "auto", None)
+    assert part == "val" and len(folder) == 8
+    assert any("This is no test score" in text for text in remarks(trained(root), folder, part))
+    refuses(r"photos.test does not exist", [trained(root)], "test", None)
+    (root / "test" / "cat").mkdir(parents=True)  # without an image
+    assert select_images([trained(root)], "auto", root)[0] == "val"
+
+
+def test_test_images_that_are_training_images_are_counted(root):
+    shutil.copytree(root / "train", root / "test")
+    for path in sorted((root / "test").rglob("*.png"))[3:]:
+        Image.new("RGB", (8, 8), (0, 0, 200)).save(path)
+    run = trained(root)
+    _, (folder,) = select_images([run], "auto", None)
+    (found,) = remarks(run, folder, "test")
+    assert found.startswith("3 of 32 test images are also training images (for example, photos/test/cat/0.png is ")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "train" / "cat" / "new.png")
+    assert remarks(run, folder, "test") == []  # who knows what it was trained on
 
 
 def test_labels_corrected_after_the_run_are_those_of_today(root):
     run = trained(root)
-    (then,) = select_images([run], "val", None)
+    _, (then,) = select_images([run], "val", None)
     changed, left_out = (Path(path) for path in then.paths[:2])
     rows = [f"train/cat/{path.name},{corrections.digest(path).hex()},cat,{decision},now,me"
             for path, decision in ((changed, "relabel,dog"), (left_out, "leave out,"))]  # fmt: skip
     (root / "corrections.csv").write_text("\n".join(["file,digest,label,decision,class,time,who", *rows]))
-    (now,) = select_images([run], "val", None)
+    _, (now,) = select_images([run], "val", None)
     assert now.paths == [then.paths[0], *then.paths[2:]] and now.classes[now.labels[0]] == "dog"
     assert "1 relabelled, 1 left out" in remarks(run, now, "val")[0]
     again = trained(root)  # a run that knows the corrections
-    assert left_out.as_posix() not in select_images([again], "val", None)[0].paths
+    assert left_out.as_posix() not in select_images([again], "val", None)[1][0].paths
 
 
 def test_labels_are_in_the_order_of_the_logits(root):
     run = dataclasses.replace(trained(root), classes=["dog", "bird", "cat"])
-    (folder,) = select_images([run], "test", root / "train")
+    _, (folder,) = select_images([run], "test", root / "train")
     assert folder.counts() == {"dog": 12, "bird": 0, "cat": 20}  # a class without images shifts no label
     assert "There are no images of bird." in remarks(run, folder, "test")
     other = dataclasses.replace(run, classes=["cat", "bird"])
@@ -121,7 +147,7 @@ def test_labels_are_in_the_order_of_the_logits(root):
 
 def test_remarks(root):
     run = trained(root)
-    (folder,) = select_images([run], "test", root / "train")
+    _, (folder,) = select_images([run], "test", root / "train")
     drawn = dataclasses.replace(run, data=run.data | {"kind": "drawings"})
     assert any("trained on drawings" in text for text in remarks(drawn, folder, "test"))
     assert any("accuracy on new ones will be lower" in text for text in remarks(run, folder, "test"))

@@ -17,7 +17,7 @@ from classifier import checkpoint
 from classifier.cli import UserError
 from classifier.evaluation import metrics
 from classifier.training import optim
-from classifier.training.config import RECIPES, TrainConfig, parse_config
+from classifier.training.config import RECIPES, TrainConfig, batch_size_for, parse_config
 from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, make_images, run_code, run_script, same
 
 LAST = Path("module/run.last.pth")
@@ -27,7 +27,7 @@ LAST = Path("module/run.last.pth")
 def finished(bars, tmp_path_factory):
     """A finished run of ResNet-18 as a process: (its folder, what it printed)."""
     folder = tmp_path_factory.mktemp("finished")
-    flags = ("--size", 32, "--batch-size", 16, "--workers", 0, "--name", "run", "--epochs", 2, "--data", bars)
+    flags = ("--size", 32, "--batch-size", 18, "--workers", 0, "--name", "run", "--epochs", 2, "--data", bars)
     done = run_script("train.py", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -141,12 +141,42 @@ def test_the_cache_changes_speed_and_nothing_else(run):
     assert same(checkpoint.load(LAST).state_dict, checkpoint.load(Path("module/again.last.pth")).state_dict)
 
 
+def test_every_image_is_shown_once_per_epoch_whatever_the_batch_size(run, capsys):
+    batches = []
+
+    def note(x):
+        batches.append(len(x))
+
+    run("--epochs", 1, "--batch-size", 64, fault=note)
+    assert batches == [36, 36] and "1 epoch of 2 steps of 36 images" in capsys.readouterr().out
+    assert checkpoint.load(LAST).resume["step"] == 2
+    batches.clear()
+    run("--epochs", 2, "--batch-size", 100, "--name", "whole", fault=note)
+    run("--epochs", 1, "--batch-size", 17, "--accumulate", 3, "--name", "parts", fault=note)
+    assert batches == [72, 72, *[4, 5, 5] * 2, 5, 5, 5, 4, 5, 5, 5, 5, 5]
+    said = capsys.readouterr().out
+    assert "1 epoch of 5 steps of 14 or 15 images" in said and "x 3 (--accumulate) x 4 or 5 images" in said
+
+
+def test_few_images_make_small_batches_unless_asked(run, capsys):
+    stopped(run, "--epochs", 1, "--batch-size", 0, after=3)
+    said = capsys.readouterr().out
+    assert "1 epoch of 9 steps of 8 images" in said and "--batch-size 8, chosen for 72 images" in said
+    assert checkpoint.load(LAST).settings["batch_size"] == 8
+    run("--epochs", 1, "--batch-size", 0, "--resume", "auto")
+    assert "resuming after step 3 of 9" in capsys.readouterr().out
+    assert [batch_size_for(images) for images in (20, 319, 320, 640, 1279, 1280, 10**6)] == [8, 8, 16, 32, 32, 64, 64]
+
+
 # ---- stopping and resuming
 
 
-def test_stopped_at_any_step_and_resumed_nothing_differs(run, tmp_path):
-    run("--epochs", 2, "--name", "whole")
-    stopped(run, "--epochs", 2, after=1)
+def test_stopped_at_any_step_and_resumed_nothing_differs(run, bars, tmp_path):
+    bars = shutil.copytree(bars, tmp_path / "uneven", ignore=shutil.ignore_patterns(".cache"))
+    (bars / "train" / "down" / "39.png").unlink()
+    uneven = ("--epochs", 2, "--data", bars)  # steps of 17 or 18 images
+    run(*uneven, "--name", "whole")
+    stopped(run, *uneven, after=1)
     for after in (1, 2, 3, 1):  # in the first epoch, its last step, the second, its last step
         stopped(run, "--resume", LAST, after=after)
     assert checkpoint.load(LAST).resume["step"] == 8 and len(checkpoint.load(LAST).resume["history"]) == 1
@@ -221,7 +251,7 @@ def test_moved_or_copied_folders_resume_and_others_do_not(run, bars, tmp_path, m
     assert all(same(whole.state_dict, other.state_dict) for other in others)
     assert others[0].resume["logs"] != others[1].resume["logs"]
     next((copied / "train" / "down").iterdir()).unlink()
-    with pytest.raises(UserError, match=r"does not hold the images that .*--data DIR"):
+    with pytest.raises(UserError, match=r"copied has changed since .*: 1 image fewer than then.*--weights module"):
         run("--resume", LAST, "--data", copied, "--epochs", 3)
 
 
@@ -251,7 +281,8 @@ def test_a_state_that_is_damaged_or_another_versions_is_refused(run, change, mes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "100"], "--batch-size is 100, but there are 72 images"),
+        (["--accumulate", "10"], r"in batches of 18 cannot be .* x 10 \(--accumulate\).*Use --batch-size 24 or"),
+        (["--accumulate", "40"], "72 training images in batches of 18 cannot be .* or fewer micro-batches"),
         (["--epochs", "0"], "--epochs is 0; expected 1 to"),
         (["--val", "1.5"], "--val is 1.5; expected"),
         (["--fold", "20"], "--fold is 20, but with --val 0.1 there are 10 folds"),

@@ -213,8 +213,8 @@ def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[
         chosen = [index for index in own if begin <= starts[keys[index]] < end]
         if len(chosen) in (0, len(own)):
             raise UserError(
-                f"{folder.root / name} has too few different images ({len(own):,}) to train with some and "
-                f"hold out {share:.0%} for validation. Add images."
+                f"{folder.root / name} has too few different images ({len(own):,}) to train on and to hold out "
+                f"{share:.0%} for validation. Add images."
             )
         held_out.update(chosen)
     training = [index for index in range(len(folder)) if index not in held_out]
@@ -233,6 +233,45 @@ def _group_keys(folder: ImageFolder) -> list[bytes]:
     members = [groups.get(f"{folder.root.name}/{name}", name) for name in names]
     smallest = dict(sorted(zip(members, keys, strict=True), reverse=True))  # of equal members the last one counts
     return [smallest[member] for member in members]
+
+
+def leak_remark(part: str, images: ImageFolder, training: Sequence[str]) -> str:
+    """Return a sentence if any of `images`, the `part` "test" or "validation", are training images; otherwise ""."""
+    common = same_contents(images.paths, training)
+    if not common:
+        return ""
+    are = "is also a training image" if len(common) == 1 else "are also training images"
+    return (
+        f"{len(common):,} of {plural(len(images), f'{part} image')} {are} (for example, {common[0][0]} is the same as "
+        f"{common[0][1]}), which makes the score look better than it is."
+    )
+
+
+def same_contents(paths: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the files among `paths` whose content one of `others` has, too, each with one of these.
+
+    Files are only read where sizes are equal, and read whole only where their middles are equal.
+    """
+    ours, theirs = (dict.fromkeys(part, ()) for part in (paths, others))
+    for depth in range(3):
+        ours, theirs = ({path: (*keys, _key(path, depth)) for path, keys in part.items()} for part in (ours, theirs))
+        common = {*ours.values()} & {*theirs.values()}
+        ours, theirs = ({path: keys for path, keys in part.items() if keys in common} for part in (ours, theirs))
+    twins = {keys: path for path, keys in theirs.items()}
+    return [(path, twins[keys]) for path, keys in ours.items()]
+
+
+def _key(path: str, depth: int) -> object:
+    """Return the file's size; for depth 1, 4 kB from its middle; for depth 2, a hash of it; unreadable, its path."""
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116 (faster)
+        if depth == 0:
+            return size
+        with Path(path).open("rb") as file:
+            file.seek(size // 2 if depth == 1 else 0)
+            return file.read(4096) if depth == 1 else hashlib.blake2b(file.read()).digest()
+    except OSError:
+        return path
 
 
 def class_weights(folder: ImageFolder) -> Tensor:

@@ -114,51 +114,60 @@ def images_of(dataset: ImageDataset, indices: Sequence[int]) -> Tensor:
     return checked(collate(dataset.__getitems__(list(indices))))[0].cpu()
 
 
+def even_part(total: int, parts: int, index: int) -> range:
+    """Return the part number `index` of range(total) divided into parts whose sizes differ by one at most."""
+    return range(index * total // parts, (index + 1) * total // parts)
+
+
 @dataclass(eq=False)
 class ResumableSampler(Sampler):
-    """Every image once, in an order that depends on nothing but the seed and the epoch.
+    """This process's micro-batches of an epoch, lists of indices, in an order that only seed and epoch decide.
 
-    Together, the processes get what one alone would; an incomplete step at the end of an epoch is left out.
+    Every image comes once: an epoch is divided into steps, and a step into the micro-batches of all processes, as
+    evenly as possible. So in a step the processes together get what one alone would.
     """
 
     images: int
     seed: int
-    batch_size: int = 1  # images of a step in all processes together
+    steps: int = 1  # of an epoch
+    accumulate: int = 1  # micro-batches of a step in each process
     rank: int = distributed.RANK
     world_size: int = distributed.WORLD_SIZE
     epoch: int = 0  # to be set before each pass
-    start: int = 0  # images at its beginning that are left out, to resume it
+    start: int = 0  # steps at its beginning that are left out, to resume it
 
-    def __post_init__(self):
-        if self.batch_size % self.world_size:
-            raise ValueError(f"{self.world_size} processes cannot share steps of {self.batch_size} images evenly")
-
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.images, generator=generator)
-        steps = order[self.start :][: len(self) * self.world_size]
-        steps = steps.view(-1, self.world_size, self.batch_size // self.world_size)
-        yield from steps[:, self.rank].flatten().tolist()
+        order = torch.randperm(self.images, generator=generator).tolist()
+        for step in range(self.start, self.steps):
+            batch = even_part(self.images, self.steps, step)
+            for micro_step in range(self.accumulate):
+                index = self.rank * self.accumulate + micro_step
+                part = even_part(len(batch), self.world_size * self.accumulate, index)
+                yield [order[batch[i]] for i in part]
 
     def __len__(self) -> int:
-        return (self.images - self.start) // self.batch_size * (self.batch_size // self.world_size)
+        return (self.steps - self.start) * self.accumulate
 
 
 def loader(
     images: ImageDataset,
-    batch_size: int,
+    batch_size: int = 1,
     workers: int = 0,
-    order: Sampler | Sequence[int] | None = None,
-    drop_last: bool = False,
+    order: Sequence[int] | None = None,
+    batches: Sampler | None = None,
 ) -> DataLoader:
-    """Return batches of the images, in the order of these indices if given; `workers` decode what is not cached."""
+    """Return batches of this size, in the order of these indices if given, or the batches that a sampler makes.
+
+    `workers` decode what is not cached.
+    """
     workers = 0 if isinstance(images, CachedImageDataset | GPUImageDataset) else workers
     return DataLoader(
         images,
         batch_size,
         sampler=order,
+        batch_sampler=batches,
         num_workers=workers,
-        drop_last=drop_last,
         collate_fn=collate,
         worker_init_fn=ignore_signals,
         persistent_workers=workers > 0,

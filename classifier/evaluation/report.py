@@ -65,7 +65,7 @@ def print_scores(report: dict) -> None:
     print(f"loss       {report['loss']:.4f}")
     print(f"ECE        {report['calibration_error']:.3f}, the expected calibration error")
     if report["neither"] is not None:
-        print(f"neither    {report['neither']:,} of {images}: out of distribution, so answered with neither class")
+        print(f"neither    {report['neither']:,} of {images}: unlike the training images, so no class is answered")
     per_image = report["milliseconds_per_picture"]
     print(f"time       {per_image:.2f} ms per image ({1000 / per_image:,.0f} images/s) in batches, decoding included")
     print(f"           {report['milliseconds_for_one']:.1f} ms for a batch of one, without decoding (median)\n")

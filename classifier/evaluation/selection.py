@@ -1,34 +1,57 @@
 """Which labelled images a network is evaluated on: test images, or the validation images of its training run."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import SHIPPED, Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
 
-Part = Literal["test", "val"]
+Part = Literal["auto", "test", "val"]
 
 
-def select_images(checkpoints: Sequence[Checkpoint], part: Part, data: Path | None) -> list[ImageFolder]:
-    """Return for each network the same images in the same order, with labels in the order of its logits.
+def select_images(
+    checkpoints: Sequence[Checkpoint], part: Part, data: Path | None
+) -> tuple[Part, list[ImageFolder | str]]:
+    """Return the part, "test" or "val", and for each network the same images, or why they do not suit it.
 
-    `data` is where the images are; None: where the checkpoints say. Raises UserError for no such images, for others of
-    each network, for classes that a network lacks, and for validation images that are not known.
+    Labels are in the order of the network's logits. The newest network decides on the images, but for the one that
+    comes with the project. "auto" is "test" where there are test images. `data` is where the images are; None: where
+    the checkpoints say.
+
+    Raises:
+        UserError: there are no such images, classes that the network lacks, or unknown validation images; of several
+            networks, for the newest, if they suit none of them.
     """
-    roots = [_root(checkpoint, part, data) for checkpoint in checkpoints]
+    ages = [(checkpoint.path.name != SHIPPED, checkpoint.created) for checkpoint in checkpoints]
+    order = sorted(range(len(checkpoints)), key=ages.__getitem__, reverse=True)
+    if part == "auto":
+        part = "test" if _has_test_images(checkpoints[order[0]], data) else "val"
     select = _validation_images if part == "val" else _test_images
-    one_root = len({root.resolve() for root in roots}) == 1
-    folders = [select(roots[0], checkpoint) for checkpoint in checkpoints] if one_root else []
-    if not one_root or any(folder.paths != folders[0].paths for folder in folders):
-        raise UserError(
-            f"These networks were not held back the same images of {', '.join(sorted(map(str, set(roots))))}. "
-            "Choose test images to compare them on with --data DIR, or evaluate them one by one."
-        )
-    return folders
+    found: dict[int, ImageFolder | str] = {}
+    errors, chosen = [], None
+    for i in order:
+        try:
+            folder = select(_root(checkpoints[i], part, data), checkpoints[i])
+        except UserError as error:
+            errors.append(error)
+            found[i] = str(error).split(". ")[0]
+            continue
+        chosen = chosen or folder
+        found[i] = folder if folder.paths == chosen.paths else f"its images are other ones, of {folder.root}"
+    if chosen is None:
+        raise errors[0]
+    return part, [found[i] for i in range(len(checkpoints))]
+
+
+def _has_test_images(checkpoint: Checkpoint, data: Path | None) -> bool:
+    """Whether there are test images, or nothing else to evaluate on either."""
+    root = data or Path(checkpoint.data.get("root") or "dataset")
+    return image_folder.has_images(test_folder(root)) or not image_folder.has_images(root / "train")
 
 
 def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str]:
@@ -40,11 +63,26 @@ def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str
         found.append("The network was trained on drawings, not on photographs.")
     if part == "test" and is_part(checkpoint, folder, "train"):
         found.append("The network was trained on these images; accuracy on new ones will be lower (see --part val).")
+    found += filter(None, [_leak(checkpoint, folder, part)])
     if part == "val" or is_part(checkpoint, folder, "val"):
-        found.append("The epoch and the temperature were chosen on these images; expect slightly less on new ones.")
+        found.append(
+            "This is no test score: the epoch and the temperature were chosen on these images; expect slightly less on "
+            "new ones."
+        )
         if (weights := checkpoint.settings.get("weights")) not in (None, "", "imagenet"):
             found.append(f"Training started from {weights}, which may have been trained on some of these images.")
     return found
+
+
+def _leak(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> str:
+    """Return a sentence if any of these images are training images, provided that these are still where they were."""
+    with contextlib.suppress(UserError):
+        root = Path(checkpoint.data.get("root") or "")
+        training, validation = _parts_of_run(root, checkpoint) or (None, None)
+        if training and training.root.resolve() != folder.root.resolve():
+            others = training.paths + (validation.paths if validation.root == training.root else [])
+            return image_folder.leak_remark("validation" if part == "val" else "test", folder, others)
+    return ""
 
 
 def is_part(checkpoint: Checkpoint, folder: ImageFolder, part: str) -> bool:
@@ -87,17 +125,24 @@ def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
 
 def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     """Return DATA/val, or the same split of DATA/train as in training, checked by the fingerprint in the .pth."""
+    if parts := _parts_of_run(root, checkpoint):
+        held_out = set(parts[1].paths)
+        today = image_folder.read_folder(parts[1].root, classes=checkpoint.classes)
+        return today.subset([i for i, path in enumerate(today.paths) if path in held_out])
+    raise UserError(
+        f"{checkpoint.path} does not say which images of {root} were its validation images: it is from an earlier "
+        "version, or files were added, removed, replaced or relabelled since. Train again, name a copy of the images "
+        "from that time with --data DIR, or evaluate it on test images."
+    )
+
+
+def _parts_of_run(root: Path, checkpoint: Checkpoint) -> tuple[ImageFolder, ImageFolder] | None:
+    """Return training and validation images of the network's run; None if `root` has not the same training images."""
     share, fold = checkpoint.settings.get("val"), checkpoint.settings.get("fold", 1)
     recorded = checkpoint.data.get("fingerprint"), checkpoint.data.get("val")
     known = isinstance(share, float) and 0 < share < 1
     for corrected in (True, False) if known else ():  # the run may be older than the corrections
-        training, validation = image_folder.train_and_val(root, share, fold, corrected)
-        if (training.fingerprint(), len(validation)) == recorded:
-            held_out = set(validation.paths)
-            today = image_folder.read_folder(validation.root, classes=checkpoint.classes)
-            return today.subset([i for i, path in enumerate(today.paths) if path in held_out])
-    raise UserError(
-        f"{checkpoint.path} does not say which images of {root} were its validation images: it is from an earlier "
-        "version, or files were added, removed, replaced or relabelled since. Train again, name a copy of the images "
-        "from that time with --data DIR, or evaluate it on test images, without --part val."
-    )
+        parts = image_folder.train_and_val(root, share, fold, corrected)
+        if (parts[0].fingerprint(), len(parts[1])) == recorded:
+            return parts
+    return None

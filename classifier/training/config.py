@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro import conf
 
-from classifier import checkpoint, cli, distributed
+from classifier import checkpoint, cli
 from classifier.checkpoint import LAST, Checkpoint
 from classifier.cli import UserError
 from classifier.device import Precision
@@ -41,8 +41,8 @@ class TrainConfig:
 
     epochs: int = 10
     """How often every image is shown. The schedules span all epochs, also with --resume."""
-    batch_size: int = 64
-    """Images per step, of all processes together."""
+    batch_size: int = 0
+    """Images per step, of all processes together. 0: 64, or for less than 1,280 images 32, 16 or 8."""
     accumulate: int = 1
     """Micro-batches per step: they go through the network one after another and need less memory."""
     sync_bn: bool = False
@@ -126,7 +126,7 @@ NETWORKS = {name: {"lr": 3e-4} for name in MODELS if name.startswith(("alexnet",
 
 # setting -> smallest and largest value that makes sense
 RANGES = {
-    "epochs": (1, 100_000), "batch_size": (2, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
+    "epochs": (1, 100_000), "batch_size": (0, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1), "enlarge": (0.5, 2),
     "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1), "crop": (0.05, 1),
     "cover": (0, 1), "fold": (1, 1000), "accumulate": (1, 65_536), "save_every": (0, 100_000),
@@ -135,6 +135,7 @@ RANGES = {
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
 MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
+MIN_STEPS = 20  # of an epoch: so many updates at least, where --batch-size is left open
 IMAGENET = "imagenet"  # as --weights
 
 
@@ -168,9 +169,15 @@ def parse_config(description: str, argv: Sequence[str] | None = None, saved: Che
     return cfg
 
 
-def same_run(cfg: TrainConfig, settings: dict) -> bool:
+def batch_size_for(images: int) -> int:
+    """Return the batch size for so many training images: small enough for MIN_STEPS steps in an epoch, from 8 to 64."""
+    return next((size for size in (64, 32, 16) if images >= MIN_STEPS * size), 8)
+
+
+def same_run(cfg: TrainConfig, saved: Checkpoint) -> bool:
     """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and an empty name."""
-    names = vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
+    settings, names = saved.settings, vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
+    cfg = replace(cfg, batch_size=cfg.batch_size or batch_size_for(saved.data.get("train", 0)))
     same = settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
     return same and cfg.name in ("", settings["name"])
 
@@ -202,13 +209,6 @@ def _check(cfg: TrainConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}; expected {low} to {high}.")
     if (cfg.fold - 1) * cfg.val >= 1:
         raise UserError(f"--fold is {cfg.fold}, but with --val {cfg.val} there are {math.ceil(1 / cfg.val)} folds.")
-    parts = distributed.WORLD_SIZE * cfg.accumulate
-    if cfg.batch_size % parts or cfg.batch_size < 2 * parts:
-        raise UserError(
-            f"--batch-size {cfg.batch_size} cannot be divided evenly into {distributed.WORLD_SIZE} (processes) x "
-            f"{cfg.accumulate} (--accumulate) micro-batches of at least 2 images. "
-            f"Use --batch-size {max(2, round(cfg.batch_size / parts)) * parts}."
-        )
     if not cfg.weights and (cfg.freeze or cfg.normalize == "weights"):
         raise UserError(f"{'--freeze' if cfg.freeze else '--normalize weights'} needs trained weights: --weights FILE.")
     possible = safe_name(cfg.name).removesuffix(LAST.removesuffix(".pth"))

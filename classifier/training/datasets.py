@@ -1,5 +1,6 @@
 """The images of a training run: which are trained on, which validate, and their batches."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from classifier.data.image_folder import ImageFolder
 from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput
 from classifier.device import Compute
 from classifier.text import plural
-from classifier.training.config import TrainConfig
+from classifier.training.config import TrainConfig, batch_size_for
 
 SAMPLE = Path(TrainConfig.data, "sample")  # the drawings
 SHOWN = 24  # validation images in TensorBoard
@@ -30,6 +31,13 @@ class TrainingSet:
     kind: str  # "images" or "drawings"
     training: ImageFolder  # or ShardedImages, which have what is needed of it
     validation: ImageFolder
+    batch_size: int  # images of a step in all processes together, at most
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch: as few as the batch size allows. Batch norm needs more than one image in each."""
+        images = len(self.training)
+        return min(math.ceil(images / self.batch_size), images // 2)
 
     @property
     def is_sharded(self) -> bool:
@@ -48,27 +56,30 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
     Raises UserError: there are none, too few, other ones than in the other processes or in the run to resume (`saved`),
     or test images of further classes.
     """
+    is_shards = image_folder.is_shards(cfg.data)
+    if saved and saved.data["kind"] != "drawings" and not is_shards and not Path(cfg.data, "train").is_dir():
+        raise UserError(
+            f"{saved.path} was trained on {saved.data['root']}, but {cfg.data}/train does not exist. "
+            "Say where its images are now with --data DIR."
+        )
     with distributed.local_main_process_first():  # where there are no images, the first process writes drawings
-        if image_folder.is_shards(cfg.data):
+        if is_shards:
             from classifier.data import shards  # not at the top: rarely needed
 
             training, validation = shards.train_and_val(cfg.data, cfg.val, cfg.fold)
-            found = TrainingSet(training.parent, "images", training, validation)
+            root, kind = training.parent, "images"
         else:
-            root, kind = _find_images(cfg.data)
-            found = TrainingSet(root.as_posix(), kind, *image_folder.train_and_val(root, cfg.val, cfg.fold))
-    training, validation = found.training, found.validation
-    if len(validation) < distributed.WORLD_SIZE:
-        raise UserError(f"{plural(len(validation), 'validation image')} cannot be divided among all processes.")
+            folder, kind = _find_images(cfg.data)
+            training, validation = image_folder.train_and_val(folder, cfg.val, cfg.fold)
+            root = folder.as_posix()
+    found = TrainingSet(root, kind, training, validation, cfg.batch_size or batch_size_for(len(training)))
+    _check_steps(found, cfg)
+    if len(validation) < (processes := distributed.WORLD_SIZE):
+        raise UserError(f"{plural(len(validation), 'validation image')} cannot be divided among {processes} processes.")
     if further := sorted(set(image_folder.class_names(Path(found.root, "test"))) - set(training.classes)):
         raise UserError(
             f"{found.root}/test has classes that {found.root}/train does not have: {', '.join(further)}. "
             f"Expected {', '.join(training.classes)}."
-        )
-    if cfg.batch_size > len(training):
-        raise UserError(
-            f"--batch-size is {cfg.batch_size}, but there are {plural(len(training), 'image')} to train on. "
-            f"Add images, or use --batch-size {max(2, len(training) // 8)}."
         )
     if len(set(distributed.all_gather_object(training.fingerprint() + validation.fingerprint()))) > 1:
         raise UserError(
@@ -76,12 +87,41 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             "machines."
         )
     if saved and saved.data["fingerprint"] != training.fingerprint():
+        then, now = saved.data["train"] + saved.data["val"], len(training) + len(validation)
+        change = "images were replaced or renamed, or labels changed (corrections.csv counts)"
+        if then != now:
+            change = f"{plural(abs(now - then), 'image')} {'more' if now > then else 'fewer'} than then"
         raise UserError(
-            f"{found.root} does not hold the images that {saved.path} was trained on: {saved.data['train']:,} training "
-            f"images then, {len(training):,} now, or others, or other labels (corrections.csv counts). If they were "
-            f"moved, say where to with --data DIR; otherwise start a new run: --weights {saved.path}"
+            f"{found.root} has changed since {saved.path} was written: {change}. A resumed run needs the same images. "
+            f"If they are in another folder, name it with --data DIR. To train on the images of {found.root}, start a "
+            f"new run from the weights: --weights {saved.path}"
         )
     return found
+
+
+def leaks(found: TrainingSet) -> list[str]:
+    """Return a sentence each if test or validation images are training images, too; nothing of shards."""
+    if found.is_sharded:
+        return []
+    training, validation = found.training, found.validation
+    paths, parts = training.paths, {"test": ImageFolder(Path(found.root, "test"), training.classes)}
+    if validation.root == training.root:
+        paths = paths + validation.paths
+    else:
+        parts["validation"] = validation
+    return [remark for part, images in parts.items() if (remark := image_folder.leak_remark(part, images, paths))]
+
+
+def _check_steps(found: TrainingSet, cfg: TrainConfig) -> None:
+    """Raise a UserError where a step has too few images for all micro-batches."""
+    images, parts = len(found.training), distributed.WORLD_SIZE * cfg.accumulate
+    if images // found.steps < 2 * parts:
+        least = math.ceil(images / max(1, images // (2 * parts)))
+        raise UserError(
+            f"{plural(images, 'training image')} in batches of {found.batch_size} cannot be divided into "
+            f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) micro-batches of at least 2 "
+            f"images. Use --batch-size {least} or fewer micro-batches."
+        )
 
 
 def _find_images(data: str) -> tuple[Path, str]:
@@ -118,14 +158,21 @@ class Loaders:
     val: Iterable[tuple[Tensor, Tensor]]
     shown: list[int]  # indices of some of the validation images
     pixels: Tensor  # these, (n, 3, size, size) uint8
+    parts: int  # micro-batches of a step, in all processes together
     sampler: loaders.ResumableSampler | None = None  # of `train`; None with shards
 
-    def start_epoch(self, epoch: int, images: int) -> None:
-        """Let the next pass through `train` be of this epoch, after its first `images` in all processes."""
+    def start_epoch(self, epoch: int, steps: int) -> None:
+        """Let the next pass through `train` be of this epoch, after its first `steps`."""
         if self.sampler is not None:
-            self.sampler.epoch, self.sampler.start = epoch, images
+            self.sampler.epoch, self.sampler.start = epoch, steps
         else:
             self.train.dataset.set_epoch(epoch)
+
+    def step_size(self, step: int) -> int:
+        """Return the number of images that all processes have in this step of an epoch."""
+        if self.sampler is not None:
+            return len(loaders.even_part(self.sampler.images, self.sampler.steps, step))
+        return self.train.batch_size * self.parts
 
 
 def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfig, compute: Compute) -> Loaders:
@@ -138,35 +185,36 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
     preprocess = replace(normalization, size=round(cfg.size * enlarge), resize=cfg.resize)
     train_preprocess = replace(preprocess, size=round(cfg.size * margin))  # of images that crops are cut from
     augment = Augment(min_area=cfg.crop, erasing=cfg.cover) if cfg.augment == "on" else None
-    classes = len(found.training.classes)
+    classes, parts = len(found.training.classes), distributed.WORLD_SIZE * cfg.accumulate
     training_input = TrainingInput(augment, cfg.mix, classes, preprocess, compute.memory_format)
-    micro_batch = cfg.batch_size // distributed.WORLD_SIZE // cfg.accumulate
     if found.is_sharded:
         from classifier.data import shards  # not at the top: rarely needed
 
-        batches = len(found.training) // cfg.batch_size * cfg.accumulate
-        train = shards.train_loader(found.training, train_preprocess, micro_batch, batches, cfg.seed, cfg.workers)
-        val = shards.val_loader(found.validation, preprocess, cfg.batch_size, cfg.workers)
+        size = math.ceil(len(found.training) / found.steps / parts)  # of all micro-batches
+        batches = found.steps * cfg.accumulate
+        train = shards.train_loader(found.training, train_preprocess, size, batches, cfg.seed, cfg.workers)
+        val = shards.val_loader(found.validation, preprocess, found.batch_size, cfg.workers)
         pixels = loaders.checked(next(iter(val)))[0][:SHOWN]  # of the same pass: the order depends on the workers
         if remark := train.dataset.remark():
             print(remark)
-        return Loaders(preprocess, training_input, train, train, val, list(range(len(pixels))), pixels)
+        return Loaders(preprocess, training_input, train, train, val, list(range(len(pixels))), pixels, parts)
     training, validation = (
         loaders.cached_dataset(part, prepare, Path(found.root, ".cache"), compute.device, cfg.workers)
         if cfg.cache
         else loaders.ImageDataset(part, prepare)
         for part, prepare in ((found.training, train_preprocess), (found.validation, preprocess))
     )
-    sampler = loaders.ResumableSampler(len(training), cfg.seed, cfg.batch_size)
+    sampler = loaders.ResumableSampler(len(training), cfg.seed, found.steps, cfg.accumulate)
     own_training, own = (distributed.shard(range(len(part))) for part in (training, validation))
     shown = torch.linspace(0, len(own) - 1, min(SHOWN, len(own))).long().tolist()
     return Loaders(
         preprocess,
         training_input,
-        loaders.loader(training, micro_batch, cfg.workers, sampler, drop_last=True),
-        loaders.loader(training, cfg.batch_size, cfg.workers, own_training),
-        loaders.loader(validation, cfg.batch_size, cfg.workers, own),
+        loaders.loader(training, workers=cfg.workers, batches=sampler),
+        loaders.loader(training, found.batch_size, cfg.workers, own_training),
+        loaders.loader(validation, found.batch_size, cfg.workers, own),
         shown,
         loaders.images_of(validation, [own[i] for i in shown]),
+        parts,
         sampler,
     )

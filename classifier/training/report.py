@@ -21,8 +21,8 @@ from classifier.cli import UserError
 from classifier.data.image_folder import imbalance_warning
 from classifier.device import Compute
 from classifier.text import plural, quoted
-from classifier.training.config import TrainConfig
-from classifier.training.datasets import TrainingSet
+from classifier.training.config import TrainConfig, batch_size_for
+from classifier.training.datasets import TrainingSet, leaks
 from classifier.training.optim import image_size_at
 from classifier.training.run import Run, RunState, Saver
 
@@ -36,7 +36,7 @@ ADVICE = {  # by what an error's class or message contains
 
 def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, compute: Compute) -> None:
     """Print what is about to happen."""
-    training, size, parts = found.training, cfg.batch_size, distributed.WORLD_SIZE * cfg.accumulate
+    training, parts = found.training, distributed.WORLD_SIZE * cfg.accumulate
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{cfg.model}: {parameters:.1f} million parameters, {plural(len(training.classes), 'class', 'classes')}")
     val_counts = found.validation.counts()
@@ -45,15 +45,27 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
     if training.corrected:
         print(f"  {training.corrected}")
     if warning := imbalance_warning(training):
-        print(f"{warning}; --balance is {cfg.balance}")
-    steps, first = plural(len(training) // size, "step"), image_size_at(0, cfg)
-    print(f"{plural(cfg.epochs, 'epoch')} of {steps} of {plural(size, 'image')}, {first} to {cfg.size} pixels wide")
+        weighted = "small classes count more in the loss"
+        print(f"{warning}; {weighted if cfg.balance == 'weights' else '--balance weights offsets that'}")
+    for sentence in leaks(found) if distributed.IS_MAIN else ():
+        print(sentence)
+    smallest, largest = len(training) // found.steps, math.ceil(len(training) / found.steps)
+    plan = f"{plural(cfg.epochs, 'epoch')} of {plural(found.steps, 'step')} of {_images(smallest, largest)}"
+    first = image_size_at(0, cfg)
+    print(f"{plan}, {f'{first} to ' * (first != cfg.size)}{cfg.size} pixels wide")
+    if not cfg.batch_size and found.batch_size < batch_size_for(math.inf):
+        print(f"--batch-size {found.batch_size}, chosen for {plural(len(training), 'image')}")
     if parts > 1:
-        division = f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size // parts} images"
-        print(f"each step: {division}")
+        size = _images(smallest // parts, math.ceil(largest / parts))
+        print(f"each step: {distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size}")
     print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
     if run.saved:
-        print(f"resuming after step {run.state.step} of {cfg.epochs * (len(training) // size)}", flush=True)
+        print(f"resuming after step {run.state.step} of {cfg.epochs * found.steps}", flush=True)
+
+
+def _images(smallest: int, largest: int) -> str:
+    """Return "8 images", or "7 or 8 images"."""
+    return plural(largest, "image") if smallest == largest else f"{smallest} or {largest} images"
 
 
 def progress_bar(title: str, state: RunState, images: int) -> tqdm:
@@ -83,9 +95,10 @@ def epoch_line(entry: dict, best: dict, epochs: int) -> str:
 def print_end(run: Run, found: TrainingSet) -> None:
     """Print the best epoch, the files, and what can be done with them."""
     best, state = run.state.best, run.state
+    validation = plural(len(found.validation), f"validation {found.kind[:-1]}")
     print(
-        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} accuracy on {len(found.validation):,} "
-        f"validation {found.kind}; {state.minutes:.1f} minutes of training\n"
+        f"\nbest: epoch {best['epoch']} (*), {best['val']['accuracy']:.2%} accuracy on {validation}; "
+        f"{state.minutes:.1f} minutes of training\n"
         f"next:\n  python evaluate.py {quoted(run.best_path)}\n  python app.py {quoted(run.best_path)}\n"
         f"  tensorboard --logdir {Path(state.logs).parts[0]}"
     )

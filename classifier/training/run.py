@@ -153,7 +153,7 @@ def _find_unfinished(cfg: TrainConfig, stack: contextlib.ExitStack) -> Checkpoin
         except CheckpointError as error:
             print(f"--resume auto skips {path}: {error}")
             continue
-        if config.same_run(cfg, saved.settings):
+        if config.same_run(cfg, saved):
             if not saved.resume.get("done", True):
                 return _lock_and_load(path, stack)
             if cfg.name:
