@@ -29,6 +29,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from tyro import conf
 
+from classifier.checkpoint import UNSTATED, Stated
 from classifier.cli import UserError, parse, run
 from classifier.device import Precision
 from classifier.text import shorten
@@ -71,6 +72,7 @@ class Settings:
     """cpu, cuda, cuda:1, mps; auto takes the fastest."""
     precision: Precision = "auto"
     """fp32, bf16 or fp16; auto takes bf16 where the processor or GPU computes it natively."""
+    stated: Annotated[Stated, conf.arg(name="")] = UNSTATED
 
 
 def check(settings: Settings) -> None:
@@ -78,6 +80,8 @@ def check(settings: Settings) -> None:
     user, _, password = settings.auth.partition(":")
     if settings.auth and not (user and password):
         raise UserError("--auth needs a user and a password with a colon between them: --auth ada:lovelace")
+    if settings.stated != UNSTATED and not settings.weights:
+        raise UserError("What the flags say of a network needs the network: python app.py WEIGHTS ...")
     if settings.root_path and not settings.root_path.startswith(("/", "http://", "https://")):
         raise UserError(f"--root-path {settings.root_path}: expected a path that begins with /, such as /classifier")
     if settings.review and (settings.host not in LOOPBACK or settings.share or settings.root_path):
@@ -95,7 +99,7 @@ def main() -> None:
     """Load the network, build the page, serve it until Ctrl-C."""
     settings = parse(Settings, __doc__.splitlines()[0])
     check(settings)
-    models = Models(Path("module"), settings.weights, settings.device, settings.precision)
+    models = Models(Path("module"), settings.weights, settings.device, settings.precision, settings.stated)
     loaded = models.get(models.best())
     checkpoint, names = loaded.checkpoint, shorten(", ".join(loaded.checkpoint.classes), 60)
     print(f"{checkpoint.path}: {checkpoint.model}, {len(checkpoint.classes)} classes ({names})")

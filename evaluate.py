@@ -32,7 +32,7 @@ from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
-from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.checkpoint import Checkpoint, CheckpointError, Stated
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import EACH, Precision, device_name, dtype_name, select_compute
@@ -71,6 +71,7 @@ class Settings:
     """auto: bf16 where the processor or GPU computes it natively, otherwise fp32."""
     logs: Path = Path("logs")
     """Folder for the reports."""
+    stated: Annotated[Stated, conf.arg(name="")] = checkpoints.UNSTATED
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -80,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> None:
         settings = distributed.run_on_main_and_broadcast(lambda: cli.parse(Settings, title, args, least))
         paths = find_weights(settings.weights or [checkpoints.newest(Path("module"))])
         times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
-        loaded = [checkpoints.load(path) for path in paths]
+        loaded = [checkpoints.load(path, stated=settings.stated) for path in paths]
         settings.part, folders = distributed.run_on_main_and_broadcast(
             lambda: select_images(loaded, settings.part, settings.data)
         )
@@ -140,8 +141,9 @@ def evaluate(
     preprocess, side, classes = checkpoint.preprocess, checkpoint.preprocess.size, ", ".join(folder.classes)
     compute = select_compute(settings.device, settings.precision)
     print(f"\nweights    {checkpoint.path}")
-    if checkpoint.assumed:
+    if not checkpoint.named:
         checkpoint.assumed += f"; class names from the folder, in order: {classes}"
+    if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")
     print(f"network    {checkpoint.model}, {len(folder.classes)} classes, input {side} x {side} ({preprocess.resize})")
     images = plural(len(folder), "validation image" if settings.part == "val" else "image")

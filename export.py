@@ -32,7 +32,7 @@ from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
@@ -70,6 +70,7 @@ class Settings:
     """The .onnx to write; without one, the weights' name and folder."""
     overwrite: bool = False
     """Replace an existing file."""
+    stated: Annotated[Stated, conf.arg(name="")] = checkpoints.UNSTATED
 
 
 class ExportedNetwork(nn.Module):
@@ -129,7 +130,7 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = cli.parse(Settings, __doc__.split("\n")[0], args)
     need_packages()
     path = settings.weights or checkpoints.newest(Path("module"))
-    checkpoint = checkpoints.load(path)
+    checkpoint = checkpoints.load(path, stated=settings.stated)
     target = settings.output or path.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise UserError(f"--output {target} has to end in .onnx.")

@@ -31,7 +31,7 @@ from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError
 from classifier.data import archives
 from classifier.device import Precision, select_compute
@@ -69,6 +69,7 @@ class Settings:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
     """auto: bf16 where the processor or GPU computes it natively, otherwise fp32."""
+    stated: Annotated[Stated, conf.arg(name="")] = checkpoints.UNSTATED
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -109,7 +110,7 @@ def command_line(args: Sequence[str] | None) -> Settings:
 
 def predict(settings: Settings) -> None:
     """Label the images that have no row yet, then make the other files from the table."""
-    checkpoint = checkpoints.load(settings.weights)
+    checkpoint = checkpoints.load(settings.weights, stated=settings.stated)
     images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
     new = [image for name, image in images.items() if name not in table.rows]
     recorded = table.note["format"]

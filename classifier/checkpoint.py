@@ -3,7 +3,7 @@
 A file holds one dictionary of tensors and plain values, which `torch.load(..., weights_only=True)` reads. Its keys are
 "format", which is 1, and the fields of `Checkpoint`.
 
-A plain state_dict of a network in MODELS, as older scripts and torchvision save, is read as well.
+A state_dict of a network in MODELS, as other programs and torchvision save it, is read as well: see foreign.py.
 """
 
 import dataclasses
@@ -12,31 +12,74 @@ import importlib.metadata
 import math
 import os
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PureWindowsPath
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from tyro import conf
 
 from classifier import safe_load
-from classifier.cli import UserError
-from classifier.data.transforms import NORMALIZATIONS, Preprocess
+from classifier.data.transforms import NORMALIZATIONS, RESIZES, Preprocess
 from classifier.files import atomic_write
-from zoo import MODELS
+from classifier.safe_load import CheckpointError
+from zoo import MODELS, class_dependent, shapes, shapes_of
 
 FORMAT = 1
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
-WRAPPERS = r"^(module\.|_orig_mod\.)+"  # prefixes that DataParallel and torch.compile put before parameter names
-OLD_DENSENET = r"(denselayer\d+\.(?:norm|conv))\.([12])\."  # norm.1 was norm1 in torchvision's oldest files
 
 
-class CheckpointError(UserError):
-    """A .pth that is missing, damaged, foreign or hostile; the message names the file and what to do."""
+@dataclass(frozen=True)
+class Stated:
+    """What a state_dict of another program does not say; a .pth of train.py does."""
+
+    image_size: int | None = None
+    """Side of the images that the network was trained on, in pixels."""
+    resize: Literal[RESIZES] | None = None
+    """How images became squares."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each channel that was subtracted; 0.485 0.456 0.406 is ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of each channel; 0.229 0.224 0.225 is ImageNet's."""
+    classes: Annotated[str, conf.arg(metavar="NAME,NAME,...")] = ""
+    """Names in the order of the outputs, or a text file with a name per line."""
+
+    def class_names(self) -> list[str]:
+        """Return the names, [] without any. Raises CheckpointError for such as are not folder names, or equal."""
+        is_file = self.classes.endswith(".txt")
+        try:
+            text = Path(self.classes).read_text(encoding="utf-8") if is_file else self.classes.replace(",", "\n")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                "--classes {file} cannot be read: {reason}.", file=self.classes, reason=error
+            ) from None
+        names = [name.strip() for name in text.splitlines() if name.strip()]
+        if len(set(names)) < len(names) or any(PureWindowsPath(name).name != name for name in names):
+            raise CheckpointError("--classes needs names that differ and could be those of folders.")
+        return names
+
+    def preprocess(self, usual: Preprocess) -> tuple[Preprocess, str]:
+        """Return the stated values, in place of the missing ones the usual, and these as flags.
+
+        Raises CheckpointError for values out of range.
+        """
+        values = {"size": self.image_size, "resize": self.resize, "mean": self.mean, "std": self.std}
+        given = {key: value for key, value in values.items() if value is not None}
+        try:
+            preprocess = dataclasses.replace(usual, **given)
+        except ValueError as error:
+            raise CheckpointError("--image-size, --mean or --std: {reason}", reason=error) from None
+        texts = {key: str(value).strip("()").replace(",", "") for key, value in vars(preprocess).items()}
+        flags = {"size": "--image-size", "resize": "--resize", "mean": "--mean", "std": "--std"}
+        return preprocess, " ".join(f"{flag} {texts[key]}" for key, flag in flags.items() if key not in given)
+
+
+UNSTATED = Stated()
 
 
 @dataclass
@@ -55,8 +98,9 @@ class Checkpoint:
     resume: dict = field(default_factory=dict)  # only in <run>.last.pth: what train.py needs to resume exactly
     temperature: float = 1.0  # divides the logits to calibrate the probabilities; fitted on validation images
     ood_stats: dict = field(default_factory=dict)  # "novelty" in the file: see inference/ood.py; opaque here
-    path: Path | None = None  # not in the file, as the next one
-    assumed: str = ""  # the preprocessing assumed for a plain state_dict, which does not record it
+    path: Path | None = None  # not in the file, as the next ones
+    assumed: str = ""  # for a state_dict of another program, which does not say it, as flags that would
+    named: bool = True  # whether the names of the classes are known
 
     def network(self) -> nn.Module:
         """Return the network with these weights, on the CPU, in evaluation mode."""
@@ -65,7 +109,7 @@ class Checkpoint:
         return network.eval()
 
 
-IN_FILE = [entry.name for entry in dataclasses.fields(Checkpoint)[:-3]]  # fields whose names are keys of the file, too
+IN_FILE = [entry.name for entry in dataclasses.fields(Checkpoint)[:-4]]  # fields whose names are keys of the file, too
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -122,10 +166,11 @@ def newest(folder: Path) -> Path:
     return max(files, key=lambda file: file.stat().st_mtime)
 
 
-def load(path: Path, mmap: bool = False) -> Checkpoint:
-    """Read a .pth of ours, or a plain state_dict of a network in MODELS.
+def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool = False) -> Checkpoint:
+    """Read a .pth of ours, or a state_dict of a network in MODELS, about which `stated` says what it does not.
 
-    With `mmap`, tensors stay in the file, and damaged ones are not noticed: for a look at the rest.
+    With `mmap`, tensors stay in the file, and damaged ones are not noticed: for a look at the rest. With `trunk`, a
+    state_dict may have another last layer or lack others; those are missing in the checkpoint, too.
     Raises CheckpointError where the file is missing, damaged, not a .pth, carries pickled code, or has weights that do
     not fit its network.
     """
@@ -133,7 +178,14 @@ def load(path: Path, mmap: bool = False) -> Checkpoint:
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise CheckpointError("{file} holds a {kind}, not a .pth of train.py or a state_dict.", file=path, kind=kind)
-    checkpoint = _from_train(path, content) if "format" in content else plain(path, content)
+    if "format" not in content:
+        checkpoint = plain(path, content, stated, trunk)
+    elif stated != UNSTATED:
+        message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
+        given = [f"--{key.replace('_', '-')}" for key, value in vars(stated).items() if value]
+        raise CheckpointError(message, file=path, flags=", ".join(given))
+    else:
+        checkpoint = _from_train(path, content)
     checkpoint.path = path
     return checkpoint
 
@@ -143,20 +195,26 @@ def _read(path: Path, mmap: bool) -> object:
         names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
+    from classifier import foreign
+
     reason: object = ""
     try:
-        return safe_load.load(path, mmap)
+        foreign.refuse_other_formats(path)
+        return foreign.read_safetensors(path) or safe_load.load(path, mmap)
+    except CheckpointError:
+        raise
     except safe_load.UntrustedError as error:
         message, reason = "{file} is not used: {reason}. Do not trust this file.", error
     except PermissionError as error:
         message, reason = "{file} cannot be read: {reason}.", error.strerror
-    except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
+    except safe_load.CodeError as error:
+        reason = error
+        message = (
+            "{file} carries pickled Python code ({reason}), which is not run. Load it where it comes from and save the "
+            'weights alone: torch.save(model.state_dict(), "weights.pth")'
+        )
+    except Exception:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
-        if "Unsupported global" in str(error):
-            message = (
-                "{file} carries pickled Python code, which could do anything and is not run. If you trust its origin, "
-                "load it where it comes from and save model.state_dict() instead of the whole model."
-            )
     raise CheckpointError(message, file=path, reason=reason)
 
 
@@ -194,43 +252,53 @@ def _check_values(checkpoint: Checkpoint) -> None:
         raise TypeError("settings have to be text, numbers, yes or no")
 
 
-def plain(path: Path | str, content: Mapping) -> Checkpoint:
-    """Return a Checkpoint of a plain state_dict, whose shapes tell the network; classes and preprocessing are assumed.
+def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: bool = False) -> Checkpoint:
+    """Return a Checkpoint of a state_dict, whose shapes tell the network; what nobody states is assumed.
 
-    Raises CheckpointError where it fits no network.
+    Raises CheckpointError where it fits no network, unless with `trunk` its first layers do; for values out of range.
     """
-    if isinstance(content.get("state_dict"), Mapping):  # scripts that save more than the weights put them there
-        content = content["state_dict"]
-    weights = {
-        re.sub(OLD_DENSENET, r"\1\2.", re.sub(WRAPPERS, "", str(name), count=1)): value
-        for name, value in content.items()
-    }
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError("{file} is neither a .pth of train.py nor a plain state_dict.", file=path)
-    for name in [name for name in weights if name.endswith("running_var")]:  # PyTorch 0.4.0 did not count batches
-        weights.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    matrices = [value for value in weights.values() if value.ndim == 2]  # the last one is the last linear layer's
-    classes = max(1, len(matrices[-1])) if matrices else 1
-    model = next((name for name in MODELS if shapes(weights) == shapes_of(name, classes)), None)
-    if model is None:
-        message = "{file} holds a state_dict that fits none of {networks}."
-        raise CheckpointError(message, file=path, networks=", ".join(MODELS))
-    preprocess = usual_preprocess(model) if classes == 1000 else TUTORIAL
-    assumed = f"{preprocess.resize} to {preprocess.size}, mean {preprocess.mean}, std {preprocess.std}"
-    return Checkpoint(model, [f"class {i}" for i in range(classes)], preprocess, weights, assumed=assumed)
+    from classifier import foreign  # our own files do not need it
+
+    found = foreign.find(path, content)
+    if found.differs and not trunk:
+        more = f"; and {len(found.differs) - 4} more" if len(found.differs) > 4 else ""
+        message = (
+            "{file} fits {network} but for {differences}. It cannot be used as it is; "
+            "python train.py --weights {file} trains what is new and keeps the rest."
+        )
+        differences = "; ".join(found.differs[:4]) + more
+        raise CheckpointError(message, file=path, network=found.model, differences=differences)
+    weights, classes = found.state_dict, found.outputs
+    if classes == 1:  # a logit z whose sigmoid is the second class's probability, which is softmax of (0, z)
+        weights |= {name: torch.cat([weights[name] * 0, weights[name]]) for name in class_dependent(found.model)}
+        classes = 2
+    if not trunk:  # GoogLeNet's auxiliary layers are for training, and torchvision leaves them out
+        blank = {name: torch.zeros(shape) for name, shape in shapes_of(found.model, classes).items()}
+        weights = {name: weights.get(name, value) for name, value in blank.items()}
+    names = stated.class_names() or found.classes[:classes]
+    if names and classes not in (0, len(names)):
+        message = "--classes has {named} names, but {file} knows {count} classes."
+        raise CheckpointError(message, file=path, named=len(names), count=classes)
+    usual = usual_preprocess(found.model) if classes == 1000 else TUTORIAL
+    preprocess, flags = stated.preprocess(usual)
+    assumed = [flags] if flags else []
+    if not names:
+        assumed.append("names of the classes: --classes")
+    if found.outputs == 1:
+        assumed.append("the one output's sigmoid is the probability of the second class")
+    if found.origin:
+        assumed.append(f"the weights are those in {found.origin}")
+    assumed += [f"{name} does not matter" for name in found.not_read]
+    return Checkpoint(
+        found.model,
+        names or [f"class {i}" for i in range(classes)],
+        preprocess,
+        weights,
+        assumed="; ".join(assumed),
+        named=bool(names),
+    )
 
 
 def usual_preprocess(model: str) -> Preprocess:
     """Return the preprocessing of torchvision's ImageNet weights; those of GoogLeNet were trained elsewhere."""
     return NORMALIZATIONS["half" if model == "googlenet" else "imagenet"]
-
-
-def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
-    """Return the shape of each tensor."""
-    return {name: tuple(value.shape) for name, value in state_dict.items()}
-
-
-def shapes_of(model: str, classes: int) -> dict[str, tuple]:
-    """Return the shape of each tensor of a network."""
-    with torch.device("meta"):  # shapes only, no memory and no time
-        return shapes(MODELS[model](num_classes=classes).state_dict())

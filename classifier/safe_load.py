@@ -8,11 +8,14 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
+
+from classifier.cli import UserError
 
 MAX_DEPTH = 100  # containers in one another; train.py's go 8 deep
 MAX_VALUES = 3_000_000  # a run of 100,000 epochs keeps 1.2 million; three pickle instructions make, keep and add one
@@ -21,21 +24,54 @@ TOO_MANY = "it holds more values, or deeper ones in one another, than any .pth n
 GLOBALS = r"collections (OrderedDict|Counter)|(builtins|__builtin__) set|_codecs encode|torch\.nn\.parameter Parameter"
 GLOBALS += r"|torch(\.cuda)? (Size|device|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
 
+# classes of settings and scores that programs save beside the weights; nothing of them is imported or run
+HARMLESS = r"argparse Namespace|collections defaultdict|(builtins|__builtin__) (int|float|list|dict|str)|datetime \w+"
+HARMLESS += r"|numpy(\.\w+)* \w+|pathlib(\._local)? \w+|(pytorch_lightning|lightning|lightning_fabric)(\.\w+)* \w+"
+
+
+class CheckpointError(UserError):
+    """A file of weights that is missing, damaged, foreign or hostile; the message names the file and what to do."""
+
 
 class UntrustedError(ValueError):
     """Raised for a file that asks for what no .pth needs."""
 
 
+class CodeError(pickle.UnpicklingError):
+    """Raised for a file that needs a class which is not made here; the message is its name."""
+
+
+class StandIn:
+    """What a file has an object of a HARMLESS class for, whose content is not read."""
+
+    name = ""  # "argparse.Namespace"
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+class StandInDict:
+    """What a file has a HARMLESS kind of dictionary for: a plain one."""
+
+    def __new__(cls, *_: object) -> OrderedDict:  # noqa: D102
+        return OrderedDict()
+
+
 def load(path: Path, mmap: bool = False) -> object:
     """Return the content of a .pth, tensors on the CPU; with `mmap` they stay in the file and their checksums unread.
 
-    Raises UntrustedError, UnpicklingError ("Unsupported global") for code, any other Exception for a damaged file.
+    Objects of HARMLESS classes are a StandIn or a plain dictionary.
+    Raises UntrustedError, CodeError for any other class, any other Exception for a damaged file.
     """
+    harmless: set[str] = set()
     with path.open("rb") as file:
         in_zip = file.read(4) == b"PK\x03\x04"  # by which torch.load, too, tells its two formats
         file.seek(0)
         for _ in range(0 if in_zip else 5):  # pickles: magic, version, system, content, keys; before PyTorch 1.6
-            _check_pickle(file)
+            harmless |= _check_pickle(file)
         archive = zipfile.ZipFile(file) if in_zip else None
         if archive and sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise UntrustedError("it would unpack to more than it is, and PyTorch does not compress")
@@ -43,8 +79,9 @@ def load(path: Path, mmap: bool = False) -> object:
             raise zipfile.BadZipFile
         for name in archive.namelist() if archive else []:
             if name.lower().endswith(".pkl"):
-                _check_pickle(archive.open(name))
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+                harmless |= _check_pickle(archive.open(name))
+    with torch.serialization.safe_globals([(_stand_in(name), name) for name in harmless]):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     values = [content]
     for value in values:  # all that the content is made of; the list grows meanwhile
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -56,9 +93,16 @@ def load(path: Path, mmap: bool = False) -> object:
     return content
 
 
-def _check_pickle(file: BinaryIO) -> None:
-    """Go through a pickle as its reader would, but make only [number of values, depth] of each object."""
-    stack, memo, copied = [], {}, 0
+def _stand_in(name: str) -> type:
+    return StandInDict if re.search("dict$", name, re.IGNORECASE) else type("StandIn", (StandIn,), {"name": name})
+
+
+def _check_pickle(file: BinaryIO) -> set[str]:
+    """Go through a pickle as its reader would, but make only [number of values, depth] of each object.
+
+    Returns the HARMLESS classes in it, such as "argparse.Namespace".
+    """
+    stack, memo, copied, harmless = [], {}, 0, set()
     for step, (code, argument, _) in enumerate(pickletools.genops(file)):
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
@@ -66,7 +110,14 @@ def _check_pickle(file: BinaryIO) -> None:
             stack.append(memo[argument])
         else:
             if "GLOBAL" in code.name and not re.fullmatch(GLOBALS, str(argument)):
-                raise pickle.UnpicklingError(f"Unsupported global: {str(argument)[:80]!r}")
+                name = (
+                    str(argument or "a class by pickle protocol 4")
+                    .replace("__builtin__ ", "builtins ")
+                    .replace(" ", ".", argument is not None)
+                )
+                if not re.fullmatch(HARMLESS, str(argument)):
+                    raise CodeError(name[:80])
+                harmless.add(name)
             taken = []
             for kind in reversed(code.stack_before):
                 if kind is not pickletools.markobject:  # which goes with the slice above it
@@ -77,3 +128,4 @@ def _check_pickle(file: BinaryIO) -> None:
             if max(result[0], copied, step / 4) > MAX_VALUES or result[1] > MAX_DEPTH:
                 raise UntrustedError(TOO_MANY)
             stack += [None if code.name == "MARK" else result] * len(code.stack_after)
+    return harmless

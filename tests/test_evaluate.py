@@ -302,7 +302,7 @@ def test_a_plain_state_dict_takes_class_names_from_the_folder(project, capsys):
     torch.save(colors().state_dict, "old.pth")
     before = Path("old.pth").read_bytes()
     report = run("old.pth")
-    assert report["classes"] == list(COLORS) and "squash to 224" in report["assumed"]
+    assert report["classes"] == list(COLORS) and "--image-size 224 --resize squash" in report["assumed"]
     assert Path("old.pth").read_bytes() == before
     assert "class names from the folder, in order: blue, green, 红" in capsys.readouterr().out
 

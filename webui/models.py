@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from classifier import checkpoint as checkpoints
-from classifier.checkpoint import Checkpoint, CheckpointError
+from classifier.checkpoint import UNSTATED, Checkpoint, CheckpointError, Stated
 from classifier.cli import UserError
 from classifier.device import Compute, Precision, select_compute
 from classifier.evaluation.metrics import wilson_interval
@@ -43,19 +43,27 @@ class Loaded:
 class Models:
     """The .pth files in `folder`, but for those to resume from, and `first`, wherever it is, which is preselected.
 
+    `stated` is what `first` does not say of itself.
     Each is loaded when it is first asked for, and anew when its file has changed. Any thread may call the methods.
     """
 
     def __init__(
-        self, folder: Path, first: Path | None = None, device: str = "auto", precision: Precision = "auto"
+        self,
+        folder: Path,
+        first: Path | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        stated: Stated = UNSTATED,
     ) -> None:
-        self._folder, self._first = folder, first
-        self._load = functools.lru_cache(MAX_LOADED)(lambda path, stamp: _load(path, select_compute(device, precision)))
+        self._folder, self._first, self._stated = folder, first, stated
+        self._load = functools.lru_cache(MAX_LOADED)(
+            lambda path, stamp: _load(path, self._stated_of(path), select_compute(device, precision))
+        )
 
     def found(self) -> dict[str, Checkpoint | UserError]:
         """Return all .pth files by name, newest first: without weights, or why it cannot be loaded."""
         files = sorted(((_stamp(path), name, path) for name, path in self._paths().items()), reverse=True)
-        return {name: _read_without_weights(path, stamp) for stamp, name, path in files}
+        return {name: _read_without_weights(path, stamp, self._stated_of(path)) for stamp, name, path in files}
 
     def titles(self, _: Translator) -> list[tuple[str, str]]:
         """Return (title, name) of all models, newest first; the title has the accuracy, or an error."""
@@ -95,6 +103,9 @@ class Models:
         with _computing:  # so that two requests load a network once, too
             return self._load(path, _stamp(path))
 
+    def _stated_of(self, path: Path) -> Stated:
+        return self._stated if path == self._first else UNSTATED
+
     def _paths(self) -> dict[str, Path]:
         """Return name -> file of all that may be asked for."""
         found = {self._first.stem: self._first} if self._first else {}
@@ -121,7 +132,7 @@ def learned_from_drawings(checkpoint: Checkpoint) -> bool:
 
 def _rank(checkpoint: Checkpoint) -> tuple[bool, bool, bool]:
     """Return what goes before accuracy: photographs, known class names (no plain state_dict), a user's own weights."""
-    return not learned_from_drawings(checkpoint), not checkpoint.assumed, checkpoint.path.name != checkpoints.SHIPPED
+    return not learned_from_drawings(checkpoint), checkpoint.named, checkpoint.path.name != checkpoints.SHIPPED
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -134,23 +145,23 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @functools.lru_cache(200)
-def _read_without_weights(path: Path, stamp: tuple[int, ...]) -> Checkpoint | UserError:
+def _read_without_weights(path: Path, stamp: tuple[int, ...], stated: Stated) -> Checkpoint | UserError:
     try:
-        return dataclasses.replace(_read(path), state_dict={}, resume={}, ood_stats={})
+        return dataclasses.replace(_read(path, stated), state_dict={}, resume={}, ood_stats={})
     except CheckpointError as error:
         return error.with_traceback(None)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, stated: Stated) -> Checkpoint:
     """Return the checkpoint. Raises CheckpointError, also where weights are not numbers."""
-    checkpoint = checkpoints.load(path)
+    checkpoint = checkpoints.load(path, stated=stated)
     if not checkpoints.finite(checkpoint.state_dict):
         raise CheckpointError("{file} holds weights that are not numbers. Train it again.", file=path)
     return checkpoint
 
 
-def _load(path: Path, compute: Compute) -> Loaded:
-    checkpoint = _read(path)
+def _load(path: Path, stated: Stated, compute: Compute) -> Loaded:
+    checkpoint = _read(path, stated)
     size = checkpoint.preprocess.size
     try:
         predict = cam_predictor(checkpoint, compute)

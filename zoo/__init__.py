@@ -4,7 +4,7 @@ Every network offers `forward_features(x)`, the last feature map, and `forward_h
 names equal torchvision's. A network's file is imported when it is first built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -35,6 +35,23 @@ def unknown(name: str) -> str:
     closest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.5)
     suggestion = f" Did you mean {closest[0]}?" if closest else ""
     return f"There is no network {name!r}.{suggestion} Available: {', '.join(MODELS)}."
+
+
+def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
+    """Return the shape of each tensor."""
+    return {name: tuple(value.shape) for name, value in state_dict.items()}
+
+
+def shapes_of(model: str, classes: int) -> dict[str, tuple]:
+    """Return the shape of each tensor of a network; its last layer's are the last two."""
+    with torch.device("meta"):  # shapes only, no memory and no time
+        return shapes(MODELS[model](num_classes=classes).state_dict())
+
+
+def class_dependent(model: str) -> list[str]:
+    """Return the names of the tensors whose shape depends on the number of classes."""
+    unlikely = 99991  # no layer has as many neurons
+    return [name for name, shape in shapes_of(model, unlikely).items() if shape[:1] == (unlikely,)]
 
 
 class Network(nn.Module):

@@ -118,7 +118,7 @@ def _root(checkpoint: Checkpoint, part: Part, data: Path | None) -> Path:
 
 def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     classes, found = checkpoint.classes, image_folder.class_names(root)
-    if checkpoint.assumed and len(found) == len(classes):  # a plain state_dict, whose classes get the folders' names
+    if not checkpoint.named and len(found) == len(classes):  # a plain state_dict, whose classes get the folders' names
         classes = found
     return image_folder.read_folder(root, classes=classes)
 

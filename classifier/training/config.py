@@ -192,7 +192,7 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
         if chosen.weights == IMAGENET:
             preprocess = checkpoint.usual_preprocess(values["model"])
         else:
-            weights = checkpoint.load(Path(chosen.weights))
+            weights = checkpoint.load(Path(chosen.weights), trunk=True)
             values["model"], preprocess = chosen.model or weights.model, weights.preprocess
         values |= FROZEN if chosen.freeze else FINE_TUNING
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))

@@ -20,6 +20,7 @@ from classifier.text import plural, shorten
 from classifier.training.config import IMAGENET, TrainConfig
 from classifier.training.datasets import Loaders
 from classifier.training.optim import training_loss
+from zoo import class_dependent
 
 L2_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the last layer's weights, to choose from
 MAX_ITERATIONS = 200  # of L-BFGS
@@ -28,11 +29,11 @@ MAX_ITERATIONS = 200  # of L-BFGS
 def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
     """Load what --weights names into `model`, in place, and return them.
 
-    The last layers are loaded only where the classes are the same.
+    The last layers are loaded only where the classes are the same, and of a foreign network the layers that fit.
     Raises UserError: no such file, weights of another network, or ImageNet's could not be downloaded.
     """
     with distributed.local_main_process_first():  # one process per machine downloads
-        weights = imagenet(cfg.model) if cfg.weights == IMAGENET else checkpoint.load(Path(cfg.weights))
+        weights = imagenet(cfg.model) if cfg.weights == IMAGENET else checkpoint.load(Path(cfg.weights), trunk=True)
     if weights.model != cfg.model:
         raise UserError(f"{cfg.weights} holds weights of {weights.model}. Leave out --model {cfg.model}.")
     new = [] if weights.classes == classes else class_dependent(weights.model)
@@ -40,9 +41,11 @@ def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
     model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read
     note = "the classes are the same"
     if new:
-        listed = shorten(", ".join(weights.classes), 80)
+        listed = shorten(", ".join(weights.classes), 80) or "unknown"
         note = f"new because its classes are others ({listed}): {', '.join(new)}"
-    print(f"starts from {cfg.weights}: {len(loaded)} of {len(weights.state_dict)} tensors; {note}")
+    if missing := [name for name in model.state_dict() if name not in {*weights.state_dict, *new}]:
+        note += f"; new because nothing in the file fits: {shorten(', '.join(missing), 160)}"
+    print(f"starts from {cfg.weights}: {len(loaded)} of {len(model.state_dict())} tensors; {note}")
     return weights
 
 
@@ -57,12 +60,6 @@ def imagenet(model: str) -> Checkpoint:
             "Download that file elsewhere and give it as --weights FILE."
         ) from error
     return checkpoint.plain(f"{model}, ImageNet", state_dict)
-
-
-def class_dependent(model: str) -> list[str]:
-    """Return the names of the tensors whose shape depends on the number of classes."""
-    two, three = (checkpoint.shapes_of(model, classes) for classes in (2, 3))
-    return [name for name in two if two[name] != three[name]]
 
 
 def last_layer(model: nn.Module) -> nn.Linear:

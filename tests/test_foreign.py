@@ -1,0 +1,378 @@
+"""Other people's weights: what they are called, how they are wrapped, what is beside them, and what cannot be used."""
+
+import argparse
+import collections
+import datetime
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from classifier import checkpoint as checkpoints
+from classifier.checkpoint import Checkpoint, CheckpointError, Stated
+from classifier.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from classifier.training import pretrained
+from classifier.training.config import TrainConfig, parse_config
+from zoo import MODELS
+
+NAMES = ["ant", "bee", "wasp"]
+
+
+def theirs(classes: int = 3, model: str = "resnet18", **options) -> nn.Module:
+    torch.manual_seed(0)
+    return getattr(torchvision.models, model)(num_classes=classes, **options).eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return theirs()
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Saves what a program might, and loads it as the scripts do."""
+
+    def call(content: object, name: str = "x.pth", trunk: bool = False, **stated: object) -> Checkpoint:
+        path = tmp_path / name
+        torch.save(content, path) if path.suffix != ".safetensors" else save_file(content, path)
+        return checkpoints.load(path, stated=Stated(**stated), trunk=trunk)
+
+    return call
+
+
+def prefixed(network: nn.Module, prefix: str) -> dict:
+    return {prefix + name: value for name, value in network.state_dict().items()}
+
+
+def answers_like(loaded: Checkpoint, network: nn.Module) -> bool:
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        return torch.equal(loaded.network()(x), network(x))
+
+
+# ---- where the weights are
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "backbone.", "module.model.", "_orig_mod.module.", "model.encoder.", "0."]
+)
+def test_any_prefix(load, network, prefix):
+    assert answers_like(load(prefixed(network, prefix)), network)
+
+
+@pytest.mark.parametrize("keys", [["model"], ["net"], ["model_state_dict"], ["weights"], ["checkpoint", "state_dict"]])
+def test_any_key(load, network, keys):
+    content = network.state_dict()
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content, "loss": torch.tensor(0.5)}
+    assert answers_like(load(content), network)
+
+
+def test_data_parallel_around_a_part(load):
+    network = theirs(model="vgg11_bn", init_weights=False)
+    wrapped = {name.replace("features.", "features.module."): value for name, value in network.state_dict().items()}
+    assert answers_like(load(wrapped), network)
+
+
+def test_the_moving_average_goes_first(load, network):
+    torch.manual_seed(1)
+    other = torchvision.models.resnet18(num_classes=3)
+    average = {"n_averaged": torch.tensor(7), **prefixed(network, "module.")}
+    for keys in (("state_dict", "state_dict_ema"), ("model", "model_ema"), ("ema", "model")):
+        of_key = {key: average if "ema" in key else other.state_dict() for key in keys}
+        loaded = load(of_key)
+        assert answers_like(loaded, network) and next(key for key in keys if "ema" in key) in loaded.assumed
+    of_key = prefixed(other, "student.") | prefixed(network, "student_ema.")
+    assert answers_like(load(of_key), network)
+
+
+def test_a_checkpoint_of_lightning(load, network):
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.zeros(1, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    network.zero_grad()
+    content = {
+        "epoch": 1, "global_step": 20, "pytorch-lightning_version": "2.4.0",
+        "state_dict": prefixed(network, "model.") | {"criterion.weight": torch.ones(3)},
+        "optimizer_states": [optimizer.state_dict()], "lr_schedulers": [],
+        "hyper_parameters": {"lr": 0.1, "class_names": NAMES}, "callbacks": {"ModelCheckpoint{'monitor': 'val'}": {}},
+    }  # fmt: skip
+    loaded = load(content, "epoch=1-step=20.ckpt")
+    assert answers_like(loaded, network) and loaded.classes == NAMES
+
+
+def test_a_sequence_of_a_networks_children(load, network):
+    body = nn.Sequential(*list(network.children())[:-1])
+    content = prefixed(body, "feature_extractor.") | prefixed(network.fc, "classifier.")
+    assert answers_like(load(content), network)
+    assert answers_like(load(nn.Sequential(*body, nn.Flatten(), network.fc).state_dict()), network)
+
+
+def test_safetensors(load, network):
+    loaded = load(network.state_dict(), "model.safetensors")
+    assert answers_like(loaded, network)
+    whole = loaded.path.read_bytes()
+    loaded.path.write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load(loaded.path)
+    loaded.path.write_bytes(b"\xff" * 7 + b"\x7f" + whole[8:])  # a header longer than the file
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load(loaded.path)
+
+
+# ---- what is beside them
+
+
+class Config:
+    """A class of somebody's program."""
+
+
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "old"])
+def test_settings_beside_the_weights_are_named_and_not_read(network, tmp_path, in_zip):
+    arguments = argparse.Namespace(lr=0.1, data=Path("imagenet"), nested=argparse.Namespace(a=[1]))
+    history = collections.defaultdict(list, loss=[0.5])
+    content = {
+        "model": network.state_dict(), "args": arguments, "best_acc": np.float64(0.9), "history": history,
+        "curve": np.ones(3), "out": Path("x"), "date": datetime.datetime(2024, 1, 2),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
+    loaded = checkpoints.load(tmp_path / "x.pth")
+    assert answers_like(loaded, network) and "args (argparse.Namespace)" in loaded.assumed
+    torch.save(content | {"config": Config()}, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
+    with pytest.raises(CheckpointError, match=r"tests\.test_foreign\.Config.*not run.*torch\.save\(model\.state_dict"):
+        checkpoints.load(tmp_path / "x.pth")
+
+
+class Harm:
+    """Looks like settings, and calls something."""
+
+    def __reduce__(self):
+        return os.system, ("echo > trace",)
+
+
+def test_stand_ins_run_nothing(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (argparse.Namespace(x=Harm()), {Harm(): 1}):
+        torch.save({"model": network.state_dict(), "args": arguments}, "x.pth")
+        with pytest.raises(CheckpointError, match=r"(posix|nt)\.system"):
+            checkpoints.load(Path("x.pth"))
+    assert not Path("trace").exists()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"classes": NAMES}, {"class_names": tuple(NAMES)}, {"class_to_idx": {"wasp": 2, "ant": 0, "bee": 1}},
+        {"meta": {"idx_to_class": {0: "ant", 2: "wasp", 1: "bee"}}}, {"id2label": dict(zip("012", NAMES, strict=True))},
+    ],
+)  # fmt: skip
+def test_names_of_classes_in_the_file_are_used(load, network, beside):
+    loaded = load({"state_dict": network.state_dict(), **beside})
+    assert loaded.classes == NAMES and loaded.named and "--classes" not in loaded.assumed
+    assert load({"state_dict": network.state_dict(), **beside}, classes="x,y,z").classes == ["x", "y", "z"]
+
+
+def test_names_that_do_not_fit_are_not_used(load, network):
+    for beside in ({"classes": NAMES[:2]}, {"layers": NAMES}, {"classes": ["a", "a", "b"]}, {"class_to_idx": {"a": 9}}):
+        loaded = load({"state_dict": network.state_dict(), **beside})
+        assert loaded.classes == ["class 0", "class 1", "class 2"] and not loaded.named
+    assert load({"model": network.state_dict(), "classes": ["../a", "b/c", "d"]}).classes == ["_.._a", "b_c", "d"]
+
+
+# ---- what they cannot say
+
+
+def test_what_the_flags_say_gives_torchvisions_own_answers(load, network, tmp_path):
+    (tmp_path / "names.txt").write_text("ant\nbee\n\nwasp\n", encoding="utf-8")
+    flags = {"image_size": 64, "resize": "squash", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    loaded = load(network.state_dict(), **flags, classes=str(tmp_path / "names.txt"))
+    assert loaded.preprocess == Preprocess(64, "squash") and (loaded.classes, loaded.assumed) == (NAMES, "")
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    x = (pixels.float() / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network()(loaded.preprocess.normalize(pixels)), network(x))
+    assumed = load(network.state_dict(), image_size=64).assumed
+    assert assumed == ("--resize squash --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5; names of the classes: --classes")
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"classes": "a,b"}, "2 names, but .* 3 classes"), ({"classes": "a,b,a"}, "differ"),
+        ({"classes": "a,b/c,d"}, "folders"), ({"classes": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"image_size": 0}, "--image-size"), ({"std": (1.0, 0.0, 1.0)}, "above 0"),
+    ],
+)  # fmt: skip
+def test_flags_that_make_no_sense(load, network, stated, words):
+    with pytest.raises(CheckpointError, match=words):
+        load(network.state_dict(), **stated)
+
+
+def test_weights_of_ours_say_it_themselves(network, tmp_path):
+    path = tmp_path / "ours.pth"
+    checkpoints.save(Checkpoint("resnet18", NAMES, Preprocess(), network.state_dict()), path)
+    with pytest.raises(CheckpointError, match=r"says itself.*Leave out --image-size, --classes"):
+        checkpoints.load(path, stated=Stated(image_size=64, classes="a,b,c"))
+
+
+# ---- another last layer
+
+
+@pytest.mark.parametrize("name", ["fc.0", "fc.1", "head", "classifier.1", "model_head"])
+def test_one_linear_layer_of_another_name(load, network, name):
+    content = {key.replace("fc.", f"{name}."): value for key, value in network.state_dict().items()}
+    assert answers_like(load(content), network)
+
+
+def test_a_last_layer_without_bias(load):
+    network = theirs()
+    network.fc = nn.Linear(512, 5, bias=False)
+    assert answers_like(load(network.state_dict()), network)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "googlenet", "densenet121"])
+def test_one_output_is_two_classes(load, model):
+    options = {"aux_logits": True, "init_weights": False} if model == "googlenet" else {}
+    network = theirs(1, model, **options)
+    loaded = load(network.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected, found = network(x).sigmoid(), loaded.network()(x).softmax(1)
+    torch.testing.assert_close(found, torch.cat([1 - expected, expected], 1), rtol=1e-5, atol=1e-6)
+    assert loaded.classes == ["class 0", "class 1"] and "sigmoid" in loaded.assumed
+    assert load(network.state_dict(), classes="cat,dog").classes == ["cat", "dog"]
+    assert load({"model": network.state_dict(), "class_to_idx": {"dog": 1, "cat": 0}}).classes == ["cat", "dog"]
+
+
+def test_googlenet_without_its_auxiliary_layers(load):
+    network = theirs(3, "googlenet", aux_logits=False, init_weights=False)
+    assert answers_like(load(network.state_dict()), network)
+    whole = theirs(1000, "googlenet", aux_logits=True, init_weights=False)
+    whole.fc = nn.Linear(1024, 3)  # as it is fine-tuned
+    assert answers_like(load(whole.state_dict()), whole)
+
+
+def several_layers() -> nn.Module:
+    network = theirs()
+    network.fc = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 2))
+    return network
+
+
+def grey() -> nn.Module:
+    network = theirs()
+    network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    return network
+
+
+def normed() -> nn.Module:
+    network = theirs()
+    network.fc = nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 2))
+    return network
+
+
+def for_small_images() -> nn.Module:
+    network = theirs()
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    return network
+
+
+def headless() -> nn.Module:
+    network = theirs()
+    network.fc = nn.Identity()
+    return network
+
+
+class Stacked(nn.Module):
+    """A layer on top of all 1,000 of ImageNet's logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.classifier = theirs(1000), nn.Linear(1000, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "missing"),
+    [
+        (several_layers, r"fc: expected one linear layer of 512 inputs, found fc\.0\.weight 64 x 512, .*", 2),
+        (grey, "conv1 has 1 input channel, expected 3", 1),
+        (for_small_images, r"conv1\.weight is 64 x 3 x 3 x 3, expected 64 x 3 x 7 x 7", 1),
+        (normed, r"fc: .* found fc\.0\.weight 512", 2),
+        (headless, r"fc: .* found nothing", 2),
+        (Stacked, r"fc: .* found backbone\.fc\.weight 1000 x 512.*classifier\.weight 2 x 1000", 2),
+    ],
+)
+def test_what_differs_is_named_and_training_takes_the_rest(load, capsys, make, words, missing):
+    network = make()
+    with pytest.raises(CheckpointError, match=rf"fits resnet18 but for {words}.*--weights"):
+        load(network.state_dict())
+    part = load(network.state_dict(), trunk=True)
+    assert len(part.state_dict) == 122 - missing
+    cfg = parse_config("", ["--weights", str(part.path)])
+    assert (cfg.model, cfg.resize) == ("resnet18", "squash")
+    ours = MODELS["resnet18"](num_classes=4)
+    pretrained.load(ours, TrainConfig(weights=str(part.path)), ["a", "b", "c", "d"])
+    body = network.backbone if make is Stacked else network
+    assert torch.equal(ours.layer4[1].conv2.weight, body.layer4[1].conv2.weight)
+    said = capsys.readouterr().out
+    assert "fc.weight, fc.bias" in said and ("conv1.weight" in said) == (make in (grey, for_small_images))
+
+
+def test_another_network(load):
+    with pytest.raises(CheckpointError, match=r"weights of another network .*Known here are resnet18"):
+        load(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict())
+
+
+# ---- files of other kinds
+
+
+def jit(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), path)
+
+
+def exported(path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Linear(3, 4), (torch.zeros(1, 3),)), path)
+
+
+def onnx(path: Path) -> None:
+    module = pytest.importorskip("onnx")
+    graph = module.helper.make_graph([], "graph", [], [])
+    path.write_bytes(module.helper.make_model(graph, producer_name="pytorch").SerializeToString())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("write", "name", "words"),
+    [
+        (jit, "x.pt", r"TorchScript.*torch\.jit\.load\(\"x\.pt\"\)\.state_dict\(\)"),
+        (exported, "x.pt2", "exported program"),
+        (onnx, "x.onnx", "is ONNX"),
+        (onnx, "x.pth", "is ONNX"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "x.h5", "Keras"),
+        (lambda path: path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100)), "x.tflite", "TensorFlow"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "x.pth", "git lfs pull"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html><html>"), "x.pth", "web page"),
+        (
+            lambda path: torch.save(theirs(), path),
+            "x.pth",
+            r"torchvision\.models\.resnet\.ResNet.*model\.state_dict\(\)",
+        ),
+        (lambda path: torch.save(theirs().state_dict(), path, pickle_protocol=4), "x.pth", "protocol 4"),
+    ],
+)
+def test_files_of_another_kind_are_called_what_they_are(tmp_path, write, name, words):
+    write(tmp_path / name)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        checkpoints.load(tmp_path / name)
+    assert not any(word in str(caught.value) for word in ("damaged", "trust", "anything"))
+
+
+def test_a_buffer_is_not_a_file(load, network):
+    stream = io.BytesIO()
+    torch.save({"model": network.state_dict(), "raw": stream.getvalue()}, stream)
+    assert answers_like(load({"model": network.state_dict(), "classes": None, "x": (1, {2})}), network)
