@@ -34,31 +34,32 @@ SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where the
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
 
 
+UNKNOWN = (-1.0, -1.0, -1.0)
+RGB = conf.arg(metavar="R G B", help_behavior_hint="")
+
+
 @dataclass(frozen=True)
 class Stated:
     """What a state_dict of another program does not say; a .pth of train.py does."""
 
-    image_size: int | None = None
-    """Side of the images that the network was trained on, in pixels."""
-    resize: Literal[RESIZES] | None = None
-    """How images became squares."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of each channel that was subtracted; 0.485 0.456 0.406 is ImageNet's."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of each channel; 0.229 0.224 0.225 is ImageNet's."""
-    classes: Annotated[str, conf.arg(metavar="NAME,NAME,...")] = ""
-    """Names in the order of the outputs, or a text file with a name per line."""
+    image_size: Annotated[int, conf.arg(help_behavior_hint="")] = 0
+    """For weights of other programs, which do not say it: side in pixels of the images that they learned from."""
+    resize: Annotated[Literal["", RESIZES], conf.arg(metavar="|".join(RESIZES), help_behavior_hint="")] = ""
+    """Likewise: how images became squares."""
+    mean: Annotated[tuple[float, float, float], RGB] = UNKNOWN
+    """Likewise: mean of each channel, in 0..1; ImageNet's is 0.485 0.456 0.406."""
+    std: Annotated[tuple[float, float, float], RGB] = UNKNOWN
+    """Likewise: standard deviation of each channel; ImageNet's is 0.229 0.224 0.225."""
+    classes: Annotated[str, conf.arg(metavar="NAME,NAME,...", help_behavior_hint="")] = ""
+    """Likewise: names of the classes, in the order of the outputs."""
+
+    def given(self) -> dict[str, object]:
+        """Return what is stated, by field."""
+        return {name: value for name, value in vars(self).items() if value not in (0, "", UNKNOWN)}
 
     def class_names(self) -> list[str]:
         """Return the names, [] without any. Raises CheckpointError for such as are not folder names, or equal."""
-        is_file = self.classes.endswith(".txt")
-        try:
-            text = Path(self.classes).read_text(encoding="utf-8") if is_file else self.classes.replace(",", "\n")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                "--classes {file} cannot be read: {reason}.", file=self.classes, reason=error
-            ) from None
-        names = [name.strip() for name in text.splitlines() if name.strip()]
+        names = [name.strip() for name in self.classes.split(",") if name.strip()]
         if len(set(names)) < len(names) or any(PureWindowsPath(name).name != name for name in names):
             raise CheckpointError("--classes needs names that differ and could be those of folders.")
         return names
@@ -68,15 +69,15 @@ class Stated:
 
         Raises CheckpointError for values out of range.
         """
-        values = {"size": self.image_size, "resize": self.resize, "mean": self.mean, "std": self.std}
-        given = {key: value for key, value in values.items() if value is not None}
+        keys = {"image_size": "size", "resize": "resize", "mean": "mean", "std": "std"}
+        given = {keys[name]: value for name, value in self.given().items() if name in keys}
         try:
             preprocess = dataclasses.replace(usual, **given)
         except ValueError as error:
             raise CheckpointError("--image-size, --mean or --std: {reason}", reason=error) from None
-        texts = {key: str(value).strip("()").replace(",", "") for key, value in vars(preprocess).items()}
-        flags = {"size": "--image-size", "resize": "--resize", "mean": "--mean", "std": "--std"}
-        return preprocess, " ".join(f"{flag} {texts[key]}" for key, flag in flags.items() if key not in given)
+        assumed = {name: str(getattr(preprocess, key)) for name, key in keys.items() if key not in given}
+        flags = [f"--{name.replace('_', '-')} {value.strip('()').replace(',', '')}" for name, value in assumed.items()]
+        return preprocess, " ".join(flags)
 
 
 UNSTATED = Stated()
@@ -182,8 +183,8 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
         checkpoint = plain(path, content, stated, trunk)
     elif stated != UNSTATED:
         message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
-        given = [f"--{key.replace('_', '-')}" for key, value in vars(stated).items() if value]
-        raise CheckpointError(message, file=path, flags=", ".join(given))
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
+        raise CheckpointError(message, file=path, flags=flags)
     else:
         checkpoint = _from_train(path, content)
     checkpoint.path = path

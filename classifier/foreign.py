@@ -221,8 +221,6 @@ def refuse_other_formats(path: Path) -> None:
         message = "{file} is ONNX, whose weights cannot be read back. Use the .pth or state_dict that it was made from."
     elif head[:4] == b"\x89HDF" or "model.weights.h5" in members or head[4:8] == b"TFL3" or ending in (".pb", ".h5"):
         message = "{file} is a file of Keras or TensorFlow. Only weights of PyTorch networks can be used here."
-    elif head[:4] == b"GGUF":
-        message = "{file} is GGUF, a file of language models. Only networks that classify images can be used here."
     elif head.startswith(b"version https://git-lfs"):
         message = "{file} is a pointer of Git LFS; the weights were not downloaded. Run: git lfs pull"
     elif head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
