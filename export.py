@@ -14,6 +14,8 @@ by up to 13 of 255. Before the file is written, its answers are compared with th
 """
 
 import hashlib
+import inspect
+import io
 import json
 import logging
 import textwrap
@@ -26,7 +28,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tyro import conf
 
@@ -40,7 +42,7 @@ from classifier.files import atomic_write
 from classifier.inference.predictor import build_predictor, fold_batch_norm
 from classifier.text import plural
 
-EXAMPLES = 16  # images that the file's answers are checked with
+EXAMPLES = 16  # arrays that the file's answers are checked with, beside files of many kinds
 TOLERANCE = 0.0005  # between a probability of the file and the network's
 WEIGHT_STEPS = 2**22  # in which Pillow's resize counts the weights of pixels
 
@@ -50,14 +52,29 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+{decode}
 session = onnxruntime.InferenceSession({model})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-image = Image.open("image.jpg")
-image.draft(None, ({side}, {side}))  # large JPEGs are decoded at a fraction of their size, which is faster
-image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-(probabilities,) = session.run(["probabilities"], {{"picture": image[None]}})
+(probabilities,) = session.run(["probabilities"], {{"picture": decode("image.jpg", {side})[None]}})
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
+
+
+def decode(file, side):
+    """Return an image as training saw it, (height, width, 3); in rare formats, an error: save it as PNG or JPEG."""
+    image = Image.open(file, formats=["JPEG", "PNG", "GIF", "WEBP"])
+    if "icc_profile" in image.info and image.mode == "CMYK":
+        raise ValueError("colours of a printer: convert this image to RGB first")
+    if "transparency" in image.info and image.mode[0] == "I":
+        raise ValueError("16-bit grey with transparency: convert this image to RGB first")
+    image.draft(None, (side, side))  # large JPEGs are decoded at a fraction of their size, which is faster
+    image = ImageOps.exif_transpose(image)  # upright
+    if image.mode[0] == "I":  # 16-bit grey
+        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:  # on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
 
 
 @dataclass
@@ -157,9 +174,11 @@ def main(args: Sequence[str] | None = None) -> None:
         message = f"{target} cannot be written ({error.strerror or error}). Choose another place with --output."
         raise UserError(message) from error
     print(f"written    {target}, {len(content) / 1e6:.1f} MB")
-    print(f"checked    on {EXAMPLES} generated images: probabilities differ by at most {difference:.1g}")
+    print(f"checked    on {EXAMPLES} generated images and {len(example_files())} files of different kinds:")
+    print(f"           probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
-    snippet = SNIPPET.format(model=json.dumps(target.as_posix(), ensure_ascii=False), side=2 * preprocess.size)
+    model = json.dumps(target.as_posix(), ensure_ascii=False)
+    snippet = SNIPPET.format(decode=inspect.getsource(decode), model=model, side=2 * preprocess.size)
     print(textwrap.indent(snippet, "    "))
 
 
@@ -217,19 +236,46 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def largest_difference(content: bytes, checkpoint: Checkpoint) -> float:
-    """Return the largest difference between probabilities from onnxruntime and from our predictor, both in float32."""
+    """Return the largest difference between probabilities from onnxruntime and from our predictor, both in float32.
+
+    Also compares what `decode`, which is printed for use with the file, makes of files of many kinds.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     predict = build_predictor(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format))
     random, differences = np.random.default_rng(0), []
+    preprocess = checkpoint.preprocess
     for n in range(EXAMPLES // 2):  # two at a time, so that a mix-up would show; of several proportions
         blocks = random.integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
         pair = blocks.repeat(50, axis=1).repeat(60 - 7 * n, axis=2)
-        expected = predict(torch.stack([checkpoint.preprocess.pixels(Image.fromarray(image)) for image in pair]))
+        expected = predict(torch.stack([preprocess.pixels(Image.fromarray(image)) for image in pair]))
         (found,) = session.run(["probabilities"], {"picture": pair})
         differences.append(np.abs(found - expected.probabilities.numpy()).max())
+    for file in example_files():
+        expected = predict(preprocess.read(file)[None])
+        image = decode(io.BytesIO(file), 2 * preprocess.size)
+        (found,) = session.run(["probabilities"], {"picture": image[None]})
+        differences.append(np.abs(found - expected.probabilities.numpy()).max())
     return float(np.max(differences))
+
+
+def example_files() -> list[bytes]:
+    """Return an image as files of the kinds that programs decode differently: modes, transparency, turned by EXIF."""
+    blocks = np.random.default_rng(1).integers(0, 256, (6, 5, 4), dtype=np.uint8).repeat(20, 0).repeat(30, 1)
+    rgba, turned = Image.fromarray(blocks), Image.Exif()
+    turned[0x0112] = 6
+    grey = Image.fromarray(blocks[..., 0].astype(np.uint16) * 257)  # 16 bits
+    palette, files = rgba.convert("P"), []
+    for image, kind, options in (
+        (grey, "PNG", {}), (rgba, "PNG", {}), (rgba, "WEBP", {"lossless": True}), (rgba.convert("LA"), "PNG", {}),
+        (palette, "PNG", {"transparency": 3}), (palette, "GIF", {"transparency": 3}),
+        (rgba.convert("CMYK"), "JPEG", {}), (rgba.convert("RGB"), "JPEG", {"exif": turned}),
+        (rgba.convert("1"), "PNG", {}),
+    ):  # fmt: skip
+        image.save(file := io.BytesIO(), kind, **options)
+        files.append(file.getvalue())
+    return files
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """export.py as people run it: the ONNX answers as the network does, for any image, and replaces nothing by itself."""
 
+import csv
 import hashlib
 import json
+import shutil
 import sys
 import textwrap
 from datetime import datetime
@@ -16,7 +18,6 @@ from torch import nn
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data.images import load_image
 from classifier.data.transforms import RESIZES, Preprocess
 from classifier.inference.predictor import Prediction, build_predictor
 from tests.conftest import REPOSITORY, run_code, run_script
@@ -30,6 +31,7 @@ pytest.importorskip("onnxscript")
 
 import export  # noqa: E402
 
+CASES = REPOSITORY.parent / "shared" / "cases" / "images"  # where they are
 CLASSES = ["blue", "红", "a \"b\""]  # fmt: skip
 SIZE = 24
 BUILDERS = dict(MODELS)  # before tests put others there
@@ -191,7 +193,7 @@ def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, c
     assert target.read_bytes() != b"something else"
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert str(target) in shown and "on 16 generated images" in shown
+    assert str(target) in shown and "on 16 generated images and 9 files" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
@@ -226,19 +228,62 @@ def test_files_that_cannot_be_read_or_written_and_packages_that_are_missing(proj
     assert Path("module/places.pth").read_bytes() == before
 
 
-def test_as_a_process_and_what_it_prints_runs(tmp_path):
-    photograph(50, 40).save(tmp_path / "image.jpg", quality=95)
+def kinds_of_files(folder: Path) -> None:
+    """Images of the kinds that decoders treat differently; those of the cases as well, where they are."""
+    for number, content in enumerate(export.example_files()):
+        (folder / f"{number}.png").write_bytes(content)  # whatever it is, the content decides
+    photograph(50, 40).save(folder / "photo.jpg", quality=95)
+    photograph(900, 700).save(folder / "large.jpg")
+    photograph(60, 40).convert("L").save(
+        folder / "grey.png", transparency=int(np.asarray(photograph(60, 40).convert("L"))[0, 0])
+    )
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photograph(60, 40).save(folder / f"turned{orientation}.webp", exif=exif)
+    for name in (
+        "i16.png",
+        "rgba.png",
+        "la.png",
+        "hopper_orientation_6.webp",
+        "xmp_tags_orientation.png",
+        "i_trns.png",
+    ):
+        if (CASES / name).exists():
+            shutil.copy(CASES / name, folder)
+
+
+def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=32), built("resnet18").state_dict())
     checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
     done = run_script("export.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     heading, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
     words = [line.split()[0] for line in heading.splitlines() if line]
-    assert words == ["weights", "network", "written", "checked", "To"]
+    assert words == ["weights", "network", "written", "checked", "probabilities", "To"]
 
+    (tmp_path / "images").mkdir()
+    kinds_of_files(tmp_path / "images")
+    labelled = run_script("predict.py", "images", "--device", "cpu", "--precision", "fp32", cwd=tmp_path)
+    assert labelled.returncode == 0, labelled.stderr
+    with (tmp_path / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = [tmp_path / row["path"] for row in rows]
+    assert len(files) >= 20
     code = textwrap.dedent(snippet)
-    used = run_code(code, cwd=tmp_path)
+    prepared, asked = code[: code.index("(probabilities,)")], code[code.index("(probabilities,)") :]
+    loop = (
+        f"for name in {[str(file) for file in files]!r}:\n    try:\n"
+        + textwrap.indent(asked.replace('"image.jpg"', "name"), "        ")
+        + "    except ValueError:\n        print('refused')\n"
+    )
+    used = run_code(prepared + loop, cwd=tmp_path)
     assert used.returncode == 0 and used.stderr == "", used.stderr
-    (expected,) = own(checkpoint, [load_image(tmp_path / "image.jpg", 32)]).probabilities.numpy()
-    name, probability = used.stdout.rstrip().rsplit(" ", 1)
-    assert name == CLASSES[expected.argmax()] and float(probability) == pytest.approx(expected.max(), abs=1e-3)
+    for row, line in zip(rows, used.stdout.splitlines(), strict=True):
+        if line == "refused":  # rather than another answer
+            assert row["path"].endswith("i_trns.png")
+            continue
+        name, probability = line.rsplit(" ", 1)
+        expected = max(float(value) for key, value in row.items() if key.startswith("P("))
+        assert row["note"] or name == row["class"], row
+        assert float(probability) == pytest.approx(expected, abs=1e-3), row
