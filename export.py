@@ -65,12 +65,12 @@ def decode(file, side):
     image = Image.open(file, formats=["JPEG", "PNG", "GIF", "WEBP"])
     if "icc_profile" in image.info and image.mode == "CMYK":
         raise ValueError("colours of a printer: convert this image to RGB first")
-    if "transparency" in image.info and image.mode[0] == "I":
-        raise ValueError("16-bit grey with transparency: convert this image to RGB first")
     image.draft(None, (side, side))  # large JPEGs are decoded at a fraction of their size, which is faster
     image = ImageOps.exif_transpose(image)  # upright
     if image.mode[0] == "I":  # 16-bit grey
-        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.int64)
+        grey[grey == image.info.get("transparency")] = 65535
+        image = Image.fromarray((grey // 257).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:  # on white
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -268,10 +268,10 @@ def example_files() -> list[bytes]:
     grey = Image.fromarray(blocks[..., 0].astype(np.uint16) * 257)  # 16 bits
     palette, files = rgba.convert("P"), []
     for image, kind, options in (
-        (grey, "PNG", {}), (rgba, "PNG", {}), (rgba, "WEBP", {"lossless": True}), (rgba.convert("LA"), "PNG", {}),
-        (palette, "PNG", {"transparency": 3}), (palette, "GIF", {"transparency": 3}),
-        (rgba.convert("CMYK"), "JPEG", {}), (rgba.convert("RGB"), "JPEG", {"exif": turned}),
-        (rgba.convert("1"), "PNG", {}),
+        (grey, "PNG", {}), (grey, "PNG", {"transparency": grey.getpixel((0, 0))}), (rgba.convert("LA"), "PNG", {}),
+        (rgba, "PNG", {}), (rgba, "WEBP", {"lossless": True}), (palette, "PNG", {"transparency": 3}),
+        (palette, "GIF", {"transparency": 3}), (rgba.convert("1"), "PNG", {}), (rgba.convert("CMYK"), "JPEG", {}),
+        (rgba.convert("RGB"), "JPEG", {"exif": turned}),
     ):  # fmt: skip
         image.save(file := io.BytesIO(), kind, **options)
         files.append(file.getvalue())

@@ -193,7 +193,7 @@ def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, c
     assert target.read_bytes() != b"something else"
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert str(target) in shown and "on 16 generated images and 9 files" in shown
+    assert str(target) in shown and "on 16 generated images and 10 files" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
@@ -237,6 +237,7 @@ def kinds_of_files(folder: Path) -> None:
     photograph(60, 40).convert("L").save(
         folder / "grey.png", transparency=int(np.asarray(photograph(60, 40).convert("L"))[0, 0])
     )
+    photograph(60, 40).convert("CMYK").save(folder / "printer.jpg", icc_profile=b"profile" * 40)
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -281,7 +282,7 @@ def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     assert used.returncode == 0 and used.stderr == "", used.stderr
     for row, line in zip(rows, used.stdout.splitlines(), strict=True):
         if line == "refused":  # rather than another answer
-            assert row["path"].endswith("i_trns.png")
+            assert row["path"] == "images/printer.jpg"
             continue
         name, probability = line.rsplit(" ", 1)
         expected = max(float(value) for key, value in row.items() if key.startswith("P("))
