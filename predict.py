@@ -8,8 +8,9 @@
 
 Without --weights, the newest file in module/ is used. predictions.csv gets a row per image (path, class, probability of
 each class, and a note where there is no class), predictions.png shows some of them, and predictions.csv.json records
-which weights were used. The same command continues where an interrupted run stopped and labels images that were added
-since; rows that are there stay. Your files are neither changed nor moved.
+which weights were used and what the images were like. The same command continues where an interrupted run stopped and
+labels images that were added or changed since, by size and time; rows of files that are gone are removed, all others
+stay. Your files are neither changed nor moved.
 
 Expected: two cores (AMD EPYC, bfloat16) label 242 photographs per second; start and contact sheet take five seconds.
 """
@@ -35,13 +36,12 @@ from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError
 from classifier.data import archives
 from classifier.device import Precision, select_compute
+from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
 from classifier.prediction.sources import UnlabelledImage
 from classifier.prediction.table import OR_ELSE, Table
 from classifier.text import plural
-
-NEITHER = "neither"  # in the class column for an image that is out of distribution
 
 
 @dataclass
@@ -98,7 +98,7 @@ def command_line(args: Sequence[str] | None) -> Settings:
     if not settings.paths:
         raise UserError("Name images, folders or zips to label: python predict.py IMAGES; --help shows the options.")
     if settings.output.suffix.lower() != ".csv":
-        raise UserError(f"--output {settings.output}: the name of the table has to end in .csv")
+        raise UserError(f"--output {settings.output}: the table's name must end in .csv")
     if target := settings.sort_into:
         if target.exists() and not target.is_dir():
             raise UserError(f"--sort-into {target} is a file. Name a folder; it need not exist yet.")
@@ -111,6 +111,7 @@ def command_line(args: Sequence[str] | None) -> Settings:
 def predict(settings: Settings) -> None:
     """Label the images that have no row yet, then make the other files from the table."""
     checkpoint = checkpoints.load(settings.weights, stated=settings.stated)
+    folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
     images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
     new = [image for name, image in images.items() if name not in table.rows]
     recorded = table.note["format"]
@@ -119,8 +120,7 @@ def predict(settings: Settings) -> None:
         raise UserError(f"{table.path} was begun in {recorded}; this run would use {compute.format}. {OR_ELSE}")
     table.note["format"] = compute.format
     outputs.print_header(checkpoint, compute)
-    if len(images) > len(new):
-        print(f"kept       {plural(len(images) - len(new), 'row')} in {table.path}", flush=True)
+    outputs.print_kept(table, len(images) - len(new))
 
     predictor = build_predictor(checkpoint, compute)
     start = time.perf_counter()
@@ -134,13 +134,14 @@ def predict(settings: Settings) -> None:
     if not distributed.IS_MAIN:
         return
 
+    table.append([])  # so that rows are removed even where no image is new
     rows = [(images[name], row) for name, row in table.rows.items() if name in images]
     outputs.print_summary(rows, len(new), others, time.perf_counter() - start)
     written = [table.path, *outputs.draw_sheet(rows, checkpoint.preprocess, table.sheet)]
     if settings.kaggle:
         written.append(outputs.write_kaggle(rows, checkpoint.classes, table.submission))
     if settings.sort_into:
-        written.append(outputs.copy_by_class(rows, settings.sort_into))
+        written.append(outputs.copy_by_class(rows, folders, settings.sort_into))
     print("written    " + "\n           ".join(map(str, written)))
 
 
@@ -150,10 +151,11 @@ def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, Unlabell
     exclude = filter(None, (table.sheet, settings.sort_into))
     images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
     if not images:
-        raise UserError(f"There is no image to label ({plural(len(others), 'other file')}). Name images or folders.")
+        found = f", only {plural(len(others), 'other file')}" if others else ""
+        raise UserError(f"There are no images to label{found}. Name images, folders with images, or zips.")
     if settings.kaggle:
         outputs.kaggle_ids(checkpoint.classes, (image.name for image in images.values()))
-    table.resume(settings.restart)
+    table.resume(images, settings.restart)
     return images, others, table
 
 
@@ -174,9 +176,14 @@ def label(
             continue
         probabilities, is_ood = next(answers)
         best = classes[probabilities.index(max(probabilities))]
-        name, note = (NEITHER, f"out of distribution; the nearest class is {best}") if is_ood else (best, "")
+        name, note = (neither(classes), f"out of distribution; the nearest class is {best}") if is_ood else (best, "")
         rows.append([image.name, name, *(f"{p:.5g}" for p in probabilities), note])
     return rows
+
+
+def neither(classes: Sequence[str]) -> str:
+    """Return what the class column says of an image that is out of distribution: not the name of a class."""
+    return next(name for name in ("neither", "unlike", "none of them") if name not in map(str.casefold, classes))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import pytest
 # what may be missing -> the tests that need it: files, or the beginnings of names
 NEEDS = {
     "browser": ["tests/test_page.py"],
-    "cases": ["tests/test_images.py::test_cases_of_other_projects"],
+    "cases": [
+        "tests/test_images.py::test_cases_of_other_projects",
+        "tests/test_predict.py::test_the_second_of_two_photographs_under_one_name",
+    ],
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
     "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],
     "photographs": ["tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes"],

@@ -132,6 +132,7 @@ def test_each_row_is_its_images_own(run):
     answer = build_predictor(weights(), select_compute("cpu", "fp32"))
     assert [Path(name).stem for name in rows] == list(reds) and run.new == 30
     assert "unreadable 5 images: " in run.shown and "labelled   25 images" in run.shown
+    assert "new        30 images (5 unreadable) in" in run.shown
     for name, row in rows.items():
         if Path(name).stem in bad:
             assert row["class"] == row["P(cat)"] == row["P(dog)"] == "" and row["note"].startswith("is ")
@@ -142,12 +143,13 @@ def test_each_row_is_its_images_own(run):
     assert Path("predictions.csv").read_bytes().startswith(HEADING)
 
 
-def test_a_folder_with_nothing_but_unreadable_files(run):
+def test_nothing_but_unreadable_files(run):
     for i in range(6):
         Path("photos", f"{i}.png").write_bytes(b"text")
     rows = run(*(own(f"{i}.png") for i in range(6)))
     assert all("not an image" in row["note"] for row in rows.values()) and len(rows) == 6
     assert "unreadable 6 images: " in run.shown and not Path("predictions.png").exists()
+    assert "labelled   0 images\nnew        6 images (6 unreadable) in" in run.shown and "class" not in run.shown[-300:]
 
 
 def test_out_of_distribution(run):
@@ -164,6 +166,11 @@ def test_out_of_distribution(run):
     assert row["note"] == "out of distribution; the nearest class is cat"
     assert classes(rows)[:10] == ["cat"] * 5 + ["dog"] * 5 and re.search(r"neither +1", run.shown)
     assert f"trained on drawings only; for photographs use --weights module/{checkpoints.SHIPPED}" in run.shown
+    checkpoints.save(weights(("Neither", "dog"), ood_stats=stats), Path("module/colors.pth"))
+    row = run("photos", "--restart", "--sort-into", "sorted")[own("green.png")]
+    assert row["class"] == "unlike" and row["note"].endswith("the nearest class is Neither")
+    assert copies()["unlike/green.png"] == Path("photos/green.png").read_bytes()
+    assert "trained on drawings" not in run.shown
 
 
 # ------------------------------------------------------------------------------------------------ what is named
@@ -200,12 +207,15 @@ def test_zips(run):
     assert classes(rows) == ["cat", "", "cat", "cat", "cat"] and "damaged" in rows["holiday.zip/inner/1.bmp"]["note"]
 
 
-@pytest.mark.parametrize(("start", "end"), [(b"", b"\n"), (b"\xef\xbb\xbf", b"\r\n\r\n"), (b"", b"\0")])
-def test_standard_input(run, monkeypatch, start, end):
+@pytest.mark.parametrize(
+    ("encoding", "end"),  # UTF-16 as PowerShell writes it
+    [("utf-8", "\n"), ("utf-8-sig", "\r\n\r\n"), ("utf-8", "\0"), ("utf-16", "\r\n")],
+)
+def test_standard_input(run, monkeypatch, encoding, end):
     Path("photos/0.png").rename("photos/名 字")  # what is named itself is labelled whatever it is called
     Path("notes.txt").write_text("text")
     names = ["photos/5.png", "photos/missing.png", "photos/名 字", "notes.txt", "gone.zip"]
-    pipe(monkeypatch, start + end.join(name.encode() for name in names) + end * (end == b"\0"))
+    pipe(monkeypatch, (end.join(names) + end).encode(encoding))
     rows = run("-")
     assert list(rows) == names and classes(rows) == ["dog", "", "cat", "", ""]
     assert rows["photos/missing.png"]["note"] == rows["gone.zip"]["note"] == "does not exist"
@@ -310,6 +320,84 @@ def test_files_of_others_are_never_overwritten(run):
         Path(name).unlink()
 
 
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "images"
+
+
+def keep_time(path, content, seconds=1e9):
+    """Write a file whose time of change is `seconds`."""
+    Path(path).write_bytes(content)
+    os.utime(path, (seconds, seconds))
+
+
+def test_an_image_that_is_replaced_gets_a_new_row(run):
+    keep_time("photos/3.png", image(84, "BMP"))  # for one of the same size, later
+    before = run("photos")
+    for path, content, seconds in (
+        ("photos/0.png", image(255), time.time()),  # as `cp` does
+        ("photos/1.png", image(255) + b" " * 9, Path("photos/1.png").stat().st_mtime),  # as `cp -p` may do
+        ("photos/3.png", image(200, "BMP"), 2e9),
+        ("photos/4.png", b"text", 1e9),
+    ):
+        keep_time(path, content, seconds)
+    changed = [own(f"{i}.png") for i in (0, 1, 3, 4)]
+    rows = run("photos")
+    assert list(rows) == [name for name in before if name not in changed] + changed
+    assert [rows[name]["class"] for name in changed] == ["dog", "dog", "dog", ""]
+    assert all(rows[name] == before[name] for name in before if name not in changed)
+    assert "kept       6 rows" in run.shown and "removed    4 rows of changed files" in run.shown
+    assert "new        4 images (1 unreadable) in" in run.shown
+    assert run("photos") == rows and run.new == 0 and "removed" not in run.shown
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="no shared cases")
+def test_the_second_of_two_photographs_under_one_name(run):
+    paths = [CASES / "stale" / name for name in ("first.jpg", "then.jpg")]
+    alone = run(*paths)
+    for path in paths:
+        Path("photos/one.jpg").write_bytes(path.read_bytes())
+        row = run("photos")[own("one.jpg")]
+        assert list(row.values())[1:] == list(alone[str(path)].values())[1:]
+
+
+def test_rows_of_files_that_are_gone_go_and_all_others_stay(run, monkeypatch):
+    fill("more", {"x": 0, "y": 0})
+    make_zip(Path("a.zip"), {"1.png": image(0), "2.png": image(255)})
+    make_zip(Path("b.zip"), {"1.png": image(0), "2.png": image(255)})
+    pipe(monkeypatch, b"later.png\n")
+    assert len(run("photos", "more", "a.zip", "b.zip", "-")) == 17
+    for path in ("photos/0.png", "photos/1.png", "more/x.png"):
+        Path(path).unlink()
+    fill("more", {"y": 255})
+    make_zip(Path("a.zip"), {"1.png": image(255), "3.png": image(0)})  # without 2.png
+    Path("b.zip").unlink()
+    rows = run("photos")
+    assert list(rows) == [own(f"{i}.png") for i in range(2, 10)]
+    assert "removed    7 rows of files that are gone" in run.shown  # with a.zip/2.png and b.zip's
+    assert "removed    2 rows of changed files" in run.shown
+    fill(".", {"later": 0})
+    pipe(monkeypatch, b"later.png\nphotos/0.png")
+    run("a.zip", "-")
+    Path("photos/9.png").unlink()
+    assert run("a.zip")["later.png"]["class"] == "cat"  # exists, and was not named today
+    assert "kept       2 rows" in run.shown and "removed    1 row of a file that is gone" not in run.shown
+    assert "removed    2 rows of files that are gone" in run.shown  # photos/0.png was named, and not there
+
+
+def test_rows_without_a_record_are_judged_by_the_time_of_the_table(run):
+    for i in range(10):
+        keep_time(f"photos/{i}.png", image(28 * i))
+    run("photos")
+    note = json.loads(Path("predictions.csv.json").read_text())
+    del note["files"]  # as earlier versions wrote it
+    Path("predictions.csv.json").write_text(json.dumps(note))
+    fill("photos", {"0": 255})
+    os.utime("predictions.csv", (1.1e9, 1.1e9))
+    rows = run("photos")
+    assert rows[own("0.png")]["class"] == "dog" and run.new == 1 and "removed    1 row of a changed file" in run.shown
+    assert "10 rows have no record of the file's size and time" in run.shown
+    assert run("photos") == rows and run.new == 0 and "no record" not in run.shown
+
+
 @pytest.mark.parametrize("content", ["path;class\r\n", "\ufeffpath,class,P(cat),P(dog),note\r\na.png,cat\r\n"])
 def test_a_table_that_another_program_has_changed(run, content):
     run("photos")
@@ -330,12 +418,15 @@ def test_ctrl_c_keeps_what_is_there(run, monkeypatch, capsys):
 
 def test_a_full_disk_keeps_what_is_there(run):
     message = r"cannot be written.*Free some disk space.*continues after the rows"
-    for size, rows in ((50, 0), (350, 8), (500, 10)):  # too small for the note beside the table, the table, the sheet
+    checkpoints.save(
+        weights(("c" * 400, "d" * 400)), Path("module/colors.pth")
+    )  # so that rows are longer than the note
+    for size, rows in ((50, 0), (3500, 5), (5400, 10)):  # too small for the note beside the table, the table, the sheet
         with file_size_limit(size), pytest.raises(UserError, match=message):
             run("photos", batch=2)
         lines = Path("predictions.csv").read_bytes().count(b"\n") if rows else 1
         assert rows <= lines - 1 <= rows + 1 and (rows or not Path("predictions.csv").exists())
-    assert classes(run("photos")) == ["cat"] * 5 + ["dog"] * 5 and run.new == 0
+    assert classes(run("photos")) == ["c" * 400] * 5 + ["d" * 400] * 5 and run.new == 0
 
 
 def test_killed_for_real(tmp_path):
@@ -438,8 +529,8 @@ def test_kaggle(run):
     [
         ([], "Name images"),
         (["photos", "nowhere.jpg"], "nowhere.jpg does not exist"),
-        (["empty"], r"no image to label \(0 other files\)"),
-        (["other"], r"no image to label \(1 other file\)"),
+        (["empty"], r"no images to label\. Name"),
+        (["other"], r"no images to label, only 1 other file\."),
         (["photos", "text.zip"], "text.zip is damaged"),
         (["inner.zip"], "holds no images; a zip inside it"),
         (["outside.zip"], "points outside the zip"),
@@ -448,6 +539,7 @@ def test_kaggle(run):
         (["photos", "--output", "text.zip/predictions.csv"], "cannot be written"),
         (["photos/1.png", "--sort-into", "photos"], "is in photos"),
         (["photos", "--sort-into", "text.zip"], "is a file"),
+        (["photos", "--sort-into", "sorted", "--weights", "weights/Cat.pth"], "'Cat' and 'cat' would share the folder"),
         (["names", "--kaggle"], "one number"),
         (["twice", "--kaggle"], "b/1.png: another image has the same number"),
         (["photos", "--kaggle", "--weights", "weights/cow.pth"], "two classes, one of them called dog"),
@@ -455,7 +547,7 @@ def test_kaggle(run):
         (["photos", "--batch-size", "0"], "--batch-size"),
         (["photos", "--workers", "-1"], "--workers"),
         (["photos", "--device", "abacus"], "--device"),
-        (["-"], "no image to label"),
+        (["-"], "no images to label"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(project, monkeypatch, arguments, message):
@@ -468,6 +560,7 @@ def test_what_is_refused_leaves_nothing_behind(project, monkeypatch, arguments, 
     fill("names", {"img 2 of 3": 0})
     fill("twice", {"a/1": 0, "b/1": 255})
     checkpoints.save(weights(classes=("cat", "cow")), Path("weights/cow.pth"))
+    checkpoints.save(weights(classes=("cat", "Cat")), Path("weights/Cat.pth"))
     broken = weights()
     broken.state_dict["fc.bias"][0] = 3e38
     broken.state_dict["fc.weight"][0] = 3e38

@@ -6,8 +6,9 @@
 import itertools
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from classifier.distributed import WORLD_SIZE
 from classifier.evaluation import plots
 from classifier.files import atomic_write, safe_name
 from classifier.prediction.sources import UnlabelledImage, read_image
+from classifier.prediction.table import Table
 from classifier.text import plural, print_table, shorten
 
 MAX_SHEET_IMAGES = 64
@@ -43,20 +45,37 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
     print(f"device     {compute}", flush=True)
 
 
+def print_kept(table: Table, count: int) -> None:
+    """Print how many rows of an earlier run stand for images named today (`count`), and how many were removed."""
+    if count:
+        print(f"kept       {plural(count, 'row')} in {table.path}")
+    if table.gone:
+        print(f"removed    {plural(table.gone, 'row of a file that is gone', 'rows of files that are gone')}")
+    if table.changed:
+        print(f"removed    {plural(table.changed, 'row of a changed file', 'rows of changed files')}")
+    if table.by_time:
+        rows = plural(table.by_time, "row has", "rows have")
+        print(f"           {rows} no record of the file's size and time: files newer than the table count as changed")
+    sys.stdout.flush()
+
+
 def print_summary(rows: Rows, new: int, others: Sequence[str], seconds: float) -> None:
-    """Print how many images each class has, and how long the `new` ones took; `others` were passed over."""
+    """Print how many images each class has, and how long the last `new` rows took; `others` were passed over."""
     counts = Counter(row[1] for _, row in rows if row[1])
     print()
-    print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in counts.most_common())])
-    print()
+    if counts:
+        print_table([("class", "images"), *((shorten(name, 30), f"{count:,}") for name, count in counts.most_common())])
+        print()
     if problems := [f"{row[0]} {row[-1]}" for _, row in rows if not row[1]]:
         more = " ... (see the table)" if len(problems) > 1 else ""
         print(f"unreadable {plural(len(problems), 'image')}: {problems[0]}{more}")
     if others:
         print(f"skipped    {plural(len(others), 'other file')}: {list_endings(others)}")
     print(f"labelled   {plural(counts.total(), 'image')}")
+    failed = sum(not row[1] for _, row in rows[len(rows) - new :])
+    unreadable = f" ({failed:,} unreadable)" if failed else ""
     processes = f" with {WORLD_SIZE} processes" if WORLD_SIZE > 1 else ""
-    print(f"new        {plural(new, 'image')} in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}")
+    print(f"new        {plural(new, 'image')}{unreadable} in {seconds:.1f} s, {new / seconds:,.0f} images/s{processes}")
 
 
 def draw_sheet(rows: Rows, preprocess: Preprocess, path: Path) -> list[Path]:
@@ -80,8 +99,8 @@ def draw_sheet(rows: Rows, preprocess: Preprocess, path: Path) -> list[Path]:
     return [path]
 
 
-def copy_by_class(rows: Rows, target: Path) -> Path:
-    """Copy each image to `target`/<its class>/<its name>, or <its name>-2 and so on where that is taken.
+def copy_by_class(rows: Rows, folders: Mapping[str, str], target: Path) -> Path:
+    """Copy each image to `target`/<folder of its class>/<its name>, or <its name>-2 and so on where that is taken.
 
     A copy that an earlier run has made is recognised by its content.
     """
@@ -94,7 +113,7 @@ def copy_by_class(rows: Rows, target: Path) -> Path:
         except (UserError, OSError) as error:
             print(f"not copied {image.name} ({error})")
             continue
-        wanted = target / safe_name(label) / safe_name(Path(image.name).name)
+        wanted = target / folders[label] / safe_name(Path(image.name).name)
         same_path = str(wanted).casefold()  # A.jpg and a.jpg are one file on Windows and macOS
         for number in itertools.count(last[same_path] + 1):
             copy = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")

@@ -1,12 +1,14 @@
 """Find the images that a command line names (paths, patterns, zips, a list on standard input), and read them."""
 
 # os.path keeps a name as it was given ("./a"), and takes any text for one.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
+# ruff: noqa: PTH110, PTH112, PTH113, PTH116, PTH118, PTH207
 
+import codecs
+import contextlib
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -34,6 +36,16 @@ class UnlabelledImage(NamedTuple):
         if not os.path.isfile(self.file):  # a device or a pipe might never end
             raise UserError("is not a file" if os.path.exists(self.file) else "does not exist")
         return self.file
+
+    def stamp(self) -> list[int] | None:
+        """Return what changes when the image does: size and time of change (or check sum); None where it is gone."""
+        if self.member is not None:
+            info = archives.open_zip(self.file).infolist()[self.member]
+            return [info.file_size, info.CRC]
+        with contextlib.suppress(OSError):
+            status = os.stat(self.file)
+            return [status.st_size, status.st_mtime_ns]
+        return None
 
 
 def key(name: str) -> str:
@@ -68,19 +80,36 @@ def find_images(
     return images, others
 
 
+def find_again(names: Iterable[str]) -> dict[str, UnlabelledImage]:
+    """Return `key` of its name -> image for those of `names` that exist, as files or in a zip that can be read."""
+    names = list(names)
+    parents = {str(parent) for name in names for parent in Path(name).parents if parent.suffix.lower() == ".zip"}
+    found = {key(name): UnlabelledImage(name, name) for name in names if os.path.lexists(name)}
+    for path in filter(os.path.isfile, parents):
+        with contextlib.suppress(UserError):
+            found |= find_images([path])[0]
+    return found
+
+
 def expand(path: str) -> list[str]:
     """Return the path, or what a pattern matches, sorted: on Windows the shell leaves patterns to the program."""
     if os.path.lexists(path):
         return [path]
     matches = sorted(glob.glob(path.replace("[", "[[]"), recursive=True)) if set(path) & set("*?") else []
     if not matches:
-        raise UserError(f"{path} does not exist. Give images, folders, zips, patterns such as *.jpg, or - .")
+        raise UserError(f"{path} does not exist. Name images, folders, zips, patterns such as *.jpg, or - for a list.")
     return matches
 
 
 def read_paths(content: bytes) -> list[str]:
-    """Return the paths in a list: one per line in UTF-8, or each ended by a null character (`find -print0`)."""
-    text = content.decode("utf-8-sig", "surrogateescape")
+    """Return the paths in a list: one per line in UTF-8, or each ended by a null character (`find -print0`).
+
+    UTF-16 with a byte order mark is read as well: PowerShell writes it with `>`.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", "replace")
+    else:
+        text = content.decode("utf-8-sig", "surrogateescape")
     names = text.split("\0") if "\0" in text else (line.removesuffix("\r") for line in text.split("\n"))
     return [name for name in names if name.strip()]
 

@@ -1,4 +1,4 @@
-"""predictions.csv: rows that outlive the process, and whose predictions they are."""
+"""predictions.csv: rows that outlive the process, whose predictions they are, and of which state of each image."""
 
 import csv
 import hashlib
@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.files import atomic_write
-from classifier.prediction.sources import key
+from classifier.prediction.sources import UnlabelledImage, find_again, key
 
 # Excel recognises UTF-8 by the mark of "-sig"; file names that are not valid text come back unchanged
 TEXT = {"encoding": "utf-8-sig", "errors": sys.getfilesystemencodeerrors()}
@@ -22,7 +22,7 @@ OR_ELSE = "Choose another --output, or start over with --restart."
 
 
 class Table:
-    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights and number format.
+    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, number format, state of files.
 
     `rows` maps the `key` of a path to its row: path, class ("" where the image cannot be read), probabilities, note.
     """
@@ -31,18 +31,21 @@ class Table:
         self.path, self.note_path = path, path.with_name(path.name + ".json")
         self.sheet, self.submission = path.with_suffix(".png"), path.with_suffix(".kaggle.csv")  # made of it
         self.columns = ["path", "class", *(f"P({name})" for name in checkpoint.classes), "note"]
-        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "format": ""}
+        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "format": "", "files": {}}
         self.rows: dict[str, list[str]] = {}
+        self.gone = self.changed = self.by_time = 0  # rows removed, or judged by the time of the table
+        self._rewrite = self._has_begun = False
 
-    def resume(self, restart: bool) -> None:
-        """Read the rows of an earlier run unless `restart`, and cut off a last row that is incomplete.
+    def resume(self, images: Mapping[str, UnlabelledImage], restart: bool) -> None:
+        """Read the rows of an earlier run unless `restart`: all whose image, in `images` or not, is as it was then.
 
-        Raises:
-            UserError: a file is there that predict.py did not write, or the rows are of other weights.
+        Nothing is written yet. Raises UserError where a file is there that predict.py did not write, or where the rows
+        are of other weights.
         """
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
-            name, weights, number_format = (note[field] for field in self.note)
+            name, weights, number_format = (note[field] for field in ("name", "weights", "format"))
+            recorded = dict(note.get("files", {}))
         except (OSError, ValueError, TypeError, KeyError):  # no note, or one of another program
             files = (self.path, self.sheet, self.submission, self.note_path)
             if other := next(filter(os.path.lexists, files), None):
@@ -50,40 +53,73 @@ class Table:
                     f"{other} exists, and predict.py did not write it (there is no {self.note_path}). "
                     "Choose another --output, or move it away."
                 ) from None
-            return
+            restart = True
         content = b"" if restart or not self.path.exists() else self.path.read_bytes()
         end = content.rfind(b"\n") + 1
         while content.count(b'"', 0, end) % 2:  # a line break within a name
             end = content.rfind(b"\n", 0, end - 1) + 1
-        if not end:
-            return
-        if weights != self.note["weights"]:
-            raise UserError(
-                f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
-            )
+        if end:
+            if weights != self.note["weights"]:
+                raise UserError(
+                    f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
+                )
+            rows = self._parse(content[:end])
+            self._keep(rows, images, recorded)
+            self._rewrite = end < len(content) or len(self.rows) < len(rows)
+            self.note["format"] = number_format if self.rows else ""
+        # before the images are read: one that changes meanwhile is labelled again the next time
+        self.note["files"] |= {name: image.stamp() for name, image in images.items() if name not in self.rows}
+
+    def _parse(self, content: bytes) -> dict[str, list[str]]:
         try:
-            heading, *rows = csv.reader(io.StringIO(content[:end].decode(**TEXT), newline=""))
+            heading, *rows = csv.reader(io.StringIO(content.decode(**TEXT), newline=""))
             if heading != self.columns or any(len(row) != len(heading) for row in rows):
                 raise ValueError
         except (csv.Error, ValueError):
             raise UserError(f"{self.path} has been changed since predict.py wrote it. {OR_ELSE}") from None
-        os.truncate(self.path, end)
-        self.rows = {key(row[0]): row for row in rows}
-        self.note["format"] = number_format
+        return {key(row[0]): row for row in rows}
+
+    def _keep(self, rows: dict[str, list[str]], images: Mapping[str, UnlabelledImage], recorded: dict) -> None:
+        """Keep the rows whose image has the stamp that is `recorded` or, where none is, is not newer than the table."""
+        written = self.path.stat().st_mtime
+        known = find_again(row[0] for name, row in rows.items() if name not in images) | dict(images)
+        for name, row in rows.items():
+            if name not in known:
+                self.gone += 1
+                continue
+            stamp = known[name].stamp()
+            if name in recorded:
+                is_same = stamp == recorded[name]
+            else:
+                self.by_time += 1
+                is_same = stamp is not None and Path(known[name].file).stat().st_mtime <= written
+            if is_same:
+                self.rows[name], self.note["files"][name] = row, stamp
+            else:
+                self.changed += 1
 
     def append(self, rows: Iterable[list[str]]) -> None:
-        """Add rows; when this returns, they outlive the process.
+        """Add rows; when this returns, they outlive the process. The first call removes what `resume` did not keep.
 
         Names that begin with = + - @ stay as they are, or other programs would not find the files.
         """
+        if not self._has_begun:
+            self._begin()
         heading = [] if self.rows else [self.columns]
-        if heading:
-            self.path.unlink(missing_ok=True)  # before the note: old rows never stand beside a new one
-            with atomic_write(self.note_path, "w", encoding="utf-8") as file:
-                json.dump(self.note, file, indent=2)
         with self.path.open("a", newline="", **TEXT) as file:
             csv.writer(file).writerows([*heading, *rows])
         self.rows |= {key(row[0]): row for row in rows}
+
+    def _begin(self) -> None:
+        """Write the table before the note: what `resume` did not keep never stands beside a new note."""
+        if not self.rows:
+            self.path.unlink(missing_ok=True)
+        elif self._rewrite:
+            with atomic_write(self.path, "w", newline="", **TEXT) as file:
+                csv.writer(file).writerows([self.columns, *self.rows.values()])
+        with atomic_write(self.note_path, "w", encoding="utf-8") as file:
+            json.dump(self.note, file)
+        self._has_begun = True
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
