@@ -1,8 +1,8 @@
-"""Images as people have them -> dataset/train/<class>/ and dataset/test/<class>/.
+"""Images as people have them -> dataset/train/<class>/ and dataset/test/<class>/ (and val/, where they have that).
 
     python prepare.py train.zip --test 1000     Kaggle's "Dogs vs. Cats", 1,000 of each class for testing
     python prepare.py photos                    a folder (or zip) with one sub-folder per class, or train/ and test/
-    python prepare.py list.txt                  a text file with `path class` per line
+    python prepare.py list.txt                  a text file with `path class` per line, or a CSV file
     python prepare.py --download                Microsoft's cats and dogs from the web, 825 MB
     python prepare.py --sample                  no photographs at hand: drawn cats and dogs
     python prepare.py photos --shards           training images in WebDataset's tar files, dataset/train/00000.tar ...
@@ -30,6 +30,7 @@ from classifier.data.formats import list_endings
 from classifier.files import class_folders
 from classifier.preparation import duplicates, outputs, sources, split
 from classifier.preparation.examine import examine_all
+from classifier.preparation.layout import ClassFolder
 from classifier.text import plural, print_table, quoted
 
 # Size and SHA-256 as others have published them: wget's logs on the web, GoMLX's dogs-and-cats example.
@@ -38,7 +39,7 @@ ARCHIVE_URL = f"https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
 ARCHIVE_BYTES = 824_887_076
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 
-COLUMNS = ("kept", "rejected", "duplicate", "train", "test")
+COLUMNS = ("kept", "rejected", "duplicate", "train", "val", "test")
 Table = dict[str, dict[str, int]]  # class -> column -> images
 
 
@@ -49,9 +50,13 @@ class Settings:
     source: conf.Positional[Annotated[Path | None, conf.arg(metavar="[SOURCE]")]] = None
     """A zip, a folder or a text list of images."""
     output: Path = Path("dataset")
-    """The folder that gets train/ and test/."""
+    """The folder that gets train/ and test/, and val/ where the source has such a part."""
     test: float = 0.1
     """Test part of each class: below 1 a fraction, from 1 on a number of images. Unused where the source is split."""
+    class_folder: ClassFolder = "auto"
+    """Which folders are the classes, where there are folders in folders and prepare.py asks."""
+    columns: Annotated[str, conf.arg(metavar="PATH,CLASS")] = ""
+    """Of a list: the columns with path and class, by name or number. PATH may be of two: folder/file."""
     download: bool = False
     """Get Microsoft's cats and dogs (825 MB) as the source."""
     sample: bool = False
@@ -80,7 +85,7 @@ def main() -> None:
         return
     with outputs.locked(output):
         source = download(output) if settings.download else settings.source
-        prepare(source, output, settings.test, settings.shard_size if settings.shards else 0)
+        prepare(source, settings)
 
 
 def download(output: Path) -> Path:
@@ -95,15 +100,18 @@ def download(output: Path) -> Path:
     return archive
 
 
-def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> None:
-    """Fill `output` from `source`, or say that it is filled already; with a `shard_size`, train/ with shards.
+def prepare(source: Path, settings: Settings) -> None:
+    """Fill the output from `source`, or say that it is filled already.
 
-    Raises UserError where the source cannot be used or the output holds something else; `output` is then as before.
+    Raises UserError where the source cannot be used or the output holds something else; the output is then as before.
     """
+    output, shard_size = settings.output, settings.shard_size if settings.shards else 0
     here, there = source.resolve(), output.resolve()
-    if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "test")):
+    if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "val", there / "test")):
         raise UserError(f"{source} overlaps with {output}, where images are written. Give another --output.")
-    options = {"test": test, **({"shard_size": shard_size} if shard_size else {})}
+    options = {"test": settings.test, "shard_size": shard_size, "columns": settings.columns}
+    options |= {"class_folder": settings.class_folder} if settings.class_folder != "auto" else {}
+    options = {name: value for name, value in options.items() if value}
     mark = {"fingerprint": sources.fingerprint(source), "settings": options}
     if outputs.is_prepared(output, mark):
         print(f"{output} is prepared already, from this source with these settings. Nothing was changed.")
@@ -111,17 +119,19 @@ def prepare(source: Path, output: Path, test: float, shard_size: int = 0) -> Non
         return
     with outputs.staged(output) as (scratch, result):
         try:
-            found = sources.read_source(source, scratch)
+            found = sources.read_source(source, scratch, settings.class_folder, settings.columns)
+            sources.settle_split(found, with_val=not shard_size)
             needed = sum(image.size + 4096 for image in found.images)  # a file takes whole blocks of the disk
             sources.check_space(output, needed, f"Copying {plural(len(found.images), 'image')}")
             examine_all(found.images, scratch)
         finally:
             archives.open_zip.cache_clear()  # before the scratch folder goes: Windows deletes no open file
-        table, notes = fill(found, test, result, shard_size)
+        table, notes = fill(found, settings.test, result, shard_size)
         manifest = json.dumps({"source": here.name, **mark, "classes": table}, indent=2)
         (result / "prepared.json").write_text(manifest, encoding="utf-8")
-    rows = {**table, "total": {column: sum(row[column] for row in table.values()) for column in COLUMNS}}
-    print_table([("class", *COLUMNS), *((label, *(f"{n:,}" for n in row.values())) for label, row in rows.items())])
+    columns = next(iter(table.values())).keys()
+    rows = {**table, "total": {column: sum(row[column] for row in table.values()) for column in columns}}
+    print_table([("class", *columns), *((label, *(f"{n:,}" for n in row.values())) for label, row in rows.items())])
     print("".join(f"- {note}\n" for note in notes), end="")
     print_next(output)
 
@@ -137,7 +147,9 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
     count = Counter((image.label, image.part or "duplicate") for image in good)
     count.update((image.label, "kept") for image in good if image.part)
     count.update((label, "rejected") for _, label, _ in rejected)
-    table = {label: {column: count[label, column] for column in COLUMNS} for label in folders}
+    has_val = any(image.part == "val" for image in good)
+    columns = [column for column in COLUMNS if column != "val" or has_val]
+    table = {label: {column: count[label, column] for column in columns} for label in folders}
     for label, row in table.items():
         if not row["train"]:
             shown = ", ".join(f"{number:,} {column}" for column, number in row.items() if number)
@@ -156,14 +168,17 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
     write_csv(result / "duplicates.csv", duplicates.COLUMNS, alike)
 
     conflicts = sum(image.conflict for image in good)
-    untested = [label for label, row in table.items() if not row["test"]]
+    missing = {part: [label for label, row in table.items() if not row.get(part, 1)] for part in ("val", "test")}
+    untested = missing["test"] == [*table]
     remarks = {
         f"{plural(len(rejected), 'unreadable image')}: rejected.csv": rejected,
         f"{plural(len(alike), 'image')} with look-alikes, {conflicts:,} of them in two classes: duplicates.csv": alike,
         f"{plural(found.unlabelled, 'image')} without a class, not used": found.unlabelled,
         f"{plural(len(found.ignored), 'file that is not an image', 'files that are not images')}: "
         f"{list_endings(found.ignored)}": found.ignored,
-        f"no test images: {', '.join(untested)}": untested,
+        f"no validation images of {', '.join(missing['val'])}": missing["val"],
+        f"no test images of {', '.join(missing['test'])}": missing["test"] and not untested,
+        "no test images; python evaluate.py --part val scores the validation images": untested,
         **{f"class '{label}' is in the folder {folder}": label != folder for label, folder in folders.items()},
     }
     return table, found.notes + [remark for remark, holds in remarks.items() if holds]

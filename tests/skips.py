@@ -15,6 +15,7 @@ NEEDS = {
     "cases": [
         "tests/test_images.py::test_cases_of_other_projects",
         "tests/test_predict.py::test_the_second_of_two_photographs_under_one_name",
+        "tests/test_prepare.py::test_published_data_sets",
     ],
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
     "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],

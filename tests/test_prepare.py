@@ -22,7 +22,9 @@ from classifier.text import text_width
 from tests.conftest import run_script
 from tests.raw_images import cats_and_dogs, image, make_folder, make_zip, plain, tree
 
-KAGGLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "dogs-vs-cats" / "train.zip"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+KAGGLE = SHARED / "data" / "dogs-vs-cats" / "train.zip"
+CASES = SHARED / "cases" / "folders"
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def rows(path):
 
 
 def counts(output):
-    return {side.name: {at.name: len(list(at.iterdir())) for at in side.iterdir()} for side in output.glob("t*/")}
+    return {side.name: {at.name: len(list(at.iterdir())) for at in side.iterdir()} for side in output.glob("[tv]*/")}
 
 
 @pytest.mark.parametrize("make", [make_zip, make_folder])
@@ -85,7 +87,7 @@ def test_a_zip_becomes_train_and_test(run, tmp_path):
     assert manifest["source"] == "pets.zip" and manifest["settings"] == {"test": 0.1}
     assert manifest["classes"]["dog"]["test"] == 2
     assert source.read_bytes() == before
-    assert sorted(path.name for path in output.iterdir()) == sorted(outputs.RESULTS)
+    assert {path.name for path in output.iterdir()} == {*outputs.RESULTS} - {"val"}
 
 
 # ---- the split
@@ -149,6 +151,91 @@ def test_the_split_depends_on_content_alone(run, tmp_path):
     assert {(name[:3], content) for name, content in a.items()} == {(name[:3], content) for name, content in d.items()}
 
 
+# ---- a given split
+
+
+def divided(**parts):
+    """So many images of each class in each part."""
+    return {
+        f"{part}/{name}": content
+        for i, (part, number) in enumerate(parts.items())
+        for name, content in cats_and_dogs(number, first=100 * i).items()
+    }
+
+
+def test_validation_images_stay_validation_images(run, tmp_path):
+    source = make_zip(tmp_path / "pets.zip", {f"pets/{name}": x for name, x in divided(train=6, val=3, test=2).items()})
+    lines = run(source, "--test", "4")
+    expected = {part: {"cat": number, "dog": number} for part, number in {"train": 6, "val": 3, "test": 2}.items()}
+    assert counts(tmp_path / "dataset") == expected
+    assert [line.split() for line in lines[:2]] == [
+        ["class", "kept", "rejected", "duplicate", "train", "val", "test"],
+        ["cat", "11", "0", "0", "6", "3", "2"],
+    ]
+    assert lines[4:] == ["Next: python train.py"]
+    assert json.loads((tmp_path / "dataset" / "prepared.json").read_text())["classes"]["dog"]["val"] == 3
+    assert "prepared already" in run(source, "--test", "4")[0]
+
+
+def test_no_test_images_are_invented(run, tmp_path):
+    lines = run(make_folder(tmp_path / "pets", divided(train=6, val=3)), "--output", "out")
+    assert counts(tmp_path / "out").keys() == {"train", "val"}
+    assert [line.split() for line in lines[:2]] == [
+        ["class", "kept", "rejected", "duplicate", "train", "val", "test"],
+        ["cat", "9", "0", "0", "6", "3", "0"],
+    ]
+    assert lines[4:] == [
+        "- no test images; python evaluate.py --part val scores the validation images",
+        "Next: python train.py --data out",
+    ]
+
+
+def test_a_class_without_test_images_is_named(run, tmp_path):
+    members = divided(train=6, val=2, test=2) | {f"train/cow/{i}.jpg": image(500 + i) for i in range(4)}
+    lines = run(make_folder(tmp_path / "pets", members))
+    assert lines[5:] == ["- no validation images of cow", "- no test images of cow", "Next: python train.py"]
+    assert counts(tmp_path / "dataset")["train"] == {"cat": 6, "dog": 6, "cow": 4}
+
+
+def test_with_shards_validation_images_join_training(run, tmp_path):
+    lines = run(make_folder(tmp_path / "pets", divided(train=6, val=3, test=2)), "--shards")
+    assert not (tmp_path / "dataset" / "val").exists() and lines[1].split()[-2:] == ["9", "2"]
+    assert "validation images join train" in lines[4]
+
+
+PUBLISHED = {  # the expected images by part and class
+    "k_catdog": {"train": {"cats": 19, "dogs": 20}, "test": {"cats": 8, "dogs": 8}},
+    "yolo": {part: dict.fromkeys(["daisy", "rose", "tulip"], n) for part, n in {"train": 40, "val": 20}.items()},
+    "a_testmissing": {
+        "train": dict.fromkeys(["daisy", "rose", "tulip"], 20),
+        "test": dict.fromkeys(["daisy", "tulip"], 10),
+    },
+}
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the published data sets are not on this machine")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_data_sets(name, run, tmp_path):
+    run(CASES / f"{name}.zip")
+    assert counts(tmp_path / "dataset") == PUBLISHED[name]
+
+
+def test_a_list_without_endings(run, tmp_path):
+    make_folder(tmp_path / "dogs", {f"train/{i:03}.jpg": image(i) for i in range(9)})
+    lines = ["id,breed", *(f"{i:03},{'pug' if i % 2 else 'beagle'}" for i in range(10))]
+    (tmp_path / "dogs" / "labels.csv").write_text("\n".join(lines))
+    printed = run("dogs/labels.csv")
+    assert counts(tmp_path / "dataset") == {"train": {"beagle": 4, "pug": 3}, "test": {"beagle": 1, "pug": 1}}
+    assert {path.suffix for path in (tmp_path / "dataset").rglob("*/*/*")} == {".jpg"}
+    assert printed[4:6] == [
+        "- 1 line of the list has no file, or several: 009 is missing",
+        "- 1 unreadable image: rejected.csv",
+    ]
+    with pytest.raises(UserError, match=r"with --test 0\.1 --columns id,breed"):
+        run("dogs/labels.csv", "--columns", "id,breed", "--output", "b")
+        run("dogs/labels.csv", "--output", "b")
+
+
 # ---- copies and look-alikes
 
 
@@ -208,6 +295,19 @@ def test_a_given_split_leaves_out_training_images_seen_in_test(split):
     assert doubles["train/dog/a cat.jpg"]["note"] == "in two classes; also in the test part, as test/cat/t2.jpg"
     assert doubles["test/cat/twice.jpg"]["note"] == "same file as test/cat/t3.jpg"
     assert not any(doubles[name]["file"] for name in doubles if name.startswith("train") or "twice" in name)
+
+
+def test_what_is_in_two_parts_stays_where_it_must_be_new(split, tmp_path):
+    members = divided(train=6, val=3, test=2)
+    members |= {"train/cat/a.jpg": image(100), "train/cat/b.jpg": image(101, quality=40)}
+    members |= {"val/dog/c.jpg": image(1200), "val/dog/d.jpg": image(1201, quality=40), "train/dog/e.jpg": image(1201)}
+    _, doubles = split(members)
+    expected = {part: {"cat": number, "dog": number} for part, number in {"train": 6, "val": 3, "test": 2}.items()}
+    assert counts(tmp_path / "out") == expected
+    assert doubles["train/cat/a.jpg"]["note"] == "same file as val/cat/0.jpg"
+    assert doubles["train/cat/b.jpg"]["note"] == "also in the val part, as val/cat/1.jpg"
+    assert doubles["val/dog/c.jpg"]["note"] == "same file as test/dog/0.jpg"
+    assert doubles["val/dog/d.jpg"]["note"] == "also in the test part, as test/dog/1.jpg"
 
 
 def test_plain_images_are_the_same_only_where_their_bytes_are(split):

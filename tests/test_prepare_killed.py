@@ -76,7 +76,8 @@ prepare.main()
 
 def test_killed_at_each_of_the_last_steps(tmp_path, monkeypatch, capsys):
     """Before the step that counts there is nothing; after it the next run completes the rest."""
-    source = make_zip(tmp_path / "pets.zip", cats_and_dogs(10))
+    parts = [cats_and_dogs(4, 50 * i, f"{part}/{{label}}/{{i}}.jpg") for i, part in enumerate(("train", "val", "test"))]
+    source = make_zip(tmp_path / "pets.zip", parts[0] | parts[1] | parts[2])
     monkeypatch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
 
     def call(source, output):

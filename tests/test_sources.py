@@ -24,10 +24,12 @@ def _close():
     archives.open_zip.cache_clear()
 
 
-def found(source, tmp_path):
+def found(source, tmp_path, **options):
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    return sources.read_source(source, scratch)
+    result = sources.read_source(source, scratch, **options)
+    sources.settle_split(result, with_val=True)
+    return result
 
 
 def triples(source):
@@ -44,9 +46,57 @@ LAYOUTS = {  # file = class @ split
     "a class called train": "bus/1.jpg=bus train/1.jpg=train",
     "only a train part": "train/x/1.jpg=x train/y/1.jpg=y",
     "train, test": "d/train/x/1.jpg=x@train d/train/y/1.jpg=y@train d/test/x/2.jpg=x@test",
-    "train, val": "train/x/1.jpg=x@train train/y/1.jpg=y@train val/x/2.jpg=x@test",
-    "all three": "Training/x/1.jpg=x@train Training/y/1.jpg=y@train Valid/x/2.jpg=x@train Testing/y/2.jpg=y@test",
+    "train, val": "train/x/1.jpg=x@train train/y/1.jpg=y@train val/x/2.jpg=x@val",
+    "all three": "Training/x/1.jpg=x@train Training/y/1.jpg=y@train Valid/x/2.jpg=x@val Testing/y/2.jpg=y@test",
     "in Chinese": "图片/猫/小猫.jpg=猫 图片/狗/1.jpg=狗",
+    "parts in Chinese": "训练集/猫/1.jpg=猫@train 训练集/狗/1.jpg=狗@train 测试集/猫/2.jpg=猫@test",
+    # as published
+    "cat and dog": """training_set/training_set/cats/cats.1.jpg=cats@train
+        training_set/training_set/dogs/dogs.1.jpg=dogs@train
+        test_set/test_set/cats/2.jpg=cats@test test_set/test_set/dogs/2.jpg=dogs@test""",
+    "intel": """seg_train/seg_train/sea/1.jpg=sea@train seg_train/seg_train/ice/1.jpg=ice@train
+        seg_test/seg_test/sea/2.jpg=sea@test seg_pred/seg_pred/3.jpg""",
+    "superdatascience": """dataset/training_set/x/1.jpg=x@train dataset/training_set/y/1.jpg=y@train
+        dataset/test_set/y/2.jpg=y@test dataset/single_prediction/x_or_y_1.jpg""",
+    "only train and predictions": "Train_Set/x/1.jpg=x Train_Set/y/1.jpg=y single_prediction/1.jpg",
+    "capitals and fillers": """archive/Train_Set/x/1.jpg=x@train archive/Train_Set/y/1.jpg=y@train
+        archive/Test_Set/x/2.jpg=x@test archive/validation_images/x/3.jpg=x@val""",
+    "data, dev, eval": "train_data/x/1.jpg=x@train train_data/y/1.jpg=y@train dev/x/2.jpg=x@val eval/y/3.jpg=y@test",
+    "train, eval": "train/x/1.jpg=x@train train/y/1.jpg=y@train eval/x/2.jpg=x@val",
+    "fer": "Training/x/1.jpg=x@train Training/y/1.jpg=y@train PublicTest/x/2.jpg=x@test PrivateTest/x/3.jpg=x@test",
+    "asl": """asl_alphabet_train/asl_alphabet_train/A/1.jpg=A@train
+        asl_alphabet_train/asl_alphabet_train/B/1.jpg=B@train
+        asl_alphabet_test/A/2.jpg=A@test asl_alphabet_test/asl.png""",
+    "a second copy inside": """chest_xray/train/x/1.jpg=x@train chest_xray/train/y/1.jpg=y@train
+        chest_xray/test/x/2.jpg=x@test chest_xray/chest_xray/train/x/1.jpg=x@train
+        chest_xray/chest_xray/train/y/1.jpg=y@train chest_xray/chest_xray/test/x/2.jpg=x@test""",
+    "a second copy inside, without parts": """cell_images/x/1.jpg=x cell_images/y/2.jpg=y
+        cell_images/cell_images/x/1.jpg=x cell_images/cell_images/y/2.jpg=y""",
+    "parts in images/": "images/train/x/1.jpg=x@train images/train/y/1.jpg=y@train images/val/x/2.jpg=x@val",
+    "other images beside": "d/train/x/1.jpg=x@train d/train/y/1.jpg=y@train d/test/x/2.jpg=x@test figures/1.png",
+    "wrappers in one part": "train/all/x/1.jpg=x@train train/all/y/1.jpg=y@train test/y/2.jpg=y@test",
+    "tiny-imagenet": "t/train/n1/images/1.jpg=n1 t/train/n2/images/1.jpg=n2 t/val/images/v1.jpg t/test/images/t1.jpg",
+    "numbered parts": """train_1/x/1.jpg=x@train train_1/y/1.jpg=y@train
+        train_2/x/3.jpg=x@train test1/y/2.jpg=y@test""",
+    "classes named like parts": "valid/1.jpg=valid invalid/1.jpg=invalid",
+}
+ASKS = {
+    "cameras": ("camera1/cat/1 camera1/dog/2 camera2/cat/3 camera2/dog/4", "camera1, camera2 have folders of the same"),
+    "different sets": ("a/cat/1 a/dog/2 b/cat/3 b/bird/4", "If the classes are a, b, use --class-folder outer"),
+    "in a part": ("train/a/x/1 train/a/y/2 train/b/x/3 train/b/y/4 test/a/x/5", "if they are x, y, use"),
+    "two sets": (
+        "a/train/x/1 a/train/y/2 a/test/x/3 b/train/x/4 b/train/y/5 b/test/y/6",
+        r"several folders .*\(a, b\)",
+    ),
+    "parts in classes": ("cat/train/1 cat/test/2 dog/train/3 dog/test/4", r"divided into parts .*\(cat, dog\)"),
+    "part and class in one name": ("train_cat/1 train_dog/2 test_cat/3 test_dog/4", "hold parts of a split"),
+    "masks": ("images/1 masks/2", r"do not sound like classes \(images, masks\)"),
+    "horse2zebra": ("trainA/1 trainB/2 testA/3 testB/4", "hold parts of a split"),
+    "beside classes": (
+        "train/cat/1 train/dog/4 valid/cat/2 sample/cat/3 sample/dog/5",
+        r"\(train, valid\), beside other folders \(sample\)",
+    ),
+    "a test folder beside classes": ("cat/1 dog/2 test/3", r"\(test\), beside other folders \(cat, dog\)"),
 }
 JUNK = ["Thumbs.db", "x/._1.jpg", "__MACOSX/x/1.jpg", ".git/a.jpg", "readme[1].txt", "x/.DS_Store"]
 
@@ -54,10 +104,9 @@ JUNK = ["Thumbs.db", "x/._1.jpg", "__MACOSX/x/1.jpg", ".git/a.jpg", "readme[1].t
 @pytest.mark.parametrize("make", [make_zip, make_folder])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(layout, make, tmp_path):
-    files = [re.fullmatch("([^=]+)(?:=([^@]+)(?:@(.+))?)?", file).groups() for file in layout.split(" ")]
+    files = [re.fullmatch("([^=]+)(?:=([^@]+)(?:@(.+))?)?", file).groups() for file in re.split(r"[ \n]+", layout)]
     result = found(make(tmp_path / "source", dict.fromkeys([*JUNK, *(name for name, *_ in files)], JPEG)), tmp_path)
     assert triples(result) == {file for file in files if file[1]}
-    assert any("validation images" in note for note in result.notes) == ("val" in layout.lower())
     in_hidden_folders = 0 if make is make_zip else 2  # which are not opened
     assert len(result.ignored) == len(JUNK) - in_hidden_folders and result.unlabelled == sum(
         label is None for _, label, _ in files
@@ -88,11 +137,20 @@ def test_names_without_the_utf8_flag(encoding, tmp_path):
     assert triples(found(source, tmp_path)) == {(name, label, None) for name, label in names.items()}
 
 
-def test_parts_beside_something_else_are_not_guessed(tmp_path):
-    members = [f"{part}/cat/1.jpg" for part in ("train", "valid")] + ["sample/cat/1.jpg"]
-    source = make_zip(tmp_path / "a.zip", dict.fromkeys(members, JPEG))
-    with pytest.raises(UserError, match="Beside train, valid there is sample"):
+@pytest.mark.parametrize(("layout", "message"), ASKS.values(), ids=ASKS)
+def test_unclear_layouts_are_not_guessed(layout, message, tmp_path):
+    source = make_zip(tmp_path / "a.zip", {f"{name}.jpg": JPEG for name in layout.split()})
+    with pytest.raises(UserError, match=message):
         found(source, tmp_path)
+    outer = 1 if layout.startswith("train/a") else 0
+    answers = found(source, tmp_path, classes="outer").images
+    assert {entry.label for entry in answers} == {name.split("/")[outer] for name in layout.split()}
+
+
+def test_inner_folders_are_the_classes_if_one_says_so(tmp_path):
+    names = ["x/train/cam1/cat/1.jpg", "x/train/cam1/dog/2.jpg", "x/train/cam2/cat/3.jpg", "x/test/cam1/cat/4.jpg"]
+    result = found(make_folder(tmp_path / "x", dict.fromkeys(names, JPEG)), tmp_path, classes="inner")
+    assert triples(result) == {(name, name.split("/")[3], name.split("/")[1]) for name in names}
 
 
 def test_backslashes_in_zip_names(tmp_path):
@@ -104,7 +162,11 @@ LISTS = {  # 猫 in GBK is a valid è in UTF-8
     "spaces": ("a b.jpg 猫\n\nc.jpg\tdog\n".replace("\t", "   "), {"a b.jpg": "猫", "c.jpg": "dog"}),
     "tabs": ("# made by hand\na b.jpg\tbig cat\nc.jpg\tdog\n", {"a b.jpg": "big cat", "c.jpg": "dog"}),
     "commas": ('path,label\r\n"d,e.jpg",猫\r\na b.jpg, small dog\r\n', {"d,e.jpg": "猫", "a b.jpg": "small dog"}),
-    "windows": ("sub\\子.jpg 0\nc.jpg 1\nnotes.txt 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
+    "semicolons": ('"file";"class"\n"a b.jpg";"猫"\nc.jpg;dog\n', {"a b.jpg": "猫", "c.jpg": "dog"}),
+    "windows": ("sub\\子.jpg 0\nc.jpg 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
+    "class first": ("猫,c.jpg\ndog,a b.jpg\n", {"a b.jpg": "dog", "c.jpg": "猫"}),
+    "more columns": (",file,Label,size\n0,c.jpg,猫,7\n1,a b.jpg,dog,7\n", {"c.jpg": "猫", "a b.jpg": "dog"}),
+    "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "./c.jpg": "dog"}),
 }
 
 
@@ -120,13 +182,60 @@ def test_lists(kind, encoding, tmp_path):
     assert all(sources.read_bytes(entry) == JPEG for entry in result.images)
 
 
-def test_list_with_a_missing_file(tmp_path):
-    make_folder(tmp_path, {"a.jpg": JPEG})
+SEARCHED = {
+    "dog breeds": ("id,breed\n1,cat\n2,dog\n", ["train/1.jpg", "train/2.png", "test/3.jpg"]),
+    "an ending, deeper": ("image;diagnosis\n1.jpg;cat\n2.png;dog\n", ["a/images/train/1.jpg", "b/2.png", "b/2.txt"]),
+    "folders in the id": ("x/1 cat\ny/1 dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
+    "a folder column": ("dir,id,label\nx,1,cat\ny,1,dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
+}
+
+
+@pytest.mark.parametrize(("text", "files"), SEARCHED.values(), ids=SEARCHED)
+def test_files_of_a_list_are_searched_for(text, files, tmp_path):
+    make_folder(tmp_path, dict.fromkeys(files, JPEG))
+    (tmp_path / "labels.csv").write_text(text)
+    result = found(tmp_path / "labels.csv", tmp_path)
+    assert [(image.file.relative_to(tmp_path).as_posix(), image.label, image.problem) for image in result.images] == [
+        (files[0], "cat", ""),
+        (files[1], "dog", ""),
+    ]
+
+
+@pytest.mark.parametrize("columns", ["image_id,dx", "dir/image_id,dx", "2,4", "Image_ID , DX"])
+def test_columns_by_name_or_number(columns, tmp_path):
+    make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(4)})
+    lines = [f"all,{i},{'0' if i else 'x'},{'nv' if i % 2 else 'mel'}" for i in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(["dir,image_id,lesion,dx", *lines]))
+    result = found(tmp_path / "a.csv", tmp_path, columns=columns)
+    assert [image.label for image in result.images] == ["mel", "nv", "mel", "nv"]
+    with pytest.raises(UserError, match=r"which columns hold path and class.*dir, image_id, lesion, dx"):
+        found(tmp_path / "a.csv", tmp_path)
+    with pytest.raises(UserError, match="Its columns: dir, image_id, lesion, dx"):
+        found(tmp_path / "a.csv", tmp_path, columns="image_id,breed")
+
+
+def test_numbers_of_classes_are_not_taken_for_files(tmp_path):
+    make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(6)})
+    (tmp_path / "a.csv").write_text("label,id\n" + "".join(f"{i % 2},{i}\n" for i in range(6)))
+    assert [image.label for image in found(tmp_path / "a.csv", tmp_path).images] == ["0", "1"] * 3
+    (tmp_path / "a.csv").write_text(",id,label\n" + "".join(f"{i},{5 - i},{i % 2}\n" for i in range(6)))
+    with pytest.raises(UserError, match="which columns hold path and class"):
+        found(tmp_path / "a.csv", tmp_path)
+
+
+def test_a_list_with_missing_and_ambiguous_files(tmp_path):
+    make_folder(tmp_path, dict.fromkeys(["x/1.jpg", "y/1.jpg", "x/2.jpg", "y/3.jpg"], JPEG))
     source = tmp_path / "list.txt"
-    source.write_text("a.jpg cat\nC:\\gone\\b.jpg dog\n" + "x" * 300 + ".jpg dog\n")
-    missing = next(entry for entry in found(source, tmp_path).images if "gone" in entry.name)
-    with pytest.raises(sources.ImageError, match="cannot be read"):
-        sources.read_bytes(missing)
+    source.write_text("1 cat\n2 cat\n3 dog\ngone/4 dog\n" + "x" * 300 + " dog\n")
+    result = found(source, tmp_path)
+    assert [image.problem for image in result.images] == [
+        "may be x/1.jpg or y/1.jpg",
+        "",
+        "",
+        "is missing",
+        "is missing",
+    ]
+    assert result.notes == ["3 lines of the list have no file, or several: 1 may be x/1.jpg or y/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +249,12 @@ def test_list_with_a_missing_file(tmp_path):
         ({"a.zip": b""}, "a.zip", "neither a zip nor a text list"),
         ({"a.rar": b"Rar!\x1a\x07\x00"}, "a.rar", "unpack other archives"),
         ({"a.tar.gz": b"\x1f\x8b\x08"}, "a.tar.gz", "unpack other archives"),
-        ({"list": b"hello world\n"}, "list", "expected lines like"),
+        ({"list": b"hello world\n"}, "list", "Expected lines like"),
         ({"a.jpg": JPEG, "list": b"a.jpg\nb.jpg\n"}, "list", r"found 'a\.jpg'"),
         ({"a.jpg": JPEG, "list": b"a.jpg cat\nb.jpg\n"}, "list", r"found 'b\.jpg'"),
+        ({"a.jpg": JPEG, "list": b"a.jpg,cat\na.jpg,\n"}, "list", r"found 'a\.jpg '"),
         ({"list": b" \n"}, "list", "found 'nothing'"),
+        ({"labels.csv": b"1,cat\n", "train/1.jpg": JPEG}, "", r"It holds labels\.csv"),
         ({"list": b"nowhere/a.jpg cat\nnowhere/b.jpg dog\n"}, "list", "none of its files exists"),
     ],
 )

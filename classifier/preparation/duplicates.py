@@ -14,6 +14,7 @@ from classifier.preparation.sources import SourceImage
 # bits were looked at, and are the same image. Different images begin at 70.
 MAX_BITS = 64
 MAX_COARSE_BITS = 20  # of the 64 lowest frequencies: those pairs differ in at most 18, and most need no more comparing
+RANK = {"train": 0, "val": 1, "test": 2}  # an image in two parts stays in the one of higher rank
 COLUMNS = ("group", "class", "picture", "match", "file", "note")  # file: "" for an image that was left out
 
 
@@ -45,11 +46,12 @@ def near_groups(hashes: Sequence[bytes | None]) -> np.ndarray:
 def find_duplicates(images: Sequence[SourceImage]) -> None:
     """Set `group`, `conflict` and `left_out` of each image. The order of `images` changes no decision.
 
-    Of exact copies in one class one is kept, that in the test part first. A training image that is also in the given
-    test part, exactly or nearly, is left out.
+    Of exact copies in one class one is kept, that in the test part first, then that for validation. Where the split is
+    given, an image is left out of training that is also, exactly or nearly, used for validation or testing, and one of
+    validation that is used for testing.
     """
     copies: dict[tuple[str, str], SourceImage] = {}
-    for image in sorted(images, key=lambda image: (image.split != "test", image.name)):
+    for image in sorted(images, key=lambda image: (-RANK.get(image.split, 0), image.name)):
         first = copies.setdefault((image.label, image.sha256), image)
         if first is not image:
             image.left_out = f"same file as {first.name}"
@@ -58,12 +60,14 @@ def find_duplicates(images: Sequence[SourceImage]) -> None:
     for image, number in zip(images, near_groups([image.phash for image in images]), strict=True):
         image.group = same_bytes.setdefault(image.sha256, int(number))
     for group in groups(images):
-        tested = min((image.name for image in group if image.split == "test" and not image.left_out), default=None)
+        # its first image in the part that must be new to the others
+        kept = [image for image in group if image.split and not image.left_out]
+        first = min(kept, key=lambda image: (-RANK[image.split], image.name), default=None)
         classes = {image.label for image in group}
         for image in group:
             image.conflict = len(classes) > 1
-            if tested is not None and image.split == "train" and not image.left_out:
-                image.left_out = f"also in the test part, as {tested}"
+            if first and image.split != first.split and not image.left_out:
+                image.left_out = f"also in the {first.split} part, as {first.name}"
 
 
 def groups(images: Sequence[SourceImage]) -> list[list[SourceImage]]:

@@ -55,6 +55,8 @@ def phash(image: Image.Image) -> bytes | None:
 
 
 def _examine(image: SourceImage) -> None:
+    if image.problem:
+        return
     try:
         content = read_bytes(image)
         image.phash = phash(load_image(content))

@@ -23,7 +23,7 @@ from classifier.files import file_lock
 from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
 
-RESULTS = ("train", "test", "rejected.csv", "duplicates.csv", "prepared.json")
+RESULTS = ("train", "val", "test", "rejected.csv", "duplicates.csv", "prepared.json")
 STAGING, READY, LOCK = ".preparing-", ".prepared", ".preparing.lock"
 MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
 
@@ -82,8 +82,9 @@ def is_prepared(output: Path, mark: Mapping[str, object]) -> bool:
         return True
     origin = "not made by prepare.py"
     if "source" in was:
-        options = [f"--{name.replace('_', '-')} {value:g}" for name, value in was["settings"].items()]
-        origin = f"made from {was['source']} with {' '.join(options)}"
+        options = was["settings"].items()
+        options = " ".join(f"--{name.replace('_', '-')} {str(value).removesuffix('.0')}" for name, value in options)
+        origin = f"made from {was['source']} with {options}"
     raise UserError(
         f"{output} already holds {', '.join(occupied)}, {origin}. Two sources or two splits are never mixed: choose "
         "another --output, or move these away first."

@@ -12,7 +12,7 @@ from classifier.text import plural
 
 
 def assign_parts(images: Sequence[SourceImage], test: float) -> None:
-    """Set `part` of each image to "train", "test" or, where it is left out, "".
+    """Set `part` of each image to "train", "val", "test" or, where it is left out, "".
 
     A given split is kept. Otherwise the groups of images that look the same are taken in the order of their smallest
     SHA-256, the first ones of each class for testing: the same on any machine, in any order of files, under any
