@@ -13,6 +13,7 @@ Expected, after about six seconds on two cores:
 Programs call /classify and /classify_many; the About tab shows how. /healthz answers health checks.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: from then on Gradio contacts nobody
+os.environ["PORT"] = os.environ.pop("GRADIO_SERVER_PORT", "") or os.environ.get("PORT", "")  # Gradio would not check it
 
 import gradio as gr
 from fastapi.responses import PlainTextResponse
@@ -33,14 +35,15 @@ from classifier.checkpoint import UNSTATED, Stated
 from classifier.cli import UserError, parse, run
 from classifier.device import Precision
 from classifier.text import shorten
+from webui.classify import MAX_IMAGE_MB, MAX_ZIP_MB
 from webui.models import Models
-from webui.page import build
+from webui.page import build, describe_links
 from webui.site import Site
 
 WEBUI = Path(__file__).resolve().parent / "webui"
-MAX_UPLOAD_SIZE = "20mb"
 MAX_SESSIONS = 200  # visitors whose last answers are kept in memory; a program starts a new one with each call
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Monochrome(
@@ -55,9 +58,9 @@ class Settings:
     weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
     """A .pth to begin with; all in module/ can be chosen on the page."""
     port: int = 0
-    """Port to listen on; 0: the first free one from 7860 on."""
-    host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 lets other machines of your network in."""
+    """Port to listen on; 0: GRADIO_SERVER_PORT or PORT where one is set, or the first free one from 7860 on."""
+    host: str = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    """Address to listen on; GRADIO_SERVER_NAME sets another default. 0.0.0.0 lets other machines of your network in."""
     lang: Literal["auto", "en", "zh"] = "auto"
     """Language to begin with; auto: what the browser asks for."""
     auth: Annotated[str, conf.arg(metavar="USER:PASSWORD")] = ""
@@ -76,7 +79,7 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raise a UserError for mistakes in the command line."""
+    """Complete the settings from the environment. Raises a UserError for mistakes in either."""
     user, _, password = settings.auth.partition(":")
     if settings.auth and not (user and password):
         raise UserError("--auth needs a user and a password with a colon between them: --auth ada:lovelace")
@@ -88,11 +91,23 @@ def check(settings: Settings) -> None:
         raise UserError(
             "--review changes what training reads, so it is for this machine alone: no --host, --share or --root-path."
         )
+    port = os.environ["PORT"] or "0"
+    if not port.isdecimal():
+        raise UserError(f"PORT or GRADIO_SERVER_PORT is {port!r}; expected a number.")
+    settings.port = settings.port or int(port)
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         socket.create_server((settings.host, settings.port), family=family).close()
     except (OSError, OverflowError) as error:  # ports end at 65535
         raise UserError(f"cannot listen on --host {settings.host} --port {settings.port}: {error}") from error
+
+
+def network_address() -> str:
+    """Return this machine's address in its network, "" without one. Nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # an address that nobody has
+        return probe.getsockname()[0]
+    return ""
 
 
 def main() -> None:
@@ -106,12 +121,14 @@ def main() -> None:
     print(f"Computing on {loaded.compute}", flush=True)
 
     style, script = ((WEBUI / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    script = f"const MAX_IMAGE_MB = {MAX_IMAGE_MB}, MAX_ZIP_MB = {MAX_ZIP_MB};\n{script}"
     for name in ("no_proxy", "NO_PROXY"):  # Gradio asks itself whether it is up, not through a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOOPBACK[:2], settings.host]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the uploads are deleted then, too
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())  # the only one whose files are served and opened
+        describe_links()
         site = Site(models, Path("logs"), settings.lang, settings.share)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(
@@ -120,7 +137,8 @@ def main() -> None:
             auth=tuple(settings.auth.split(":", 1)) if settings.auth else None,
             root_path=settings.root_path or None,
             share=settings.share,
-            max_file_size=MAX_UPLOAD_SIZE,
+            max_file_size=f"{MAX_ZIP_MB}mb",
+            favicon_path=WEBUI / "favicon.svg",
             state_session_capacity=MAX_SESSIONS,
             theme=THEME,
             head=f"<style>{style}</style><script>{script}</script>",  # `css` would take selectors apart at commas
@@ -132,6 +150,8 @@ def main() -> None:
             prevent_thread_lock=True,
         )
         served.router.routes.insert(0, APIRoute("/healthz", lambda: PlainTextResponse("ok"), include_in_schema=False))
+        if settings.host in EVERYWHERE and (address := network_address()):
+            print(f"Other machines of your network open http://{address}:{blocks.server_port}")
         print(f"Open {blocks.share_url or blocks.local_url} in a browser; Ctrl-C stops.", flush=True)
         try:
             while True:

@@ -22,6 +22,8 @@ from zoo import MODELS
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 CLASSES = ["猫", "dog", "<i>ant"]
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6  # taken with the camera turned
 PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody is there
 
 

@@ -1,5 +1,6 @@
 """The page as programs see it: a real server, asked through its API."""
 
+import csv
 import json
 import re
 import shutil
@@ -20,7 +21,8 @@ from PIL import Image
 
 import app
 from classifier.cli import run
-from tests.running_page import CLASSES, address, app_process, image, save_weights
+from tests.running_page import CLASSES, ROTATED, address, app_process, image, save_weights
+from webui.classify import Answer, to_csv
 from webui.i18n import macros
 
 
@@ -36,8 +38,6 @@ def good(tmp_path_factory) -> Path:
     return path
 
 
-ROTATED = Image.Exif()
-ROTATED[0x0112] = 6
 GREY = Image.fromarray(np.linspace(0, 65535, 120 * 80).reshape(80, 120).astype(np.uint16))
 
 
@@ -101,7 +101,7 @@ def test_many_images_and_a_zip_with_bad_ones_among_them(client, server, good, tm
     names = ["truncated.jpg", "holiday.zip/inner/1.jpg", "holiday.zip/inner/2.jpg", "good.jpg", "notes.zip", "good.jpg"]
     assert [answer["file"] for answer in answers] == names
     for answer in (answers[1], answers[3], answers[5]):
-        check_answer(answer | {"milliseconds": 1}, expected(server, good))
+        check_answer(answer, expected(server, good))
     assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[2]["error"]
     assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
 
@@ -153,23 +153,55 @@ def test_only_uploads_are_opened_and_served(name, extra, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["classify", "classify_many"])
-def test_an_address_in_place_of_an_image_is_not_fetched(name, server):
+def test_an_address_or_a_name_in_place_of_an_image_is_refused_and_not_fetched(name, client, server, good):
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(1)
         url = f"http://127.0.0.1:{other.getsockname()[1]}/cat.jpg"
-        payload = {"path": url, "meta": {"_type": "gradio.FileData"}}
-        assert "not its address" in call(server, [payload] if name == "classify_many" else payload, name)
+        upload = {"path": url, "meta": {"_type": "gradio.FileData"}}
+        for payload in (upload, url, {"url": url}, {"path": url}, str(good), "data:image/png;base64,AAAA", 5):
+            assert "not its address" in call(server, [payload] if name == "classify_many" else payload, name), payload
+            with pytest.raises(AppError, match="handle_file"):
+                client.predict([payload] if name == "classify_many" else payload, api_name=f"/{name}")
         with pytest.raises(TimeoutError):
             other.accept()
 
 
-def test_a_large_upload_is_refused(client, server, tmp_path):
+def test_a_large_upload_is_refused(client, server, good, tmp_path):
     (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
-    with pytest.raises(ValueError, match="exceeds the maximum file size of 20971520 bytes"):
+    with pytest.raises(AppError, match="larger than 20 MB"):
         client.predict(handle_file(tmp_path / "large.jpg"), api_name="/classify")
-    files = {"files": ("large.jpg", (tmp_path / "large.jpg").read_bytes())}  # who does not ask before sending
-    answer = httpx.post(f"{server.address}gradio_api/upload", files=files, trust_env=False, timeout=30)
+    files = [handle_file(good), handle_file(tmp_path / "large.jpg")]
+    answers = client.predict(files, api_name="/classify_many")  # it costs only itself
+    assert "label" in answers[0] and "larger than 20 MB" in answers[1]["error"]
+    with (tmp_path / "huge.zip").open("wb") as file:
+        file.truncate((500 << 20) + 1)
+    with pytest.raises(ValueError, match="exceeds the maximum file size of 524288000 bytes"):
+        client.predict([handle_file(tmp_path / "huge.zip")], api_name="/classify_many")
+    with (tmp_path / "huge.zip").open("rb") as file:  # who does not ask before sending
+        url = f"{server.address}gradio_api/upload"
+        answer = httpx.post(url, files={"files": file}, trust_env=False, timeout=60)
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
+
+
+def test_neither_is_the_answer_wherever_it_is_given():
+    unlike = Answer({"dog": 0.998, "cat": 0.002}, True, None)
+    told = unlike.to_json()
+    assert (told["label"], told["verdict"], told["confidences"][0]["label"]) == ("neither", "neither", "dog")
+    (row,) = csv.DictReader(to_csv([("a.jpg", unlike)], ["cat", "dog"]).removeprefix("\ufeff").splitlines())
+    assert row["answer"] == "neither" and row["dog"] == "0.998" and "unlike the training images" in row["note"]
+    sure, unsure = Answer({"dog": 0.998, "cat": 0.002}, False, None), Answer({"dog": 0.55, "cat": 0.45}, False, None)
+    assert [one.to_json()["label"] for one in (sure, unsure)] == ["dog", "dog"]
+    assert (sure.verdict, unsure.verdict) == ("sure", "not sure")
+
+
+def test_a_preview_of_a_link_has_the_pages_title_and_icon_and_nothing_of_gradios(server):
+    html = httpx.get(server.address, trust_env=False).text
+    metas = dict(re.findall(r'<meta (?:property|name)="((?:og|twitter):\w+|description)" content="([^"]*)"', html))
+    assert metas["og:title"] == "猫, dog or &lt;i&gt;ant?" and f"<title>{metas['og:title']}</title>" in html
+    assert metas["og:description"] == metas["description"] and "image" in metas["description"]
+    assert html.count("og:title") == 1 and not re.search(r"<meta[^>]*[Gg]radio", html)
+    icon = httpx.get(f"{server.address}favicon.ico", trust_env=False)
+    assert icon.headers["content-type"] == "image/svg+xml" and "favicon.ico" in html
 
 
 def test_two_endpoints_are_public(client):
@@ -203,7 +235,9 @@ def test_the_commands_on_the_page_work(server, tmp_path):
     script, shell = re.findall(r"<code>(.*?)</code>", text, re.DOTALL)
     for name in ("cat.jpg", "dog.jpg"):
         image().save(tmp_path / name)
-    for command in ([sys.executable, "-c", script], ["bash", "-c", shell]):
+    image().save(tmp_path / "cat [1], 猫 'x'.jpg", "JPEG")
+    odd = shell.replace("cat.jpg", "cat [1], 猫 '\\''x'\\''.jpg")
+    for command in ([sys.executable, "-c", script], ["bash", "-c", shell], ["bash", "-c", odd]):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert "confidences" in done.stdout and not done.returncode, done.stdout + done.stderr
 
@@ -248,3 +282,20 @@ def test_visitors_need_the_password(good, tmp_path):
             Client(address(printed), verbose=False).predict(handle_file(good), api_name="/classify")
         client = Client(address(printed), verbose=False, auth=("ada", "love:lace"))
         assert client.predict(handle_file(good), api_name="/classify")["label"] in CLASSES
+
+
+@pytest.mark.parametrize("variable", ["PORT", "GRADIO_SERVER_PORT"])
+def test_the_environment_of_a_host_sets_address_and_port(variable, tmp_path, monkeypatch):
+    save_weights(tmp_path / "module" / "three.pth")
+    monkeypatch.setenv(variable, "http")
+    done = subprocess.run([sys.executable, app.__file__], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "is 'http'; expected a number" in done.stderr and "Traceback" not in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv(variable, str(port))
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    with app_process(tmp_path) as printed:
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).text == "ok"
+        if network := app.network_address():
+            assert f"Other machines of your network open http://{network}:{port}\n" in printed
+            assert httpx.get(f"http://{network}:{port}/healthz", trust_env=False).text == "ok"

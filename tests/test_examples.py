@@ -3,6 +3,7 @@
 import pytest
 
 from classifier.checkpoint import Checkpoint
+from classifier.data import sample_set
 from classifier.data.transforms import Preprocess
 from tests.conftest import make_images
 from webui.examples import examples, thumbnail
@@ -38,3 +39,16 @@ def test_nothing_is_shown_from_elsewhere(root, tmp_path):
 def test_an_image_that_cannot_be_read_has_a_grey_thumbnail(project):
     (project / "bad.png").write_text("no image")
     assert thumbnail(project / "bad.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_drawings_are_for_networks_that_learned_drawings(project):
+    """The first click is right: of a fresh clone, too, whose weights have learned photographs."""
+    for folder in ("dataset/sample", "dataset", "copied"):
+        sample_set.unpack(project / folder)
+    assert found() == found(root="copied") == found(root="dataset", kind="pictures") == []
+    drawn = found(root="dataset/sample", kind="drawings")
+    assert [path.parts[:3] for path in drawn] == [("dataset", "sample", "test")] * 8
+    assert found(root="elsewhere", kind="drawings") == []  # nor photographs for drawings
+    make_images(project / "dataset" / "test", {"cat": 6, "dog": 6})
+    assert [path.suffix for path in found()] == [".png"] * 8
+    assert found(root="elsewhere", kind="drawings") == []

@@ -1,6 +1,8 @@
 """The page as people see it, in a real browser. Its screenshots: python -m docs.screenshots."""
 
+import base64
 import csv
+import io
 import re
 import shutil
 import zipfile
@@ -13,8 +15,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.running_page import CLASSES, image
+from classifier.data import sample_set
+from tests.running_page import CLASSES, ROTATED, Server, address, app_process, image
 
+SHIPPED = Path(__file__).resolve().parents[1] / "module" / "catdog-resnet18.pth"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic", "--use-fake-device-for-media-stream"]
@@ -99,6 +103,13 @@ def laid_over(page: Page) -> tuple[str, float]:
     return page.evaluate(f"{style}.backgroundImage"), float(page.evaluate(f"{style}.opacity"))
 
 
+def axe_finds_nothing(page: Page) -> None:
+    """No serious violation of WCAG A and AA."""
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+    bad = [(one["id"], one["nodes"]) for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert not bad, bad
+
+
 @pytest.mark.parametrize("query", ["", DARK])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_tab_fits_is_accessible_and_has_its_colours(size, query, open_page, photo, holiday, tmp_path):
@@ -117,9 +128,7 @@ def test_every_tab_fits_is_accessible_and_has_its_colours(size, query, open_page
         expect(page.locator(ready).first).to_be_visible(timeout=15_000)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], name
-        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
-        bad = [(one["id"], one["nodes"]) for one in found["violations"] if one["impact"] in ("serious", "critical")]
-        assert not bad, (name, bad)
+        axe_finds_nothing(page)
 
 
 def test_the_heat_map_is_that_of_the_chosen_class_lies_over_the_image_and_can_be_faded(open_page, photo, tmp_path):
@@ -154,20 +163,26 @@ def test_examples_no_image_and_an_unreadable_one(open_page, tmp_path):
 
 
 REFUSALS = {
-    "en-GB": ("does not let this page use the camera", "read the clipboard", "larger than 20 MB", "not an image"),
-    "zh-CN": ("使用摄像头", "读取剪贴板", "文件超过 20 MB", "不是图片"),
+    "en-GB": (
+        "does not let this page use the camera",
+        "read the clipboard",
+        "large.jpg: larger than 20 MB",
+        "not an image",
+    ),
+    "zh-CN": ("使用摄像头", "读取剪贴板", "large.jpg：超过 20 MB", "不是可读取的图片"),
 }
 
 
 @pytest.mark.parametrize("locale", REFUSALS)
 def test_what_the_browser_refuses_is_told(locale, open_page, photo, tmp_path):
     page, (camera, clipboard, large, other) = open_page(locale=locale), REFUSALS[locale]
-    page.locator("#image button[aria-label^='Capture from camera']").click()
+    file, camera_button, clipboard_button = page.locator("#image .source-selection button").all()
+    camera_button.click()
     page.locator("#image .image-container > div button:visible").first.click()
     expect(page.get_by_role("alert")).to_contain_text(camera)
-    page.locator("#image button[aria-label^='Paste from']").click()
+    clipboard_button.click()
     expect(page.get_by_role("alert")).to_contain_text(clipboard)
-    page.locator("#image button[aria-label='Upload file']").click()
+    file.click()
     expect(page.locator("#told")).to_have_text("")
     for name, size, reason in (("large.jpg", 21 << 20, large), ("notes.txt", 9, other)):
         (tmp_path / name).write_bytes(bytes(size))
@@ -258,7 +273,7 @@ def test_feedback_is_recorded(open_page, server, photo):
     page.locator("#examples button img").first.click()
     expect(page.locator("#truth")).to_be_visible(timeout=10_000)
     page.locator("#truth input").click()
-    page.get_by_role("option", name="Neither").click()
+    page.get_by_role("option", name="None of these").click()
     expect(page.locator("#noted")).to_contain_text("Recorded")
     rows = (server.folder / "logs" / "feedback.csv").read_text(encoding="utf-8-sig").splitlines()
     assert len(rows) == 3 and rows[2].split(",")[4] == "neither"
@@ -345,3 +360,186 @@ def test_labels_are_reviewed_by_keyboard(open_page, server):
     page.wait_for_timeout(400)
     page.get_by_role("button", name="Undo").click()
     expect(progress).to_have_text("2 of 3 decided")
+
+
+GIVE = """([where, files]) => {  // drop files there; returns whether the browser was kept from opening them
+  const transfer = new DataTransfer();
+  for (const [name, type, data] of files) {
+    transfer.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], name, { type }));
+  }
+  if (!files.length) transfer.setData("text/uri-list", "https://example.org/cat.jpg");
+  const options = { bubbles: true, cancelable: true, dataTransfer: transfer };
+  const given = (name) => !document.querySelector(where).dispatchEvent(new DragEvent(name, options));
+  return given("dragenter") | given("dragover") & given("drop"); }"""
+
+
+def drop(page: Page, where: str, *paths: Path) -> None:
+    """Drop files, whose types the browser does not know, or an address."""
+    files = [(path.name, "", base64.b64encode(path.read_bytes()).decode()) for path in paths]
+    assert page.evaluate(GIVE, [where, files]), "the browser would have opened it"
+
+
+def shown(page: Page, box: str = "#image") -> Image.Image:
+    """The image that the page shows in a box, when it is its own copy."""
+    frame = page.locator(f"{box} .image-frame img")
+    expect(frame).to_have_css("content", re.compile('^url."data:image/jpeg;base64,'), timeout=15_000)
+    uri = frame.evaluate("one => getComputedStyle(one).content")
+    return Image.open(io.BytesIO(base64.b64decode(uri.split("base64,")[1].rstrip("')\""))))
+
+
+def test_images_are_dropped_beside_the_box_pasted_and_shown_as_the_network_saw_them(open_page, tmp_path):
+    """Files that browsers do not know, turn another way or do not show; the ending and the type may be wrong."""
+    upright = image((300, 400))
+    files = {"IMG_0004.HEIC": "JPEG", "scan.jpg": "TIFF", "turned.webp": "WEBP", "none": "PNG"}
+    for name, kind in files.items():
+        options = {"exif": ROTATED} if name == "turned.webp" else {}
+        stored = upright.transpose(Image.Transpose.ROTATE_90) if options else upright
+        stored.save(tmp_path / name, kind, **options)
+    page = open_page()
+    accepted = page.locator("#image input[type=file]").get_attribute("accept").split(",")
+    assert {"image/*", ".heic", ".HEIC"} <= set(accepted)
+    places = ("body", "h1", "#image .image-container", "#answer")
+    for place, name in zip(places, files, strict=True):
+        drop(page, place, tmp_path / name)
+        expect(page.locator("#answer .old")).to_have_count(0, timeout=15_000)
+        expect(page.locator("#answer li b").first).to_have_text(PERCENT, timeout=15_000)
+        copy = shown(page)
+        assert copy.size == (300, 400) and copy.mode == "RGB", name
+        assert abs(copy.getpixel((5, 5))[0] - upright.getpixel((5, 5))[0]) < 12, name
+        frame, over = page.locator("#image .image-frame").bounding_box(), laid_over(page)[0]
+        assert over.startswith("url(") and frame["width"] / frame["height"] == pytest.approx(0.75, abs=0.02), name
+    drop(page, "body")
+    expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
+    tab(page, "Compare")
+    drop(page, "h1", tmp_path / "scan.jpg")
+    assert shown(page, "#second").size == (300, 400)
+    tab(page, "About")
+    drop(page, "#about", tmp_path / "IMG_0004.HEIC")  # no box here: on the first tab
+    expect(page.locator("#answer li b").first).to_be_visible(timeout=15_000)
+    drop(page, "body", *(tmp_path / name for name in files))  # several: on theirs
+    expect(page.locator(".answers tbody tr")).to_have_count(4, timeout=15_000)
+    expect(page.locator(".answers .bad")).to_have_count(0)
+
+
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_paste_sources_and_copies(size, open_page, tmp_path):
+    page = open_page(size)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    image((400, 300)).save(tmp_path / "photo.png")
+    write = """(data) => navigator.clipboard.write([new ClipboardItem({ "image/png":
+        new Blob([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], { type: "image/png" }) })])"""
+    page.evaluate(write, base64.b64encode((tmp_path / "photo.png").read_bytes()).decode())
+    for source in (2, 1, 0):  # with the camera or the clipboard chosen, too
+        button = page.locator("#image .source-selection button").nth(source)
+        button.click()
+        label = button.evaluate("one => getComputedStyle(one, '::after').content.split('\"')[1]")
+        assert label and label.lower() in button.get_attribute("aria-label").lower()
+        if source == 2:  # it pastes at once
+            expect(page.locator("#answer li b").first).to_have_text(PERCENT, timeout=15_000)
+            page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+            expect(page.locator("#answer h2.quiet")).to_be_visible()
+        axe_finds_nothing(page)
+        page.locator("h1").click()
+        page.keyboard.press("Control+V")
+        expect(page.locator("#answer li b").first).to_have_text(PERCENT, timeout=15_000)
+        assert shown(page).size == (400, 300)
+    page.get_by_role("button", name="Copy the answer").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert page.locator("#answer li b").first.inner_text() in copied
+    page.keyboard.press("Control+V")  # text: nothing to classify
+    page.evaluate("navigator.clipboard.writeText('https://example.org/cat.jpg')")
+    page.keyboard.press("Control+V")
+    expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
+
+
+def test_a_file_that_is_too_large_costs_only_itself_and_an_answer_fades_at_once(open_page, photo, tmp_path):
+    page = open_page()
+    ask(page, photo)
+    held, waiting = [], [True]
+    page.route("**/upload*", lambda route: held.append(route) if waiting else route.continue_())
+    upload(page, photo)
+    expect(page.locator("#answer .old, #answer h2.quiet")).not_to_have_count(0)  # nothing has been uploaded yet
+    expect(page.locator("#right")).to_be_hidden()
+    waiting.clear()
+    for route in held:
+        route.continue_()
+    ask(page, photo)
+    tab(page, "Several images")
+    expect(page.locator("#limits")).to_have_text(re.compile("500 images.*20 MB.*500 MB"))
+    (tmp_path / "huge.jpg").write_bytes(bytes(21 << 20))
+    with zipfile.ZipFile(tmp_path / "phone.zip", "w") as archive:  # as large as a zip of a phone's photographs
+        archive.write(photo, "1.jpg")
+        archive.writestr("film.bin", bytes(25 << 20))
+    upload(page, photo, tmp_path / "huge.jpg", tmp_path / "phone.zip", where="#files")
+    expect(page.locator("#told")).to_contain_text("huge.jpg: larger than 20 MB")
+    expect(page.locator(".answers tbody tr")).to_have_count(2, timeout=20_000)
+    expect(page.locator(".answers tbody tr").nth(1)).to_contain_text("phone.zip/1.jpg")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Iterator[Server]:
+    """The page of a fresh clone, in which train.py has put drawings; and a copy of them in the wrong place."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "module").mkdir()
+    shutil.copy(SHIPPED, folder / "module")
+    for name in ("sample", "."):
+        sample_set.unpack(folder / "dataset" / name)
+    with app_process(folder) as printed:
+        yield Server(address(printed), folder, None)
+
+
+@pytest.mark.parametrize(("size", "query"), [("desktop", ""), ("phone", DARK)])
+def test_the_first_click_and_neither_say_one_thing(size, query, browser, clone, tmp_path):
+    width, height = SIZES[size]
+    page = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB").new_page()
+    page.goto(clone.address + query)
+    expect(page.locator("#examples")).to_contain_text("Try an image of your own", timeout=20_000)
+    expect(page.locator("#examples button")).to_have_count(0)  # the weights do not know drawings
+    expect(page.locator("h1")).to_have_text("Cat or dog?")
+    assert page.title() == "Cat or dog?"
+    image((400, 300)).save(tmp_path / "ramp.png")  # neither a cat nor a dog
+    upload(page, tmp_path / "ramp.png")
+    answer = page.locator("#answer")
+    expect(answer.locator("h2")).to_have_text("Neither", timeout=15_000)
+    expect(answer.locator("li").first).to_be_hidden()
+    assert "%" not in answer.inner_text() and laid_over(page)[0] == "none"
+    assert answer.locator("[data-copy]").get_attribute("data-copy") == "Neither"
+    axe_finds_nothing(page)
+    answer.get_by_text("If it were one of these").click()
+    expect(answer.locator("li").first).to_be_visible()
+    muted = "one => getComputedStyle(one, '::after').backgroundImage"
+    assert len(set(answer.locator("li").evaluate_all(f"all => all.map({muted})"))) == 1  # none stands out
+    assert laid_over(page)[0].startswith("url(")
+    axe_finds_nothing(page)
+    tab(page, "Several images")
+    upload(page, tmp_path / "ramp.png", where="#files")
+    cells = page.locator(".answers tbody td")
+    expect(cells.nth(2)).to_have_text("Neither", timeout=15_000)
+    expect(cells.nth(3)).to_have_text("–")
+    with page.expect_download() as download:
+        page.get_by_text("Download CSV").click()
+    (row,) = csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines())
+    assert row["answer"] == "neither" and row["note"].startswith("unlike the training images")
+    tab(page, "Compare")
+    expect(page.locator(".compared h2")).to_have_text("Neither", timeout=15_000)
+    expect(page.locator(".compared .heat")).to_have_count(0)
+    page.context.close()
+
+
+def test_a_phone_is_not_told_to_drag(browser, clone):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, locale="zh-CN", is_mobile=True, has_touch=True
+    )
+    page = context.new_page()
+    page.goto(clone.address)
+    expect(page.locator("#examples")).to_contain_text("试试您自己的图片", timeout=20_000)
+    assert "拖" not in page.locator("#examples").inner_text()
+    words = "getComputedStyle(document.querySelector('#image [data-testid=upload-text]'), '::after').content"
+    assert "点击选择图片" in page.evaluate(words) and "20 MB" in page.evaluate(words)
+    tab(page, "关于模型")
+    curves = page.locator("#about .curves img")
+    expect(curves).to_be_visible(timeout=20_000)
+    svg = base64.b64decode(curves.get_attribute("src").split("base64,")[1]).decode()
+    assert all(word in svg for word in ("损失", "准确率", "轮次", "虚线：训练")) and "training" not in svg
+    context.close()

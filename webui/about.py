@@ -14,7 +14,7 @@ from gradio.route_utils import get_api_call_path, get_root_url
 from classifier.cli import UserError
 from classifier.device import device_name, dtype_name
 from classifier.evaluation.metrics import best_epoch, confusions, lowest_recall, per_class
-from webui.i18n import data_uri, failed, macros
+from webui.i18n import Translator, data_uri, failed, macros
 from webui.models import Loaded, score_of
 from webui.site import QUIET, Site
 from zoo import MODELS
@@ -56,15 +56,19 @@ def about(loaded: Loaded, language: str) -> str:
         facts["by_class"] = lowest_recall(per_class(matrix, checkpoint.classes), MAX_CLASSES_IN_TABLE)
     if history := checkpoint.scores.get("history"):
         facts |= {"epochs": len(history), "minutes": history[-1]["minutes"], "best": best_epoch(history)}
-        facts["curves"] = _curves(checkpoint.path.stem, json.dumps(history))
+        facts["curves"] = _curves(checkpoint.path.stem, json.dumps(history), language)
     return macros("about", language).card(checkpoint, facts)
 
 
 @functools.lru_cache(8)
-def _curves(name: str, history: str) -> str:
+def _curves(name: str, history: str, language: str) -> str:
     """Return the curves of a run as a URI. Not for several threads at once."""
-    from classifier.evaluation import plots  # imports matplotlib, which takes a second and few visitors need
+    import matplotlib  # takes a second to import, and few visitors need it
+
+    from classifier.evaluation import plots
 
     file = io.BytesIO()
-    plots.curves({name: json.loads(history)}).savefig(file, format="svg", facecolor="white", metadata={"Date": None})
+    figure = plots.curves({name: json.loads(history)}, _=Translator(language))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text, so that the fonts are the visitor's
+        figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
     return data_uri(file.getvalue(), "svg+xml")

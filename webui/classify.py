@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from classifier.cli import UserError
+from classifier.data.formats import ImageError
 from classifier.data.images import load_image
 from classifier.inference.cam import overlay
 from classifier.inference.predictor import Prediction
@@ -21,6 +23,8 @@ from classifier.text import no_formula
 from webui.models import Loaded
 
 MAX_IMAGES = 500  # at once
+MAX_IMAGE_MB, MAX_ZIP_MB = 20, 500  # of one upload; the page states both, and script.js checks them before sending
+NEITHER = "neither"  # in place of a class, for programs, spreadsheets and feedback
 MAX_CAMS = 5  # most probable classes with a class activation map, which the page shows; programs get all classes
 BATCH_SIZE = 32
 CLEAR_MARGIN = 0.2  # in probability, of the first class over the second: with two classes, 60 to 40
@@ -52,15 +56,23 @@ class Answer:
     def verdict(self) -> str:
         """ "sure", "not sure" or "neither"."""
         if self.is_ood:
-            return "neither"
+            return NEITHER
         first, second = [*self.probabilities.values(), 0.0][:2]
         return "sure" if first >= 0.5 and first - second >= CLEAR_MARGIN else "not sure"
 
+    @property
+    def label(self) -> str:
+        """The answer: a class, or "neither"."""
+        return NEITHER if self.is_ood else self.best
+
     def to_json(self) -> dict:
-        """Return what programs get: {"label": "cat", "verdict": "sure", "confidences": [{"label": ...}, ...], ...}."""
+        """Return what programs get: {"label": "cat", "verdict": "sure", "confidences": [{"label": ...}, ...], ...}.
+
+        Of an image that is "neither", the confidences are what they would be if it were one of the classes.
+        """
         confidences = [{"label": label, "confidence": value} for label, value in self.probabilities.items()]
         timing = {"milliseconds": round(1000 * self.seconds, 1)}
-        return {"label": self.best, "verdict": self.verdict, "confidences": confidences} | timing
+        return {"label": self.label, "verdict": self.verdict, "confidences": confidences} | timing
 
 
 Row = tuple[str, Answer | UserError]  # an image's name, and the answer or why there is none
@@ -91,19 +103,25 @@ def classify_many(loaded: Loaded, uploads: Sequence[Upload], thumbnail: int = 0)
             images.append(sources.UnlabelledImage(path, path))
             unusable[path] = error
 
-    def read(source: str | bytes) -> tuple[Tensor, Image.Image | None]:
+    def read(source: str | bytes) -> tuple[Tensor, Image.Image | None, float]:
+        start = time.perf_counter()
         if source in unusable:
             raise unusable[source]
-        return _open(loaded, source, thumbnail)[1:]
+        check_size(source)
+        return *_open(loaded, source, thumbnail)[1:], time.perf_counter() - start
 
     for batch in sources.load_batches(images[: MAX_IMAGES + 1], read, BATCH_SIZE, workers=2):
         readable = [found[0] for _, found in batch if not isinstance(found, UserError)]
+        start = time.perf_counter()
         if readable:
             prediction, _ = loaded.predict(torch.stack(readable).to(loaded.compute.device))
+            seconds = (time.perf_counter() - start) / len(readable)
         index, rows = itertools.count(), []
         for image, found in batch:
             if not isinstance(found, UserError):
-                found = _answer(loaded, prediction, next(index), found[1])
+                _pixels, small, decoding = found
+                found = _answer(loaded, prediction, next(index), small)
+                found.seconds = decoding + seconds
             rows.append((names[image.file] + image.name.removeprefix(image.file), found))
         yield rows
 
@@ -117,11 +135,17 @@ def to_csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
         if isinstance(answer, UserError):
             writer.writerow((no_formula(name), "", *[""] * len(classes), str(answer)))
             continue
-        given = "neither" if answer.is_ood else answer.best
-        note = "" if answer.verdict == "sure" else f"{answer.verdict}; the nearest class is {answer.best}"
+        notes = {NEITHER: f"unlike the training images; if it were one of the classes: {answer.best}", "sure": ""}
         probabilities = (f"{answer.probabilities[name]:.5g}" for name in classes)
-        writer.writerow((no_formula(name), no_formula(given), *probabilities, note))
+        note = notes.get(answer.verdict, answer.verdict)
+        writer.writerow((no_formula(name), no_formula(answer.label), *probabilities, note))
     return "\ufeff" + file.getvalue()
+
+
+def check_size(source: str | bytes) -> None:
+    """Raise ImageError for an image, as a path or as bytes, that is larger than MAX_IMAGE_MB."""
+    if (len(source) if isinstance(source, bytes) else Path(source).stat().st_size) > MAX_IMAGE_MB << 20:
+        raise ImageError("is larger than {limit} MB, the most for one image", limit=MAX_IMAGE_MB)
 
 
 def _open(loaded: Loaded, source: str | bytes, thumbnail: int) -> tuple[tuple, Tensor, Image.Image | None]:

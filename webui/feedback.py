@@ -9,8 +9,14 @@ from classifier.cli import UserError
 from classifier.files import file_lock, lock_of
 from classifier.text import no_formula
 
-COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
-NEITHER = "neither"  # as an answer or as the truth; otherwise a class
+COLUMNS = (
+    "time",
+    "weights",
+    "answer",
+    "confidence",
+    "truth",
+    "sha256",
+)  # the answer and the truth: a class or "neither"
 
 
 def record(logs: Path, image: Path, weights: str, answer: str, confidence: float, truth: str) -> None:

@@ -9,7 +9,7 @@ from classifier.cli import UserError
 from classifier.data.formats import ImageError
 from webui import feedback
 from webui.api import FilesUpload, ImageUpload
-from webui.classify import MAX_IMAGES, Row, Upload, classify, classify_many, to_csv
+from webui.classify import MAX_IMAGE_MB, MAX_IMAGES, MAX_ZIP_MB, NEITHER, Row, Upload, classify, classify_many, to_csv
 from webui.examples import examples, thumbnail
 from webui.i18n import Translator, failed, macros
 from webui.models import MAX_LOADED
@@ -25,7 +25,7 @@ def image_upload(site: Site, **options) -> ImageUpload:
         ImageUpload(show_label=False, sources=["upload", "webcam", "clipboard"], **options),
         label="Image",
         alt_text="Your image",
-        placeholder="Drop an image here\nor click to choose one",
+        placeholder=lambda _: _("Drop an image here\nor click to choose one,\nup to {limit} MB", limit=MAX_IMAGE_MB),
     )
 
 
@@ -54,10 +54,9 @@ def one_image(site: Site, weights: gr.Dropdown, language: gr.Radio) -> ImageUplo
             answer = classify(loaded, path, LARGE)
         except UserError as error:
             return failed(error, language), *no_feedback
-        said = feedback.NEITHER if answer.is_ood else answer.best
-        truths = [(_.class_name(other), other) for other in classes] + [(_("Neither"), feedback.NEITHER)]
-        others = gr.update(choices=[(title, other) for title, other in truths if other != said], value=None)
-        about_answer = Path(path), name, said, answer.probabilities[answer.best]
+        truths = [(_.class_name(other), other) for other in classes] + [(html.neither(classes).unescape(), NEITHER)]
+        others = gr.update(choices=[(title, other) for title, other in truths if other != answer.label], value=None)
+        about_answer = Path(path), name, answer.label, answer.probabilities[answer.best]
         return html.one(answer), about_answer, others, ""
 
     def note(about_answer: tuple | None, truth: str | None, language: str) -> tuple:
@@ -101,6 +100,9 @@ def several_images(site: Site, weights: gr.Dropdown, language: gr.Radio) -> None
     """Classify many images or zips into a table."""
     options = {"file_count": "multiple", "file_types": ["image", ".zip"], "show_label": False, "height": 180}
     files = site.localized(FilesUpload(elem_id="files", **options), label="Images, or a zip of them")
+    text = "At most {count} images at a time, of up to {image} MB each; a zip may have {zip} MB."
+    limits = {"count": MAX_IMAGES, "image": MAX_IMAGE_MB, "zip": MAX_ZIP_MB}
+    site.localized(gr.HTML(elem_id="limits"), value=lambda _: f"<p>{_(text, **limits)}</p>")
     given = gr.State([])
     result = gr.HTML(elem_id="several")
 

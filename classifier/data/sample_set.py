@@ -4,6 +4,7 @@ They are in sample.zip, as WebP without loss, which is half as large as the PNG 
 has drawn them.
 """
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from classifier.data.formats import is_image
 from classifier.files import atomic_write
 
 ARCHIVE = Path(__file__).with_name("sample.zip")
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether a file has the name of a drawing, such as cat/cat.0.png; Kaggle's photographs end in .jpg."""
+    return bool(re.fullmatch(r"(cat|dog)/\1\.\d+\.(png|webp)", "/".join(path.parts[-2:])))
 
 
 def unpack(root: Path) -> None:

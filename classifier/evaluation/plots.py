@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import matplotlib
 from matplotlib import font_manager
@@ -80,20 +80,23 @@ def contact_sheet(
 def curves(
     histories: Mapping[str, list[dict]],
     panels: Sequence[tuple[str, str]] = (("loss", "epoch"), ("accuracy", "epoch")),
+    _: Callable[..., str] = str.format,
 ) -> Figure:
     """Draw loss and accuracy of training runs: training dashed, validation solid, the best epoch marked.
 
-    Takes the epochs of each run by its name, as in the .pth, and for each panel what is drawn over what.
+    Takes the epochs of each run by its name, as in the .pth, for each panel what is drawn over what, and what
+    translates a template and fills it.
     """
     figure = Figure(figsize=(4.5 * max(1.5, len(panels)), 3.6 + 0.22 * len(histories)), layout="constrained")
     for axes, (key, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for color, (name, history) in zip(itertools.cycle(COLORS), histories.items(), strict=False):
             best, positions = best_epoch(history), [epoch[x] for epoch in history]
             axes.plot(positions, [epoch["train"][key] for epoch in history], "--", color=color, lw=1)
-            label = f"{shorten(name, 40)}: best {best['val']['accuracy']:.2%} in epoch {best['epoch']}"
+            values = {"name": shorten(name, 40), "accuracy": f"{best['val']['accuracy']:.2%}", "epoch": best["epoch"]}
+            label = _("{name}: best {accuracy} in epoch {epoch}", **values)
             mark = {"marker": "o", "markevery": [history.index(best)], "markersize": 9, "markerfacecolor": "none"}
             axes.plot(positions, [epoch["val"][key] for epoch in history], color=color, label=label, **mark)
-        axes.set(title=f"{key} (training dashed, validation solid)", xlabel=x)
+        axes.set(title=_("{quantity} (training dashed, validation solid)", quantity=_(key)), xlabel=_(x))
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         if key == "accuracy":
