@@ -4,11 +4,16 @@ Some decoders return what they have where data are missing, as grey, zeros or me
 layouts they read wrongly. So such files are recognised before they are decoded, or by what was decoded.
 """
 
+import contextlib
+import ctypes
 import io
 import itertools
 import os
+import threading
+from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+import PIL
 from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from classifier.data.formats import ImageError, is_raw, unsupported
@@ -41,9 +46,10 @@ def decode(image: Image.Image, stream: BinaryIO, side: int) -> None:
         _decode_jpeg(image, stream, side)
     elif isinstance(image, PngImagePlugin.PngImageFile):
         _decode_png(image, stream)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, stream.seek(0, os.SEEK_END))
+        _decode_tiff(image)
     else:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiff(image, stream.seek(0, os.SEEK_END))
         if isinstance(image, BmpImagePlugin.BmpImageFile) and image.info.get("compression") in (1, 2):
             raise ImageError("is a BMP with run-length compression, which is not supported: save it as PNG or JPEG")
         image.load()
@@ -57,16 +63,35 @@ def incomplete() -> ImageError:
 # ---- JPEG
 
 
+class _WithoutEnd:
+    """A JPEG in a file, read with some bits in place of its end marker."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self.stream, self.left, self.seek = stream, size, stream.seek
+        self.bits = SOME_BITS
+
+    def read(self, count: int) -> bytes:
+        data = self.stream.read(min(count, self.left))
+        self.left -= len(data)
+        if not self.left:
+            data, self.bits = data + self.bits, b""
+        return data
+
+
 def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     """libjpeg fills missing data with grey. It suspends, which Pillow notices, where there is no end marker either."""
-    opened = stream.tell()
-    stream.seek(0)
-    content = stream.read()
-    start = content.rfind(SCAN, 0, opened) + len(SCAN)  # of the first scan's header
-    has_end = content.find(END, start) >= 0
-    in_one_scan = not image.info.get("progressive") and content[start + 2] == image.layers
-    if in_one_scan and (content.endswith(END) or not has_end):
-        image.fp = io.BytesIO(content.removesuffix(END) + SOME_BITS)
+    start = _first_scan(stream)
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(start + 2)
+    in_one_scan = stream.read(1)[0] == image.layers and not image.info.get("progressive")
+    stream.seek(max(0, size - 2))
+    ends, content = stream.read() == END, b""
+    if not ends:
+        stream.seek(0)
+        content = stream.read()
+    has_end = ends or END in content[start:]
+    if in_one_scan and (ends or not has_end):
+        image.fp = _WithoutEnd(stream, size - 2 * ends)
     elif not has_end:
         image.fp = io.BytesIO(content + END)
     if side:
@@ -74,6 +99,13 @@ def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     image.load()
     if not has_end and not (_has_all_scans(content[start:], image.layers) and _is_determined(content)):
         raise incomplete()
+
+
+def _first_scan(stream: BinaryIO) -> int:
+    """Return where the header of the first scan begins, near which Pillow has stopped to read."""
+    begin = max(0, stream.tell() - 20)
+    stream.seek(begin)
+    return begin + stream.read(20).rfind(SCAN) + len(SCAN)
 
 
 def _has_all_scans(content: bytes, layers: int) -> bool:
@@ -119,6 +151,36 @@ def _decode_png(image: Image.Image, stream: BinaryIO) -> None:
 
 
 # ---- TIFF
+
+
+class _Libtiff(threading.local):
+    failed = False  # in this thread since it was set
+
+
+LIBTIFF = _Libtiff()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+def _note_error(*_: object) -> None:
+    LIBTIFF.failed = True
+
+
+def _watch_libtiff() -> None:
+    """Have errors noted that libtiff would print without a file's name. Finds only the libtiff of Pillow's wheels."""
+    package = Path(PIL.__file__).parent
+    for path in [*package.parent.glob("pillow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")]:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(path)).TIFFSetErrorHandler(_note_error)
+
+
+_watch_libtiff()
+
+
+def _decode_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    LIBTIFF.failed = False
+    image.load()
+    if LIBTIFF.failed:
+        raise OSError("libtiff has reported an error, which Pillow has not")
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, file_size: int) -> None:
