@@ -47,7 +47,7 @@ def decode(image: Image.Image, stream: BinaryIO, side: int) -> None:
     elif isinstance(image, PngImagePlugin.PngImageFile):
         _decode_png(image, stream)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image, stream.seek(0, os.SEEK_END))
+        _check_tiff(image)
         _decode_tiff(image)
     else:
         if isinstance(image, BmpImagePlugin.BmpImageFile) and image.info.get("compression") in (1, 2):
@@ -64,11 +64,10 @@ def incomplete() -> ImageError:
 
 
 class _WithoutEnd:
-    """A JPEG in a file, read with some bits in place of its end marker."""
+    """A JPEG, read in pieces as Pillow does it, with some bits in place of its end marker."""
 
     def __init__(self, stream: BinaryIO, size: int):
-        self.stream, self.left, self.seek = stream, size, stream.seek
-        self.bits = SOME_BITS
+        self.stream, self.left, self.seek, self.bits = stream, size, stream.seek, SOME_BITS
 
     def read(self, count: int) -> bytes:
         data = self.stream.read(min(count, self.left))
@@ -80,10 +79,12 @@ class _WithoutEnd:
 
 def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     """libjpeg fills missing data with grey. It suspends, which Pillow notices, where there is no end marker either."""
-    start = _first_scan(stream)
-    size = stream.seek(0, os.SEEK_END)
+    near = max(0, stream.tell() - 20)  # Pillow has read as far as the first scan
+    stream.seek(near)
+    start = near + stream.read(20).rfind(SCAN) + len(SCAN)  # of its header
     stream.seek(start + 2)
     in_one_scan = stream.read(1)[0] == image.layers and not image.info.get("progressive")
+    size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 2))
     ends, content = stream.read() == END, b""
     if not ends:
@@ -99,13 +100,6 @@ def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     image.load()
     if not has_end and not (_has_all_scans(content[start:], image.layers) and _is_determined(content)):
         raise incomplete()
-
-
-def _first_scan(stream: BinaryIO) -> int:
-    """Return where the header of the first scan begins, near which Pillow has stopped to read."""
-    begin = max(0, stream.tell() - 20)
-    stream.seek(begin)
-    return begin + stream.read(20).rfind(SCAN) + len(SCAN)
 
 
 def _has_all_scans(content: bytes, layers: int) -> bool:
@@ -183,33 +177,26 @@ def _decode_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise OSError("libtiff has reported an error, which Pillow has not")
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile, file_size: int) -> None:
-    """Raise ImageError unless the layout is a plain one, and all strips or tiles lie within the file."""
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise ImageError unless the layout is a plain one, and there are as many strips or tiles as the size asks for."""
     tags = image.tag_v2
     if is_raw(tags):
         raise unsupported("RAW")
-    bits, samples = tags.get(258, (1,)), tags.get(277, 1)
     for tag, supported in TIFF_LAYOUTS.items():
         values = tags.get(tag, 1)
         if unusual := set(values if isinstance(values, tuple) else (values,)) - supported:
             _refuse_layout(tag, image.info["compression"] if tag == COMPRESSION else unusual.pop())
-    if samples > 1 and tags.get(284, 1) != 1:
+    if tags.get(277, 1) > 1 and tags.get(284, 1) != 1:
         _refuse_layout(284, tags[284])  # a plane for each colour
-    if tags.get(262) == 0 and 16 in bits:
+    if tags.get(262) == 0 and 16 in tags.get(258, ()):
         _refuse_layout(262, 0)  # Pillow does not invert these
 
     width, height = tags[256], tags[257]
     if 324 in tags:
-        columns, rows, offsets, counts = tags[322], tags[323], tags[324], tags.get(325, ())
+        columns, rows, offsets = tags[322], tags[323], tags[324]  # of tiles
     else:
-        columns, rows, offsets, counts = width, min(tags.get(278, height), height), tags[273], tags.get(279, ())
+        columns, rows, offsets = width, min(tags.get(278, height), height), tags[273]  # of strips
     if len(offsets) != -(-width // columns) * -(-height // rows):
-        raise incomplete()
-    if tags.get(COMPRESSION, 1) == 1:  # the size decides, whatever is said of it
-        per_row = -(-columns * samples * bits[0] // 8)
-        left = height if 324 not in tags else rows * len(offsets)
-        counts = [per_row * min(rows, left - index * rows) for index in range(len(offsets))]
-    if len(counts) != len(offsets) or any(map(lambda at, count: at + count > file_size, offsets, counts)):
         raise incomplete()
 
 

@@ -40,7 +40,7 @@ UNREAD = {  # beginnings of files that are not read -> their name
     b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"8BPS": "PSD", b"%PDF": "PDF", b"%!PS": "PostScript", b"FUJIFILMCCD-RAW": "RAW", b"IIRO": "RAW", b"IIRS": "RAW",
-    b"MMOR": "RAW", b"IIU\0": "RAW", b"FOVb": "RAW", b"\0MRM": "RAW",
+    b"MMOR": "RAW", b"IIU\0": "RAW", b"FOVb": "RAW", b"\0MRM": "RAW", b"\x1aE\xdf\xa3": "MKV",
 }  # fmt: skip
 CFA, LINEAR_RAW = 32803, 34892  # colours of a sensor, before they are pixels
 
@@ -109,7 +109,7 @@ def is_raw(tags: Mapping[int, object]) -> bool:
 
 def unsupported(kind: str) -> ImageError:
     """Return the error for a file of a kind that is not read, such as "RAW"."""
-    return ImageError("is a {kind} file, which is not supported: export it as JPEG or PNG", kind=kind)
+    return ImageError("is of the kind {kind}, which is not supported: save it as JPEG or PNG", kind=kind)
 
 
 def unread(stream: BinaryIO) -> ImageError:
@@ -121,14 +121,10 @@ def unread(stream: BinaryIO) -> ImageError:
         return ImageError("is empty (0 bytes)")
     if kind := _unread_kind(head, text, stream):
         return unsupported(kind)
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return ImageError("is a web page and not an image: save the image itself")
     if head.startswith(TIFF_HEADS):
         return ImageError("is a damaged TIFF, or one of an unusual kind: save it as PNG or JPEG")
     if image_extension(head):
         return ImageError("is damaged or incomplete: it cannot be decoded")
-    if head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI ":
-        return ImageError("is a video and not an image: save single images of it")
     return ImageError("is not an image that can be read (JPEG, PNG, GIF, BMP, WebP, AVIF, HEIC, TIFF or PPM)")
 
 
@@ -140,10 +136,10 @@ def _unread_kind(head: bytes, text: bytes, stream: BinaryIO) -> str:
             tags.load(stream)
             return "RAW" if head[8:10] == b"CR" or is_raw(tags) else ""
         return ""
-    if head[4:12] == b"ftypcrx ":
-        return "RAW"
-    if b"<svg" in text and text.startswith(b"<"):
-        return "SVG"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat") and not image_extension(head):
+        return "RAW" if head[8:12] == b"crx " else "MP4 or MOV"
+    if text.startswith(b"<"):
+        return "SVG" if b"<svg" in text else "HTML" if b"<html" in text else ""
     return next((name for beginning, name in UNREAD.items() if head.startswith(beginning)), "")
 
 
