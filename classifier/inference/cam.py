@@ -80,7 +80,7 @@ def overlay(values: Tensor, preprocess: Preprocess, image_size: tuple[int, int])
 
     Args:
         values: (h, w), one map of `cam_predictor`.
-        preprocess: determines which part of the image the network saw; the rest stays transparent.
+        preprocess: determines which part of the image the network saw; the rest stays transparent. Bars are cut off.
         image_size: width and height of the upright image in pixels.
     """
     scale = OVERLAY_SIDE / max(image_size)
