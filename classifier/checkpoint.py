@@ -7,7 +7,6 @@ A state_dict of a network in MODELS, as other programs and torchvision save it, 
 """
 
 import dataclasses
-import difflib
 import importlib.metadata
 import math
 import os
@@ -175,7 +174,9 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
     Raises CheckpointError where the file is missing, damaged, not a .pth, carries pickled code, or has weights that do
     not fit its network.
     """
-    content = _read(path, mmap)
+    content = safe_load.read(path, mmap)
+    if isinstance(content, (list, tuple)):  # (weights, state of the optimizer)
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise CheckpointError("{file} holds a {kind}, not a .pth of train.py or a state_dict.", file=path, kind=kind)
@@ -189,34 +190,6 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
         checkpoint = _from_train(path, content)
     checkpoint.path = path
     return checkpoint
-
-
-def _read(path: Path, mmap: bool) -> object:
-    if not path.is_file():
-        names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
-        near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
-        raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
-    from classifier import foreign
-
-    reason: object = ""
-    try:
-        foreign.refuse_other_formats(path)
-        return foreign.read_safetensors(path) or safe_load.load(path, mmap)
-    except CheckpointError:
-        raise
-    except safe_load.UntrustedError as error:
-        message, reason = "{file} is not used: {reason}. Do not trust this file.", error
-    except PermissionError as error:
-        message, reason = "{file} cannot be read: {reason}.", error.strerror
-    except safe_load.CodeError as error:
-        reason = error
-        message = (
-            "{file} carries pickled Python code ({reason}), which is not run. Load it where it comes from and save the "
-            'weights alone: torch.save(model.state_dict(), "weights.pth")'
-        )
-    except Exception:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
-        message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
-    raise CheckpointError(message, file=path, reason=reason)
 
 
 def _from_train(path: Path, content: Mapping) -> Checkpoint:
@@ -271,7 +244,8 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
         raise CheckpointError(message, file=path, network=found.model, differences=differences)
     weights, classes = found.state_dict, found.outputs
     if classes == 1:  # a logit z whose sigmoid is the second class's probability, which is softmax of (0, z)
-        weights |= {name: torch.cat([weights[name] * 0, weights[name]]) for name in class_dependent(found.model)}
+        of_classes = weights.keys() & class_dependent(found.model)
+        weights |= {name: torch.cat([weights[name] * 0, weights[name]]) for name in of_classes}
         classes = 2
     if not trunk:  # GoogLeNet's auxiliary layers are for training, and torchvision leaves them out
         blank = {name: torch.zeros(shape) for name, shape in shapes_of(found.model, classes).items()}

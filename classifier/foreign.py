@@ -1,11 +1,10 @@
-"""Other people's weights: which network of MODELS a dictionary holds, and what a file is that PyTorch did not write.
+"""Other people's weights: which network of MODELS a dictionary holds.
 
 Programs put prefixes before the names, numbers in their place, other keys around them, and another last layer behind.
 So a network is recognised by the ends of its names and by shapes; what is in doubt is said, not guessed.
 """
 
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor
 from classifier.files import safe_name
 from classifier.safe_load import CheckpointError, StandIn
 from classifier.text import shorten
-from zoo import MODELS, class_dependent, shapes_of
+from zoo import MODELS, UNLIKELY, shapes_of
 
 WRAPPERS = r"(?:^|(?<=\.))(?:module|_orig_mod|_forward_module)\."  # of DataParallel, torch.compile, DeepSpeed
 OLD_DENSENET = r"(denselayer\d+\.(?:norm|conv))\.([12])\."  # norm.1 was norm1 in torchvision's oldest files
@@ -59,9 +58,11 @@ def find(path: Path | str, content: Mapping) -> Found:
     best = max(found, key=lambda fit: (not fit.differs, "ema" in fit.origin.lower(), fit.near))
     if best.near < NEAR:
         message = "{file} holds weights of another network ({names}). Known here are {networks}."
+        if "embed" in names[0]:
+            message = "{file} holds a network as Hugging Face's transformers build it ({names}), not one of {networks}."
         raise CheckpointError(message, file=path, names=shorten(", ".join(names), 80), networks=", ".join(MODELS))
     best.classes = _class_names(content, max(2, best.outputs))
-    best.not_read = [f"{key} ({value.name})" for key, value in content.items() if isinstance(value, StandIn)]
+    best.not_read = [f"{key} ({type(value).__name__})" for key, value in content.items() if isinstance(value, StandIn)]
     return best
 
 
@@ -106,7 +107,8 @@ def _closest(where: str, weights: Mapping[str, Tensor]) -> Found:
 
 def _fit(where: str, model: str, weights: Mapping[str, Tensor]) -> Found:
     """Compare weights with those of a network, under the prefix with which most of its names are among them."""
-    shapes, dependent = shapes_of(model, 2), class_dependent(model)
+    shapes = shapes_of(model, UNLIKELY)
+    dependent = [name for name, shape in shapes.items() if shape[:1] == (UNLIKELY,)]
     trunk = {name: shape for name, shape in shapes.items() if name not in dependent and not name.startswith("aux")}
     hits: Counter[str] = Counter()
     for key, value in weights.items():
@@ -187,43 +189,3 @@ def _class_names(content: Mapping, count: int) -> list[str]:
         if named and len(set(names)) == len(names) == count:
             return [name if PureWindowsPath(name).name == name else safe_name(name) for name in names]
     return []
-
-
-# ---- files that torch.load does not read
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a .safetensors file, on the CPU; None for any other file."""
-    with path.open("rb") as file:
-        if file.read(10)[8:] != b'{"':  # JSON, after its length
-            return None
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def refuse_other_formats(path: Path) -> None:
-    """Raise CheckpointError for a file of another kind, by its content, that says how its weights can be used here."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    ending = path.suffix.lower()
-    try:
-        members = {name.split("/")[-1] for name in zipfile.ZipFile(path).namelist()} if head[:2] == b"PK" else set()
-    except (zipfile.BadZipFile, ValueError):
-        return
-    message = ""
-    if members & {"constants.pkl", "model.json", "archive_format"}:
-        message = (
-            "{file} is TorchScript or an exported program, not a state_dict. Save its weights where it runs: "
-            'torch.save(torch.jit.load("{name}").state_dict(), "weights.pth")'
-        )
-    elif head[:1] == b"\x08" and (ending == ".onnx" or head[2:3] in (b"\x12", b":")):
-        message = "{file} is ONNX, whose weights cannot be read back. Use the .pth or state_dict that it was made from."
-    elif head[:4] == b"\x89HDF" or "model.weights.h5" in members or head[4:8] == b"TFL3" or ending in (".pb", ".h5"):
-        message = "{file} is a file of Keras or TensorFlow. Only weights of PyTorch networks can be used here."
-    elif head.startswith(b"version https://git-lfs"):
-        message = "{file} is a pointer of Git LFS; the weights were not downloaded. Run: git lfs pull"
-    elif head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        message = "{file} is a web page, not weights: the download asked for something else first. Download it again."
-    if message:
-        raise CheckpointError(message, file=path, name=path.name)

@@ -1,9 +1,10 @@
-"""torch.load(..., weights_only=True) for strangers' files: nothing in them may be larger than the file.
+"""Strangers' files: what they are, and torch.load(..., weights_only=True), where nothing is larger than the file.
 
 PyTorch runs no code of the file's, but believes it: some kilobytes can ask for 100 GB, for lists that double with each
 instruction, or for a key so deep that hashing it overflows the C stack.
 """
 
+import difflib
 import pickle
 import pickletools
 import re
@@ -25,8 +26,8 @@ GLOBALS = r"collections (OrderedDict|Counter)|(builtins|__builtin__) set|_codecs
 GLOBALS += r"|torch(\.cuda)? (Size|device|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
 
 # classes of settings and scores that programs save beside the weights; nothing of them is imported or run
-HARMLESS = r"argparse Namespace|collections defaultdict|(builtins|__builtin__) (int|float|list|dict|str)|datetime \w+"
-HARMLESS += r"|numpy(\.\w+)* \w+|pathlib(\._local)? \w+|(pytorch_lightning|lightning|lightning_fabric)(\.\w+)* \w+"
+HARMLESS = r"argparse\.Namespace|collections\.defaultdict|builtins\.(int|float|list|dict|str)|datetime\.\w+"
+HARMLESS += r"|(numpy|pathlib|pytorch_lightning|lightning|lightning_fabric)(\.\w+)+"
 
 
 class CheckpointError(UserError):
@@ -42,9 +43,7 @@ class CodeError(pickle.UnpicklingError):
 
 
 class StandIn:
-    """What a file has an object of a HARMLESS class for, whose content is not read."""
-
-    name = ""  # "argparse.Namespace"
+    """Stands where a file has an object of a HARMLESS class, whose name its class has, and keeps nothing of it."""
 
     def __init__(self, *_: object):
         pass
@@ -54,14 +53,44 @@ class StandIn:
 
 
 class StandInDict:
-    """What a file has a HARMLESS kind of dictionary for: a plain one."""
+    """Makes a plain dictionary of a HARMLESS kind of it."""
 
     def __new__(cls, *_: object) -> OrderedDict:  # noqa: D102
         return OrderedDict()
 
 
-def load(path: Path, mmap: bool = False) -> object:
-    """Return the content of a .pth, tensors on the CPU; with `mmap` they stay in the file and their checksums unread.
+def read(path: Path, mmap: bool = False) -> object:
+    """Return the content of a file of weights, tensors on the CPU; with `mmap` they stay in the file, unchecked.
+
+    Raises CheckpointError where it is missing, damaged or hostile, or what is in it cannot be read without its code.
+    """
+    if not path.is_file():
+        names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
+        near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
+        raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
+    reason: object = ""
+    try:
+        _refuse_other_formats(path)
+        return _read_safetensors(path) or _load(path, mmap)
+    except CheckpointError:
+        raise
+    except UntrustedError as error:
+        message, reason = "{file} is not used: {reason}. Do not trust this file.", error
+    except PermissionError as error:
+        message, reason = "{file} cannot be read: {reason}.", error.strerror
+    except CodeError as error:
+        reason = error
+        message = (
+            "{file} carries pickled Python code ({reason}), which is not run. Load it where it comes from and save the "
+            'weights alone: torch.save(model.state_dict(), "weights.pth")'
+        )
+    except Exception:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
+        message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
+    raise CheckpointError(message, file=path, reason=reason)
+
+
+def _load(path: Path, mmap: bool) -> object:
+    """Return what torch.load does, after a look at what the file asks for.
 
     Objects of HARMLESS classes are a StandIn or a plain dictionary.
     Raises UntrustedError, CodeError for any other class, any other Exception for a damaged file.
@@ -94,7 +123,7 @@ def load(path: Path, mmap: bool = False) -> object:
 
 
 def _stand_in(name: str) -> type:
-    return StandInDict if re.search("dict$", name, re.IGNORECASE) else type("StandIn", (StandIn,), {"name": name})
+    return StandInDict if re.search("dict$", name, re.IGNORECASE) else type(name, (StandIn,), {})
 
 
 def _check_pickle(file: BinaryIO) -> set[str]:
@@ -110,13 +139,9 @@ def _check_pickle(file: BinaryIO) -> set[str]:
             stack.append(memo[argument])
         else:
             if "GLOBAL" in code.name and not re.fullmatch(GLOBALS, str(argument)):
-                name = (
-                    str(argument or "a class by pickle protocol 4")
-                    .replace("__builtin__ ", "builtins ")
-                    .replace(" ", ".", argument is not None)
-                )
-                if not re.fullmatch(HARMLESS, str(argument)):
-                    raise CodeError(name[:80])
+                name = str(argument).replace("__builtin__", "builtins").replace(" ", ".")
+                if not re.fullmatch(HARMLESS, name):
+                    raise CodeError(name[:80] if argument else "with pickle protocol 4")
                 harmless.add(name)
             taken = []
             for kind in reversed(code.stack_before):
@@ -129,3 +154,36 @@ def _check_pickle(file: BinaryIO) -> set[str]:
                 raise UntrustedError(TOO_MANY)
             stack += [None if code.name == "MARK" else result] * len(code.stack_after)
     return harmless
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of a .safetensors file, on the CPU; None for any other file."""
+    with path.open("rb") as file:
+        if file.read(10)[8:] != b'{"':  # JSON, after its length
+            return None
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Raise CheckpointError for a file of another kind, by its content, that says how its weights can be used here."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    ending = path.suffix.lower()
+    try:
+        members = {name.split("/")[-1] for name in zipfile.ZipFile(path).namelist()} if head[:2] == b"PK" else set()
+    except (zipfile.BadZipFile, ValueError):
+        return
+    message = None
+    if members & {"constants.pkl", "model.json", "archive_format"}:
+        message = (
+            "{file} is TorchScript or an exported program, not a state_dict. Save its weights where it runs: "
+            'torch.save(torch.jit.load("{name}").state_dict(), "weights.pth")'
+        )
+    elif head[:1] == b"\x08" and (ending == ".onnx" or head[2:3] in (b"\x12", b":")):
+        message = "{file} is ONNX, whose weights cannot be read back. Use the .pth or state_dict that it was made from."
+    elif head[:4] == b"\x89HDF" or "model.weights.h5" in members or head[4:8] == b"TFL3" or ending in (".pb", ".h5"):
+        message = "{file} is a file of Keras or TensorFlow. Only weights of PyTorch networks can be used here."
+    if message:
+        raise CheckpointError(message, file=path, name=path.name)

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from classifier import checkpoint as checkpoints
-from classifier.checkpoint import SHIPPED, Checkpoint
+from classifier.checkpoint import SHIPPED, Checkpoint, Stated
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
@@ -204,3 +205,22 @@ def test_threads_that_list_and_ask_while_files_change(folder):
         for number in range(20):
             save(folder / f"{'abcd'[number % 4]}.pth", seed=number)
         assert all(one.result() for one in answers)
+
+
+def test_what_the_command_line_says_is_said_of_the_first_only(folder, tmp_path):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=1)  # one output: the sigmoid of the second class
+    folder.mkdir(exist_ok=True)
+    for path in (tmp_path / "first.pth", folder / "other.pth"):
+        torch.save({"model": network.state_dict()}, path)
+    stated = Stated(image_size=64, mean=(0.4, 0.4, 0.4), classes="cat,dog")
+    found = Models(folder, tmp_path / "first.pth", "cpu", "fp32", stated)
+    assert {name: (one.preprocess.size, one.classes) for name, one in found.found().items()} == {
+        "first": (64, ["cat", "dog"]),
+        "other": (224, ["class 0", "class 1"]),
+    }
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network.eval()(found.get("first").checkpoint.preprocess.normalize(pixels)).sigmoid().item()
+    prediction = found.get("first").predict(pixels)[0]
+    assert prediction.probabilities[0].tolist() == pytest.approx([1 - expected, expected], abs=1e-4)

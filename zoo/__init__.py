@@ -12,6 +12,8 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
+UNLIKELY = 99991  # classes; no hidden layer has as many neurons
+
 
 def _build(module: str, name: str, **options) -> nn.Module:
     return getattr(import_module(module), name)(**options)
@@ -50,8 +52,7 @@ def shapes_of(model: str, classes: int) -> dict[str, tuple]:
 
 def class_dependent(model: str) -> list[str]:
     """Return the names of the tensors whose shape depends on the number of classes."""
-    unlikely = 99991  # no layer has as many neurons
-    return [name for name, shape in shapes_of(model, unlikely).items() if shape[:1] == (unlikely,)]
+    return [name for name, shape in shapes_of(model, UNLIKELY).items() if shape[:1] == (UNLIKELY,)]
 
 
 class Network(nn.Module):
