@@ -220,7 +220,8 @@ def test_what_the_command_line_says_is_said_of_the_first_only(folder, tmp_path):
         "other": (224, ["class 0", "class 1"]),
     }
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    loaded = found.get("first")
     with torch.inference_mode():
-        expected = network.eval()(found.get("first").checkpoint.preprocess.normalize(pixels)).sigmoid().item()
-    prediction = found.get("first").predict(pixels)[0]
+        expected = network.eval()(loaded.checkpoint.preprocess.normalize(pixels)).sigmoid().item()
+    prediction = loaded.predict(pixels)[0]
     assert prediction.probabilities[0].tolist() == pytest.approx([1 - expected, expected], abs=1e-4)
