@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from classifier.data.images import load_image
-
 RESIZES = ("crop", "squash", "pad")
 MIXES = {"off": (), "mixup": ("MixUp",), "cutmix": ("CutMix",), "both": ("MixUp", "CutMix")}  # names in v2
 CROP_MARGIN = 1.25  # side of the images that crops are cut from / side of the result, which is then about as sharp
@@ -48,6 +46,8 @@ class Preprocess:
 
     def read(self, source: str | os.PathLike | bytes) -> Tensor:
         """An image file's path, or its bytes -> (3, size, size) uint8. Raises ImageError."""
+        from classifier.data.images import load_image  # decoders, which whoever loads a .pth does without
+
         return self.pixels(load_image(source, self.size))
 
     def pixels(self, image: Image.Image) -> Tensor:
