@@ -113,9 +113,8 @@ def main(args: Sequence[str] | None = None) -> None:
             print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
             target = settings.logs / "evaluate" / "comparison"
             print(f"\nreport     {comparison.write_comparison(results, networks[0][3], verdicts, target)}")
-        if results:
-            best = f" {quoted(Path(results[0].report['weights']))}" if settings.weights else ""
-            print(f"next       python app.py{best}")
+        best = f" {quoted(Path(results[0].report['weights']))}" if settings.weights and results else ""
+        print(f"next       python app.py{best}")
 
 
 def find_weights(weights: Sequence[Path]) -> dict[Path, str]:

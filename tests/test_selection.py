@@ -120,6 +120,12 @@ def test_test_images_that_are_training_images_are_counted(root):
     assert found.startswith("3 of 32 test images are also training images (for example, photos/test/cat/0.png is ")
     Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "train" / "cat" / "new.png")
     assert remarks(run, folder, "test") == []  # who knows what it was trained on
+    Image.new("RGB", (8, 8), (0, 0, 200)).save(Path(shutil.copytree(root / "train", root / "val"), "cat", "0.png"))
+    run = trained(root)
+    (found,) = remarks(run, folder, "test")
+    assert found.startswith("32 of 32 test images are also training or validation images (")
+    part, (folder,) = select_images([run], "val", None)
+    assert "32 of 33 validation images are also training images" in remarks(run, folder, part)[0]
 
 
 def test_labels_corrected_after_the_run_are_those_of_today(root):

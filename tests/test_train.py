@@ -155,7 +155,7 @@ def test_every_image_is_shown_once_per_epoch_whatever_the_batch_size(run, capsys
     run("--epochs", 1, "--batch-size", 17, "--accumulate", 3, "--name", "parts", fault=note)
     assert batches == [72, 72, *[4, 5, 5] * 2, 5, 5, 5, 4, 5, 5, 5, 5, 5]
     said = capsys.readouterr().out
-    assert "1 epoch of 5 steps of 14 or 15 images" in said and "x 3 (--accumulate) x 4 or 5 images" in said
+    assert "1 epoch of 5 steps of up to 15 images" in said and "x 3 (--accumulate) x up to 5 images" in said
 
 
 def test_few_images_make_small_batches_unless_asked(run, capsys):

@@ -235,12 +235,14 @@ def _group_keys(folder: ImageFolder) -> list[bytes]:
     return [smallest[member] for member in members]
 
 
-def leak_remark(part: str, images: ImageFolder, training: Sequence[str]) -> str:
-    """Return a sentence if any of `images`, the `part` "test" or "validation", are training images; otherwise ""."""
-    common = same_contents(images.paths, training)
+def leak_remark(part: str, images: ImageFolder, training: ImageFolder, validation: ImageFolder) -> str:
+    """Return a sentence if any of these "test" or "validation" images (`part`) are images of training; otherwise ""."""
+    others = [folder for folder in (training, validation) if folder.root.resolve() != images.root.resolve()]
+    common = same_contents(images.paths, [path for folder in others for path in folder.paths])
     if not common:
         return ""
-    are = "is also a training image" if len(common) == 1 else "are also training images"
+    kind = "training or validation" if len({folder.root for folder in others}) > 1 else "training"
+    are = f"is also a {kind} image" if len(common) == 1 else f"are also {kind} images"
     return (
         f"{len(common):,} of {plural(len(images), f'{part} image')} {are} (for example, {common[0][0]} is the same as "
         f"{common[0][1]}), which makes the score look better than it is."

@@ -30,7 +30,9 @@ def select_images(
     ages = [(checkpoint.path.name != SHIPPED, checkpoint.created) for checkpoint in checkpoints]
     order = sorted(range(len(checkpoints)), key=ages.__getitem__, reverse=True)
     if part == "auto":
-        part = "test" if _has_test_images(checkpoints[order[0]], data) else "val"
+        root = data or Path(checkpoints[order[0]].data.get("root") or "dataset")
+        only_train = image_folder.has_images(root / "train") and not image_folder.has_images(test_folder(root))
+        part = "val" if only_train else "test"
     select = _validation_images if part == "val" else _test_images
     found: dict[int, ImageFolder | str] = {}
     errors, chosen = [], None
@@ -46,12 +48,6 @@ def select_images(
     if chosen is None:
         raise errors[0]
     return part, [found[i] for i in range(len(checkpoints))]
-
-
-def _has_test_images(checkpoint: Checkpoint, data: Path | None) -> bool:
-    """Whether there are test images, or nothing else to evaluate on either."""
-    root = data or Path(checkpoint.data.get("root") or "dataset")
-    return image_folder.has_images(test_folder(root)) or not image_folder.has_images(root / "train")
 
 
 def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str]:
@@ -77,11 +73,8 @@ def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str
 def _leak(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> str:
     """Return a sentence if any of these images are training images, provided that these are still where they were."""
     with contextlib.suppress(UserError):
-        root = Path(checkpoint.data.get("root") or "")
-        training, validation = _parts_of_run(root, checkpoint) or (None, None)
-        if training and training.root.resolve() != folder.root.resolve():
-            others = training.paths + (validation.paths if validation.root == training.root else [])
-            return image_folder.leak_remark("validation" if part == "val" else "test", folder, others)
+        if parts := _parts_of_run(Path(checkpoint.data.get("root") or ""), checkpoint):
+            return image_folder.leak_remark("validation" if part == "val" else "test", folder, *parts)
     return ""
 
 

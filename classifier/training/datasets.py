@@ -103,13 +103,9 @@ def leaks(found: TrainingSet) -> list[str]:
     """Return a sentence each if test or validation images are training images, too; nothing of shards."""
     if found.is_sharded:
         return []
-    training, validation = found.training, found.validation
-    paths, parts = training.paths, {"test": ImageFolder(Path(found.root, "test"), training.classes)}
-    if validation.root == training.root:
-        paths = paths + validation.paths
-    else:
-        parts["validation"] = validation
-    return [remark for part, images in parts.items() if (remark := image_folder.leak_remark(part, images, paths))]
+    images = {"test": ImageFolder(Path(found.root, "test"), found.training.classes), "validation": found.validation}
+    remarks = (image_folder.leak_remark(part, images[part], found.training, found.validation) for part in images)
+    return list(filter(None, remarks))
 
 
 def _check_steps(found: TrainingSet, cfg: TrainConfig) -> None:

@@ -49,23 +49,19 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
         print(f"{warning}; {weighted if cfg.balance == 'weights' else '--balance weights offsets that'}")
     for sentence in leaks(found) if distributed.IS_MAIN else ():
         print(sentence)
-    smallest, largest = len(training) // found.steps, math.ceil(len(training) / found.steps)
-    plan = f"{plural(cfg.epochs, 'epoch')} of {plural(found.steps, 'step')} of {_images(smallest, largest)}"
-    first = image_size_at(0, cfg)
+    size, first = math.ceil(len(training) / found.steps), image_size_at(0, cfg)
+    up_to = "up to " if len(training) % found.steps else ""
+    plan = f"{plural(cfg.epochs, 'epoch')} of {plural(found.steps, 'step')} of {up_to}{plural(size, 'image')}"
     print(f"{plan}, {f'{first} to ' * (first != cfg.size)}{cfg.size} pixels wide")
     if not cfg.batch_size and found.batch_size < batch_size_for(math.inf):
         print(f"--batch-size {found.batch_size}, chosen for {plural(len(training), 'image')}")
     if parts > 1:
-        size = _images(smallest // parts, math.ceil(largest / parts))
-        print(f"each step: {distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) x {size}")
+        up_to = up_to or ("up to " if size % parts else "")
+        division = f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate)"
+        print(f"each step: {division} x {up_to}{plural(math.ceil(size / parts), 'image')}")
     print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
     if run.saved:
         print(f"resuming after step {run.state.step} of {cfg.epochs * found.steps}", flush=True)
-
-
-def _images(smallest: int, largest: int) -> str:
-    """Return "8 images", or "7 or 8 images"."""
-    return plural(largest, "image") if smallest == largest else f"{smallest} or {largest} images"
 
 
 def progress_bar(title: str, state: RunState, images: int) -> tqdm:
