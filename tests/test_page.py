@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from classifier.data import sample_set
+from classifier.data.images import load_image
 from tests.running_page import CLASSES, ROTATED, Server, address, app_process, image
 
 SHIPPED = Path(__file__).resolve().parents[1] / "module" / "catdog-resnet18.pth"
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "images"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic", "--use-fake-device-for-media-stream"]
@@ -408,6 +410,14 @@ def test_images_are_dropped_beside_the_box_pasted_and_shown_as_the_network_saw_t
         assert abs(copy.getpixel((5, 5))[0] - upright.getpixel((5, 5))[0]) < 12, name
         frame, over = page.locator("#image .image-frame").bounding_box(), laid_over(page)[0]
         assert over.startswith("url(") and frame["width"] / frame["height"] == pytest.approx(0.75, abs=0.02), name
+    for path in sorted(CASES.glob("*.HEIC")) + sorted(CASES.glob("*orientation*")):  # of other projects, where at hand
+        drop(page, "body", path)
+        expect(page.locator("#answer .old")).to_have_count(0, timeout=15_000)
+        expect(page.locator("#answer li b").first).to_have_text(PERCENT, timeout=15_000)
+        right = load_image(path)
+        copy, small = shown(page), right.copy()
+        small.thumbnail((960, 960))
+        assert copy.size == small.size and ImageStat.Stat(ImageChops.difference(copy, small)).mean[0] < 12, path.name
     drop(page, "body")
     expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
     tab(page, "Compare")

@@ -1,4 +1,4 @@
-"""Visitors' feedback on answers: a row of logs/feedback.csv each."""
+"""Visitors' feedback on answers: a row of logs/feedback.csv each. Answer and truth are a class, or "neither"."""
 
 import csv
 import hashlib
@@ -9,14 +9,7 @@ from classifier.cli import UserError
 from classifier.files import file_lock, lock_of
 from classifier.text import no_formula
 
-COLUMNS = (
-    "time",
-    "weights",
-    "answer",
-    "confidence",
-    "truth",
-    "sha256",
-)  # the answer and the truth: a class or "neither"
+COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 
 
 def record(logs: Path, image: Path, weights: str, answer: str, confidence: float, truth: str) -> None:
