@@ -92,7 +92,7 @@ def app_process(folder: Path, *options: str) -> Iterator[str]:
             yield printed
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
     assert os.name == "nt" or not list(uploads.glob("classifier-*")), "it left the uploads behind"
 
 
