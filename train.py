@@ -9,7 +9,7 @@
     torchrun --nproc-per-node=8 train.py                --batch-size is divided among the processes: docs/scaling.md
 
 Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16) and no GPU, --recipe long --val 0.05:
-97.8% accuracy on 2,000 test images after 106 minutes; on the 540 drawings: 120 of 120 after ten epochs, half a minute.
+97.8% accuracy on 2,000 test images after 106 minutes; on the 540 drawings: 120 of 120 after ten epochs, about a minute.
 """
 
 import contextlib

@@ -178,7 +178,9 @@ REFUSALS = {
 @pytest.mark.parametrize("locale", REFUSALS)
 def test_what_the_browser_refuses_is_told(locale, open_page, photo, tmp_path):
     page, (camera, clipboard, large, other) = open_page(locale=locale), REFUSALS[locale]
-    file, camera_button, clipboard_button = page.locator("#image .source-selection button").all()
+    buttons = page.locator("#image .source-selection button")
+    expect(buttons).to_have_count(3)
+    file, camera_button, clipboard_button = buttons.all()
     camera_button.click()
     page.locator("#image .image-container > div button:visible").first.click()
     expect(page.get_by_role("alert")).to_contain_text(camera)
@@ -293,7 +295,7 @@ def test_chinese_by_the_browser_and_by_the_switch(open_page, tmp_path):
     page.get_by_text("English").click()
     expect(page.get_by_role("alert")).to_have_text("This file is empty (0 bytes).")
     expect(page.get_by_role("tab").nth(1)).to_have_text("Several images")
-    assert "lang=en" in page.url
+    expect(page).to_have_url(re.compile("lang=en"))
     tab(page, "Several images")
     words = "getComputedStyle(document.querySelector('#files [data-testid=upload-text]'), '::after').content"
     expect(page.locator("#files")).to_be_visible()

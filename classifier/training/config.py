@@ -42,7 +42,7 @@ class TrainConfig:
     epochs: int = 10
     """How often every image is shown. The schedules span all epochs, also with --resume."""
     batch_size: int = 0
-    """Images per step, of all processes together. 0: 64, or for less than 1,280 images 32, 16 or 8."""
+    """Images per step, of all processes together. 0: 64, or for fewer than 1,024 images 32, 16 or 8."""
     accumulate: int = 1
     """Micro-batches per step: they go through the network one after another and need less memory."""
     sync_bn: bool = False
@@ -135,7 +135,7 @@ RANGES = {
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
 MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
-MIN_STEPS = 20  # of an epoch: so many updates at least, where --batch-size is left open
+MIN_STEPS = 16  # of an epoch: so many updates at least, where --batch-size is left open
 IMAGENET = "imagenet"  # as --weights
 
 
