@@ -423,7 +423,12 @@ def test_images_are_dropped_beside_the_box_pasted_and_shown_as_the_network_saw_t
     drop(page, "body")
     expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
     tab(page, "Compare")
+    before = shown(page, "#second").tobytes()  # the image of the first tab comes along
     drop(page, "h1", tmp_path / "scan.jpg")
+    for _ in range(60):
+        if shown(page, "#second").tobytes() != before:
+            break
+        page.wait_for_timeout(250)
     assert shown(page, "#second").size == (300, 400)
     tab(page, "About")
     drop(page, "#about", tmp_path / "IMG_0004.HEIC")  # no box here: on the first tab
