@@ -28,6 +28,7 @@ from classifier.safe_load import CheckpointError
 from zoo import MODELS, class_dependent, shapes, shapes_of
 
 FORMAT = 1
+OURS = {"format", "preprocess"}  # keys that no other program's file has together
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
@@ -180,7 +181,7 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise CheckpointError("{file} holds a {kind}, not a .pth of train.py or a state_dict.", file=path, kind=kind)
-    if "format" not in content:
+    if not content.keys() >= OURS:
         checkpoint = plain(path, content, stated, trunk)
     elif stated != UNSTATED:
         message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
@@ -263,7 +264,6 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
         assumed.append("the one output's sigmoid is the probability of the second class")
     if found.origin:
         assumed.append(f"the weights are those in {found.origin}")
-    assumed += [f"{name} does not matter" for name in found.not_read]
     return Checkpoint(
         found.model,
         names or [f"class {i}" for i in range(classes)],

@@ -1,6 +1,6 @@
 """Other people's weights: which network of MODELS a dictionary holds.
 
-Programs put prefixes before the names, numbers in their place, other keys around them, and another last layer behind.
+Programs put prefixes before the names, other keys around them, and another last layer behind.
 So a network is recognised by the ends of its names and by shapes; what is in doubt is said, not guessed.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from classifier.files import safe_name
-from classifier.safe_load import CheckpointError, StandIn
+from classifier.safe_load import CheckpointError
 from classifier.text import shorten
 from zoo import MODELS, UNLIKELY, shapes_of
 
@@ -37,7 +37,6 @@ class Found:
     differs: list[str]  # why it is not such a network; empty where it is
     origin: str  # where in the dictionary it is, for a reader
     classes: list[str] = field(default_factory=list)  # their names, where the dictionary has them
-    not_read: list[str] = field(default_factory=list)  # objects beside the weights
 
 
 def find(path: Path | str, content: Mapping) -> Found:
@@ -49,8 +48,8 @@ def find(path: Path | str, content: Mapping) -> Found:
     names: list[str] = []
     for where, weights in _state_dicts(content):
         names += weights
-        for variant in (weights, *_numbered(weights)):
-            found.append(_closest(where, variant))
+        for model in MODELS:
+            found.append(_fit(where, model, weights))
             if not found[-1].differs:
                 break
     if not names:
@@ -58,11 +57,8 @@ def find(path: Path | str, content: Mapping) -> Found:
     best = max(found, key=lambda fit: (not fit.differs, "ema" in fit.origin.lower(), fit.near))
     if best.near < NEAR:
         message = "{file} holds weights of another network ({names}). Known here are {networks}."
-        if "embed" in names[0]:
-            message = "{file} holds a network as Hugging Face's transformers build it ({names}), not one of {networks}."
         raise CheckpointError(message, file=path, names=shorten(", ".join(names), 80), networks=", ".join(MODELS))
     best.classes = _class_names(content, max(2, best.outputs))
-    best.not_read = [f"{key} ({type(value).__name__})" for key, value in content.items() if isinstance(value, StandIn)]
     return best
 
 
@@ -79,30 +75,6 @@ def _state_dicts(content: Mapping, where: tuple[str, ...] = ()) -> Iterator[tupl
     for key, value in content.items():
         if isinstance(value, Mapping) and len(where) < MAX_DEPTH:
             yield from _state_dicts(value, (*where, str(key)))
-
-
-def _numbered(weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the weights with ResNet's names for the numbers that nn.Sequential(*resnet.children()) has instead."""
-    children = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-    for prefix in [key.removesuffix("0.weight") for key, value in weights.items() if key.endswith("0.weight")]:
-        found = {key: match for key in weights if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", key))}
-        numbers = dict.fromkeys(match[1] for match in found.values())
-        names = dict(zip(numbers, children, strict=False))
-        if len(names) >= len(children) - 1:
-            of_key = {
-                key: f"{prefix}{names.get(match[1], match[1])}.{key[match.end() :]}" for key, match in found.items()
-            }
-            yield {of_key.get(key, key): value for key, value in weights.items()}
-
-
-def _closest(where: str, weights: Mapping[str, Tensor]) -> Found:
-    """Return the first network that fits, or the one of which most fits."""
-    fits = []
-    for model in MODELS:
-        fits.append(_fit(where, model, weights))
-        if not fits[-1].differs:
-            return fits[-1]
-    return max(fits, key=lambda fit: fit.near)
 
 
 def _fit(where: str, model: str, weights: Mapping[str, Tensor]) -> Found:
@@ -159,12 +131,7 @@ def _linear(rest: Mapping[str, Tensor], inputs: int) -> tuple[Tensor, Tensor] | 
 
 
 def _difference(name: str, found: Tensor | None, expected: tuple) -> str:
-    if found is None:
-        return f"{name} is missing"
-    if found.ndim == len(expected) == 4 and found.shape[:1] + found.shape[2:] == expected[:1] + expected[2:]:
-        channels = f"{found.shape[1]} input channel{'s' * (found.shape[1] != 1)}"
-        return f"{name.removesuffix('.weight')} has {channels}, expected {expected[1]}"
-    return f"{name} is {_size(found.shape)}, expected {_size(expected)}"
+    return f"{name} is {'missing' if found is None else _size(found.shape)}, expected {_size(expected)}"
 
 
 def _size(shape: tuple) -> str:

@@ -5,11 +5,9 @@ instruction, or for a key so deep that hashing it overflows the C stack.
 """
 
 import difflib
-import pickle
 import pickletools
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -23,27 +21,20 @@ MAX_VALUES = 3_000_000  # a run of 100,000 epochs keeps 1.2 million; three pickl
 TOO_MANY = "it holds more values, or deeper ones in one another, than any .pth needs"
 # torch.load accepts more, such as bytearray, which makes whatever it is told to
 GLOBALS = r"collections (OrderedDict|Counter)|(builtins|__builtin__) set|_codecs encode|torch\.nn\.parameter Parameter"
-GLOBALS += r"|torch(\.cuda)? (Size|device|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
+GLOBALS += r"|torch(\.cuda)? (Size|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
 
 # classes of settings and scores that programs save beside the weights; nothing of them is imported or run
 HARMLESS = r"argparse\.Namespace|collections\.defaultdict|builtins\.(int|float|list|dict|str)|datetime\.\w+"
 HARMLESS += r"|(numpy|pathlib|pytorch_lightning|lightning|lightning_fabric)(\.\w+)+"
+OTHER_FORMATS = {".onnx": "ONNX", ".pt2": "torch.export", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow"}
 
 
 class CheckpointError(UserError):
     """A file of weights that is missing, damaged, foreign or hostile; the message names the file and what to do."""
 
 
-class UntrustedError(ValueError):
-    """Raised for a file that asks for what no .pth needs."""
-
-
-class CodeError(pickle.UnpicklingError):
-    """Raised for a file that needs a class which is not made here; the message is its name."""
-
-
 class StandIn:
-    """Stands where a file has an object of a HARMLESS class, whose name its class has, and keeps nothing of it."""
+    """Stands where a file has an object of a HARMLESS class, and keeps nothing of it."""
 
     def __init__(self, *_: object):
         pass
@@ -55,8 +46,8 @@ class StandIn:
 class StandInDict:
     """Makes a plain dictionary of a HARMLESS kind of it."""
 
-    def __new__(cls, *_: object) -> OrderedDict:  # noqa: D102
-        return OrderedDict()
+    def __new__(cls, *_: object) -> dict:  # noqa: D102
+        return {}
 
 
 def read(path: Path, mmap: bool = False) -> object:
@@ -68,65 +59,69 @@ def read(path: Path, mmap: bool = False) -> object:
         names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
-    reason: object = ""
+    if kind := OTHER_FORMATS.get(path.suffix.lower()):
+        raise _other_format(path, kind)
     try:
-        _refuse_other_formats(path)
-        return _read_safetensors(path) or _load(path, mmap)
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file  # not at the top: rarely needed
+
+            return load_file(path)
+        return _load(path, mmap)
     except CheckpointError:
         raise
-    except UntrustedError as error:
-        message, reason = "{file} is not used: {reason}. Do not trust this file.", error
     except PermissionError as error:
-        message, reason = "{file} cannot be read: {reason}.", error.strerror
-    except CodeError as error:
-        reason = error
-        message = (
-            "{file} carries pickled Python code ({reason}), which is not run. Load it where it comes from and save the "
-            'weights alone: torch.save(model.state_dict(), "weights.pth")'
-        )
-    except Exception:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
+        raise CheckpointError("{file} cannot be read: {reason}.", file=path, reason=error.strerror) from error
+    except Exception as error:  # truncated and damaged files end in RuntimeError, EOFError, OSError, BadZipFile, ...
         message = "{file} is damaged, was not copied whole, or is not a .pth. Copy or train it again."
-    raise CheckpointError(message, file=path, reason=reason)
+        raise CheckpointError(message, file=path) from error
 
 
 def _load(path: Path, mmap: bool) -> object:
     """Return what torch.load does, after a look at what the file asks for.
 
     Objects of HARMLESS classes are a StandIn or a plain dictionary.
-    Raises UntrustedError, CodeError for any other class, any other Exception for a damaged file.
+    Raises CheckpointError where the file needs other classes or asks for too much; any Exception where it is damaged.
     """
     harmless: set[str] = set()
     with path.open("rb") as file:
         in_zip = file.read(4) == b"PK\x03\x04"  # by which torch.load, too, tells its two formats
         file.seek(0)
         for _ in range(0 if in_zip else 5):  # pickles: magic, version, system, content, keys; before PyTorch 1.6
-            harmless |= _check_pickle(file)
+            harmless |= _check_pickle(path, file)
         archive = zipfile.ZipFile(file) if in_zip else None
+        if archive and any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise _other_format(path, "TorchScript")
         if archive and sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise UntrustedError("it would unpack to more than it is, and PyTorch does not compress")
+            raise _untrusted(path, "it would unpack to more than it is, and PyTorch does not compress")
         if archive and not mmap and archive.testzip():  # torch.load does not compare checksums
             raise zipfile.BadZipFile
         for name in archive.namelist() if archive else []:
             if name.lower().endswith(".pkl"):
-                harmless |= _check_pickle(archive.open(name))
-    with torch.serialization.safe_globals([(_stand_in(name), name) for name in harmless]):
+                harmless |= _check_pickle(path, archive.open(name))
+    stand_ins = [(StandInDict if name.lower().endswith("dict") else StandIn, name) for name in harmless]
+    with torch.serialization.safe_globals(stand_ins):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     values = [content]
     for value in values:  # all that the content is made of; the list grows meanwhile
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise UntrustedError(f"it holds a tensor of {value.numel():,} values that are not there")
+            raise _untrusted(path, f"it holds a tensor of {value.numel():,} values that are not there")
         parts = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
         values += parts if isinstance(parts, (list, tuple, set)) else []
         if len(values) > MAX_VALUES:
-            raise UntrustedError(TOO_MANY)
+            raise _untrusted(path, TOO_MANY)
     return content
 
 
-def _stand_in(name: str) -> type:
-    return StandInDict if re.search("dict$", name, re.IGNORECASE) else type(name, (StandIn,), {})
+def _other_format(path: Path, kind: str) -> CheckpointError:
+    message = '{file} is {kind}. Needed are a PyTorch network\'s weights: torch.save(model.state_dict(), "weights.pth")'
+    return CheckpointError(message, file=path, kind=kind)
 
 
-def _check_pickle(file: BinaryIO) -> set[str]:
+def _untrusted(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError("{file} is not used: {reason}. Do not trust this file.", file=path, reason=reason)
+
+
+def _check_pickle(path: Path, file: BinaryIO) -> set[str]:
     """Go through a pickle as its reader would, but make only [number of values, depth] of each object.
 
     Returns the HARMLESS classes in it, such as "argparse.Namespace".
@@ -141,7 +136,12 @@ def _check_pickle(file: BinaryIO) -> set[str]:
             if "GLOBAL" in code.name and not re.fullmatch(GLOBALS, str(argument)):
                 name = str(argument).replace("__builtin__", "builtins").replace(" ", ".")
                 if not re.fullmatch(HARMLESS, name):
-                    raise CodeError(name[:80] if argument else "with pickle protocol 4")
+                    message = (
+                        "{file} carries pickled Python code ({reason}), which is not run. Load it where it comes from "
+                        'and save the weights alone: torch.save(model.state_dict(), "weights.pth")'
+                    )
+                    reason = name[:80] if argument else "with pickle protocol 4"
+                    raise CheckpointError(message, file=path, reason=reason)
                 harmless.add(name)
             taken = []
             for kind in reversed(code.stack_before):
@@ -151,39 +151,6 @@ def _check_pickle(file: BinaryIO) -> set[str]:
             result[:] = result[0] + sum(n for n, _ in taken), max(result[1], *(depth + 1 for _, depth in taken), 0)
             copied += result[0] * (code.name == "REDUCE")
             if max(result[0], copied, step / 4) > MAX_VALUES or result[1] > MAX_DEPTH:
-                raise UntrustedError(TOO_MANY)
+                raise _untrusted(path, TOO_MANY)
             stack += [None if code.name == "MARK" else result] * len(code.stack_after)
     return harmless
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor] | None:
-    """Return the tensors of a .safetensors file, on the CPU; None for any other file."""
-    with path.open("rb") as file:
-        if file.read(10)[8:] != b'{"':  # JSON, after its length
-            return None
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _refuse_other_formats(path: Path) -> None:
-    """Raise CheckpointError for a file of another kind, by its content, that says how its weights can be used here."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    ending = path.suffix.lower()
-    try:
-        members = {name.split("/")[-1] for name in zipfile.ZipFile(path).namelist()} if head[:2] == b"PK" else set()
-    except (zipfile.BadZipFile, ValueError):
-        return
-    message = None
-    if members & {"constants.pkl", "model.json", "archive_format"}:
-        message = (
-            "{file} is TorchScript or an exported program, not a state_dict. Save its weights where it runs: "
-            'torch.save(torch.jit.load("{name}").state_dict(), "weights.pth")'
-        )
-    elif head[:1] == b"\x08" and (ending == ".onnx" or head[2:3] in (b"\x12", b":")):
-        message = "{file} is ONNX, whose weights cannot be read back. Use the .pth or state_dict that it was made from."
-    elif head[:4] == b"\x89HDF" or "model.weights.h5" in members or head[4:8] == b"TFL3" or ending in (".pb", ".h5"):
-        message = "{file} is a file of Keras or TensorFlow. Only weights of PyTorch networks can be used here."
-    if message:
-        raise CheckpointError(message, file=path, name=path.name)

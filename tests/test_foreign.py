@@ -69,7 +69,7 @@ def test_any_prefix(load, network, prefix):
 def test_any_key(load, network, keys):
     content = network.state_dict()
     for key in reversed(keys):
-        content = {"epoch": 3, key: content, "loss": torch.tensor(0.5)}
+        content = {"format": "v2", key: content, "loss": torch.tensor(0.5)}
     assert answers_like(load(content), network)
 
 
@@ -111,13 +111,6 @@ def test_a_checkpoint_of_lightning(load, network):
     assert answers_like(loaded, network) and loaded.classes == NAMES
 
 
-def test_a_sequence_of_a_networks_children(load, network):
-    body = nn.Sequential(*list(network.children())[:-1])
-    content = prefixed(body, "feature_extractor.") | prefixed(network.fc, "classifier.")
-    assert answers_like(load(content), network)
-    assert answers_like(load(nn.Sequential(*body, nn.Flatten(), network.fc).state_dict()), network)
-
-
 def test_safetensors(load, network):
     loaded = load(network.state_dict(), "model.safetensors")
     assert answers_like(loaded, network)
@@ -138,7 +131,7 @@ class Config:
 
 
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "old"])
-def test_settings_beside_the_weights_are_named_and_not_read(network, tmp_path, in_zip):
+def test_settings_beside_the_weights_are_not_read(network, tmp_path, in_zip):
     arguments = argparse.Namespace(lr=0.1, data=Path("imagenet"), nested=argparse.Namespace(a=[1]))
     history = collections.defaultdict(list, loss=[0.5])
     content = {
@@ -147,7 +140,7 @@ def test_settings_beside_the_weights_are_named_and_not_read(network, tmp_path, i
     }  # fmt: skip
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
     loaded = checkpoints.load(tmp_path / "x.pth")
-    assert answers_like(loaded, network) and "args (argparse.Namespace)" in loaded.assumed
+    assert answers_like(loaded, network)
     torch.save(content | {"config": Config()}, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
     with pytest.raises(CheckpointError, match=r"tests\.test_foreign\.Config.*not run.*torch\.save\(model\.state_dict"):
         checkpoints.load(tmp_path / "x.pth")
@@ -270,27 +263,9 @@ def several_layers() -> nn.Module:
     return network
 
 
-def grey() -> nn.Module:
-    network = theirs()
-    network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    return network
-
-
-def normed() -> nn.Module:
-    network = theirs()
-    network.fc = nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 2))
-    return network
-
-
 def for_small_images() -> nn.Module:
     network = theirs()
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    return network
-
-
-def headless() -> nn.Module:
-    network = theirs()
-    network.fc = nn.Identity()
     return network
 
 
@@ -306,10 +281,7 @@ class Stacked(nn.Module):
     ("make", "words", "missing"),
     [
         (several_layers, r"fc: expected one linear layer of 512 inputs, found fc\.0\.weight 64 x 512, .*", 2),
-        (grey, "conv1 has 1 input channel, expected 3", 1),
         (for_small_images, r"conv1\.weight is 64 x 3 x 3 x 3, expected 64 x 3 x 7 x 7", 1),
-        (normed, r"fc: .* found fc\.0\.weight 512", 2),
-        (headless, r"fc: .* found nothing", 2),
         (Stacked, r"fc: .* found backbone\.fc\.weight 1000 x 512.*classifier\.weight 2 x 1000", 2),
     ],
 )
@@ -326,56 +298,29 @@ def test_what_differs_is_named_and_training_takes_the_rest(load, capsys, make, w
     body = network.backbone if make is Stacked else network
     assert torch.equal(ours.layer4[1].conv2.weight, body.layer4[1].conv2.weight)
     said = capsys.readouterr().out
-    assert "fc.weight, fc.bias" in said and ("conv1.weight" in said) == (make in (grey, for_small_images))
+    assert "fc.weight, fc.bias" in said and ("conv1.weight" in said) == (make is for_small_images)
 
 
 def test_another_network(load):
     with pytest.raises(CheckpointError, match=r"weights of another network .*Known here are resnet18"):
         load(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict())
-    hugging_face = {"resnet.embedder.embedder.convolution.weight": torch.ones(64, 3, 7, 7)}
-    with pytest.raises(CheckpointError, match="transformers"):
-        load(hugging_face, "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="transformers"):
-        load(hugging_face, "model.safetensors")
 
 
 # ---- files of other kinds
 
 
-def jit(path: Path) -> None:
-    torch.jit.save(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), path)
-
-
-def exported(path: Path) -> None:
-    torch.export.save(torch.export.export(nn.Linear(3, 4), (torch.zeros(1, 3),)), path)
-
-
-def onnx(path: Path) -> None:
-    module = pytest.importorskip("onnx")
-    graph = module.helper.make_graph([], "graph", [], [])
-    path.write_bytes(module.helper.make_model(graph, producer_name="pytorch").SerializeToString())
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("write", "name", "words"),
-    [
-        (jit, "x.pt", r"TorchScript.*torch\.jit\.load\(\"x\.pt\"\)\.state_dict\(\)"),
-        (exported, "x.pt2", "exported program"),
-        (onnx, "x.onnx", "is ONNX"),
-        (onnx, "x.pth", "is ONNX"),
-        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "x.h5", "Keras"),
-        (lambda path: path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100)), "x.tflite", "TensorFlow"),
-        (
-            lambda path: torch.save(theirs(), path),
-            "x.pth",
-            r"torchvision\.models\.resnet\.ResNet.*model\.state_dict\(\)",
-        ),
-        (lambda path: torch.save(theirs().state_dict(), path, pickle_protocol=4), "x.pth", "protocol 4"),
-    ],
-)
-def test_files_of_another_kind_are_called_what_they_are(tmp_path, write, name, words):
-    write(tmp_path / name)
-    with pytest.raises(CheckpointError, match=words) as caught:
-        checkpoints.load(tmp_path / name)
-    assert not any(word in str(caught.value) for word in ("damaged", "trust", "anything"))
+def test_files_of_another_kind_are_called_what_they_are(tmp_path):
+    torch.jit.save(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), tmp_path / "script.pt")
+    torch.save(theirs(), tmp_path / "network.pth")
+    torch.save(theirs().state_dict(), tmp_path / "new.pth", pickle_protocol=4)
+    (tmp_path / "keras.H5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    for name, words in {
+        "script.pt": r"is TorchScript.*model\.state_dict\(\)",
+        "network.pth": r"torchvision\.models\.resnet\.ResNet.*model\.state_dict\(\)",
+        "new.pth": "protocol 4",
+        "keras.H5": r"is Keras.*model\.state_dict\(\)",
+    }.items():
+        with pytest.raises(CheckpointError, match=words) as caught:
+            checkpoints.load(tmp_path / name)
+        assert not any(word in str(caught.value) for word in ("damaged", "trust", "anything"))
