@@ -197,7 +197,7 @@ def test_run_length_bitmaps_are_refused(compression):
         load_image(bytes(data))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}])
 def test_a_jpeg_that_lacks_only_its_end_marker_has_every_pixel(options):
     data = encode(photograph(), "JPEG", **options)
     for whole in (data[:-2], data[:-1], data + b"trailer"):

@@ -48,7 +48,10 @@ def decode(image: Image.Image, stream: BinaryIO, side: int) -> None:
         _decode_png(image, stream)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
-        _decode_tiff(image)
+        LIBTIFF.failed = False
+        image.load()
+        if LIBTIFF.failed:
+            raise OSError("libtiff has reported an error, which Pillow has not")
     else:
         if isinstance(image, BmpImagePlugin.BmpImageFile) and image.info.get("compression") in (1, 2):
             raise ImageError("is a BMP with run-length compression, which is not supported: save it as PNG or JPEG")
@@ -93,24 +96,11 @@ def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     has_end = ends or END in content[start:]
     if in_one_scan and (ends or not has_end):
         image.fp = _WithoutEnd(stream, size - 2 * ends)
-    elif not has_end:
-        image.fp = io.BytesIO(content + END)
     if side:
         image.draft(None, (2 * side, 2 * side))
     image.load()
-    if not has_end and not (_has_all_scans(content[start:], image.layers) and _is_determined(content)):
+    if not has_end and not (in_one_scan and _is_determined(content)):
         raise incomplete()
-
-
-def _has_all_scans(content: bytes, layers: int) -> bool:
-    """Whether the scans, from the header of the first, hold every coefficient of every channel to its last bit."""
-    found = set()
-    for header in content.split(SCAN):
-        channels = header[3 : 3 + 2 * header[2] : 2]
-        first, last, precision = header[3 + 2 * header[2] :][:3]
-        if precision & 15 == 0:
-            found |= {(channel, coefficient) for channel in channels for coefficient in range(first, last + 1)}
-    return len(found) == 64 * layers
 
 
 def _is_determined(content: bytes) -> bool:
@@ -147,11 +137,7 @@ def _decode_png(image: Image.Image, stream: BinaryIO) -> None:
 # ---- TIFF
 
 
-class _Libtiff(threading.local):
-    failed = False  # in this thread since it was set
-
-
-LIBTIFF = _Libtiff()
+LIBTIFF = threading.local()  # .failed: whether it has reported an error in this thread
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -168,13 +154,6 @@ def _watch_libtiff() -> None:
 
 
 _watch_libtiff()
-
-
-def _decode_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    LIBTIFF.failed = False
-    image.load()
-    if LIBTIFF.failed:
-        raise OSError("libtiff has reported an error, which Pillow has not")
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
