@@ -32,9 +32,8 @@ from fastapi.routing import APIRoute
 from tyro import conf
 
 from classifier.checkpoint import UNSTATED, Stated
-from classifier.cli import UserError, parse, run
+from classifier.cli import UserError, parse, run, shorten
 from classifier.device import Precision
-from classifier.text import shorten
 from webui.classify import MAX_IMAGE_MB, MAX_ZIP_MB
 from webui.models import Models
 from webui.page import build, describe_links

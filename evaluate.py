@@ -33,6 +33,7 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint, CheckpointError, Stated
+from classifier.cli import plural, print_table, quoted, shorten
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import EACH, Precision, device_name, dtype_name, select_compute
@@ -40,7 +41,6 @@ from classifier.evaluation import comparison, metrics, report
 from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
 from classifier.inference.predictor import Prediction, build_predictor
-from classifier.text import plural, print_table, quoted, shorten
 
 Predictor = Callable[[Tensor], Prediction]
 MAX_COLUMNS = 90  # of the terminal for class names

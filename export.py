@@ -35,12 +35,11 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli
 from classifier.checkpoint import Checkpoint, Stated
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
 from classifier.files import atomic_write
 from classifier.inference.predictor import build_predictor, fold_batch_norm
-from classifier.text import plural
 
 EXAMPLES = 16  # arrays that the file's answers are checked with, beside files of many kinds
 TOLERANCE = 0.0005  # between a probability of the file and the network's

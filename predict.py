@@ -33,7 +33,7 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint, Stated
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data import archives
 from classifier.device import Precision, select_compute
 from classifier.files import class_folders
@@ -41,7 +41,6 @@ from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
 from classifier.prediction.sources import UnlabelledImage
 from classifier.prediction.table import OR_ELSE, Table
-from classifier.text import plural
 
 
 @dataclass

@@ -24,14 +24,13 @@ from typing import Annotated
 
 from tyro import conf
 
-from classifier.cli import UserError, parse, run
+from classifier.cli import UserError, parse, plural, print_table, quoted, run
 from classifier.data import archives, sample_set
 from classifier.data.formats import list_endings
 from classifier.files import class_folders
 from classifier.preparation import duplicates, outputs, sources, split
 from classifier.preparation.examine import examine_all
 from classifier.preparation.layout import ClassFolder
-from classifier.text import plural, print_table, quoted
 
 # Size and SHA-256 as others have published them: wget's logs on the web, GoMLX's dogs-and-cats example.
 ARCHIVE = "kagglecatsanddogs_5340.zip"

@@ -8,9 +8,8 @@ from typing import Literal
 
 import torch
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE, broadcast_object
-from classifier.text import plural
 
 EACH = f"{WORLD_SIZE} processes, each on " if WORLD_SIZE > 1 else ""  # before the name of a device
 

@@ -13,9 +13,9 @@ from pathlib import Path, PureWindowsPath
 import torch
 from torch import Tensor
 
+from classifier.cli import shorten
 from classifier.files import safe_name
 from classifier.safe_load import CheckpointError
-from classifier.text import shorten
 from zoo import MODELS, UNLIKELY, shapes_of
 
 WRAPPERS = r"(?:^|(?<=\.))(?:module|_orig_mod|_forward_module)\."  # of DataParallel, torch.compile, DeepSpeed

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from classifier import cli
-from classifier.cli import UserError
-from classifier.text import no_formula, plural, print_table, shorten, text_width
+from classifier.cli import UserError, no_formula, plural, print_table, shorten, text_width
 from tests.conftest import run_code
 
 

@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 import prepare
-from classifier.cli import UserError
+from classifier.cli import UserError, text_width
 from classifier.files import file_lock
 from classifier.preparation import duplicates, outputs
 from classifier.preparation.examine import phash
-from classifier.text import text_width
 from tests.conftest import run_script
 from tests.raw_images import cats_and_dogs, image, make_folder, make_zip, plain, tree
 

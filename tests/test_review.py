@@ -14,12 +14,11 @@ from PIL import Image
 import evaluate
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError
+from classifier.cli import UserError, quoted
 from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import Prediction
-from classifier.text import quoted
 from tests.conftest import file_size_limit, make_images
 from tests.running_page import list_issues
 from webui.i18n import Translator, macros

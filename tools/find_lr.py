@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project, whe
 import torch
 
 from classifier import cli
+from classifier.cli import print_table
 from classifier.data import loaders
 from classifier.device import select_compute
-from classifier.text import print_table
 from classifier.training import datasets, pretrained
 from classifier.training.config import parse_config
 from classifier.training.optim import param_groups, training_loss

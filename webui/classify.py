@@ -13,13 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classifier.cli import UserError
+from classifier.cli import UserError, no_formula
 from classifier.data.formats import ImageError
 from classifier.data.images import load_image
 from classifier.inference.cam import overlay
 from classifier.inference.predictor import Prediction
 from classifier.prediction import sources
-from classifier.text import no_formula
 from webui.models import Loaded
 
 MAX_IMAGES = 500  # at once

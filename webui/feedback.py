@@ -5,9 +5,8 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-from classifier.cli import UserError
+from classifier.cli import UserError, no_formula
 from classifier.files import file_lock, lock_of
-from classifier.text import no_formula
 
 COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import UNSTATED, Checkpoint, CheckpointError, Stated
-from classifier.cli import UserError
+from classifier.cli import UserError, shorten
 from classifier.device import Compute, Precision, select_compute
 from classifier.evaluation.metrics import wilson_interval
 from classifier.inference.cam import cam_predictor
-from classifier.text import shorten
 from webui.i18n import Translator
 
 MAX_LOADED = 8  # networks; beyond these, the least recently used is dropped

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import gradio as gr
 from PIL import ImageOps
 
-from classifier.cli import UserError
+from classifier.cli import UserError, quoted
 from classifier.data import corrections
 from classifier.data.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correction
 from classifier.data.image_folder import class_names
 from classifier.data.images import load_image
-from classifier.text import quoted
 from webui.classify import classify
 from webui.i18n import Translator, failed, macros
 from webui.models import Loaded

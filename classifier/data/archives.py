@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from classifier.cli import UserError
+from classifier.cli import UserError, shorten
 from classifier.data import formats
-from classifier.text import shorten
 
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, shorten
 from classifier.data.formats import is_image, is_visible
 from classifier.data.images import load_image, walk
-from classifier.text import plural, shorten
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
 MAX_COLUMNS = 200  # of a list in a message

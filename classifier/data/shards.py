@@ -29,12 +29,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data import loaders
 from classifier.data.formats import EXTENSIONS, ImageError
 from classifier.data.transforms import Preprocess
 from classifier.distributed import RANK, WORLD_SIZE
-from classifier.text import plural
 
 INDEX, URL = "shards.json", ("http://", "https://")
 SHUFFLE_IMAGES = 1000  # encoded images in the shuffle buffer of each worker

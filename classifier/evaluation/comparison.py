@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from classifier.cli import plural
 from classifier.data.image_folder import ImageFolder
 from classifier.evaluation import plots
 from classifier.evaluation.report import MAX_IMAGES_ON_SHEET, EvalResult, sheet, write
-from classifier.text import plural
 
 LEVEL = 0.05  # significance: how often a difference may be claimed where there is none, over all pairs
 MAX_DIFFERENCES = 8  # images shown for each of several pairs: the page is one file

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from classifier.cli import shorten
 from classifier.evaluation.metrics import BINS, best_epoch
-from classifier.text import shorten
 
 # Fonts with Chinese characters, of Linux, Windows and macOS
 CJK_FONTS = (

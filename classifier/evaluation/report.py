@@ -17,11 +17,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, print_table, shorten
 from classifier.data.image_folder import ImageFolder
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import metrics, plots
-from classifier.text import plural, print_table, shorten
 
 CONFIDENT = 0.9  # probability of another class than the label from which on the label may be wrong
 MAX_IMAGES_ON_SHEET = 32

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, print_table, shorten
 from classifier.data.formats import list_endings
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
@@ -25,7 +25,6 @@ from classifier.evaluation import plots
 from classifier.files import atomic_write, safe_name
 from classifier.prediction.sources import UnlabelledImage, read_image
 from classifier.prediction.table import Table
-from classifier.text import plural, print_table, shorten
 
 MAX_SHEET_IMAGES = 64
 MAX_PROBABILITY = 0.995  # in Kaggle's file, whose log loss for a confident mistake is unbounded

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from classifier.cli import UserError
-from classifier.text import shorten
+from classifier.cli import UserError, shorten
 
 ClassFolder = Literal["auto", "outer", "inner"]
 FILLER = "(?:data|sets?|images?|imgs?|pictures?|photos?|files?|folder|dir|seg|split|public|private|数据|图片|集)*"

@@ -8,13 +8,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data import archives
 from classifier.data.formats import ImageError, is_image
 from classifier.data.images import walk
 from classifier.preparation.layout import ClassFolder, class_name, read_layout
 from classifier.preparation.lists import UTF_16, read_list
-from classifier.text import plural
 
 SPARE_BYTES = 100_000_000  # of the disk stay free
 

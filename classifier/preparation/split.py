@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data.formats import HEAD_BYTES, has_image_extension, image_extension
 from classifier.files import safe_name
 from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
-from classifier.text import plural
 
 
 def assign_parts(images: Sequence[SourceImage], test: float) -> None:

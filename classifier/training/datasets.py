@@ -10,13 +10,12 @@ from torch import Tensor
 
 from classifier import distributed
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError
+from classifier.cli import UserError, plural
 from classifier.data import image_folder, loaders
 from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
 from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput
 from classifier.device import Compute
-from classifier.text import plural
 from classifier.training.config import TrainConfig, batch_size_for
 
 SAMPLE = Path(TrainConfig.data, "sample")  # the drawings

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from classifier import checkpoint, distributed
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, shorten
 from classifier.data import loaders
 from classifier.device import Compute
 from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
-from classifier.text import plural, shorten
 from classifier.training.config import IMAGENET, TrainConfig
 from classifier.training.datasets import Loaders
 from classifier.training.optim import training_loss

@@ -17,10 +17,9 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from classifier import distributed
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, quoted
 from classifier.data.image_folder import imbalance_warning
 from classifier.device import Compute
-from classifier.text import plural, quoted
 from classifier.training.config import TrainConfig, batch_size_for
 from classifier.training.datasets import TrainingSet, leaks
 from classifier.training.optim import image_size_at

@@ -16,11 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from classifier import checkpoint, distributed
 from classifier.checkpoint import LAST, Checkpoint, CheckpointError
-from classifier.cli import UserError
+from classifier.cli import UserError, plural, quoted
 from classifier.evaluation import metrics
 from classifier.files import file_lock, remove_leftovers
 from classifier.inference.calibration import fit_temperature
-from classifier.text import plural, quoted
 from classifier.training import config
 from classifier.training.config import TrainConfig
 from classifier.training.optim import image_size_at
