@@ -28,9 +28,9 @@ from classifier.checkpoint import Checkpoint
 from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import Compute, select_compute
-from classifier.inference import calibration, ood
-from classifier.inference.ood import KNOWN_SHARE
-from classifier.inference.predictor import with_features
+from classifier.inference import calibration
+from classifier.inference.calibration import KNOWN_SHARE
+from classifier.inference.predictor import ood_score, with_features
 
 BATCH = 64
 SHARES = [*(x / 100 for x in range(10, 100, 5)), 1.0]  # of the side, to which images are shrunk
@@ -152,7 +152,7 @@ def scores_of(
 ) -> dict[str, Tensor]:
     """Of N images, each (N,): the larger, the more unlike."""
     return {
-        "this project's": ood.score(weights.ood_stats, features),
+        "this project's": ood_score(weights.ood_stats, features),
         "distance to class means": far(features[-1]),
         "max softmax": -logits.softmax(1).amax(1),  # Hendrycks and Gimpel, 2017
         "energy": -logits.logsumexp(1),  # Liu et al., 2020

@@ -98,7 +98,7 @@ class Checkpoint:
     created: str = ""  # when, ISO 8601
     resume: dict = field(default_factory=dict)  # only in <run>.last.pth: what train.py needs to resume exactly
     temperature: float = 1.0  # divides the logits to calibrate the probabilities; fitted on validation images
-    ood_stats: dict = field(default_factory=dict)  # "novelty" in the file: see inference/ood.py; opaque here
+    ood_stats: dict = field(default_factory=dict)  # "novelty" in the file: see inference/calibration.py; opaque here
     path: Path | None = None  # not in the file, as the next ones
     assumed: str = ""  # for a state_dict of another program, which does not say it, as flags that would
     named: bool = True  # whether the names of the classes are known

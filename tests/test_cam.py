@@ -14,7 +14,7 @@ from torch import nn
 
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import RESIZES, Preprocess
-from classifier.inference import ood
+from classifier.inference.calibration import fit_ood_stats
 from classifier.inference.cam import MAX_CLASSES, OVERLAY_SIDE, activation_maps, cam_predictor, overlay
 from classifier.inference.predictor import build_predictor, with_features
 from tests.test_predictor import CPU, built, close
@@ -113,7 +113,7 @@ def test_only_the_most_probable_classes_have_a_map():
 def test_predictions_are_those_of_the_predictor(monkeypatch):
     checkpoint, images = of_zoo("resnet18"), noise(20)
     _, features, _ = with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(images))
-    checkpoint.temperature, checkpoint.ood_stats = 2.5, ood.fit(features, features)
+    checkpoint.temperature, checkpoint.ood_stats = 2.5, fit_ood_stats(features, features)
     blank = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
     for asked in (images, blank):
         prediction, _ = cam_predictor(checkpoint, CPU)(asked)

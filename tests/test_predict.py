@@ -22,7 +22,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
-from classifier.inference import ood
+from classifier.inference.calibration import fit_ood_stats
 from classifier.inference.predictor import build_predictor, with_features
 from classifier.prediction import sources
 from tests.conftest import ENVIRONMENT, REPOSITORY, file_size_limit, run_script
@@ -156,7 +156,7 @@ def test_out_of_distribution(run):
     red = torch.rand(200, generator=torch.Generator().manual_seed(0))
     x = torch.stack([red, torch.full((200,), 30 / 255), 1 - red], 1).view(200, 3, 1, 1).expand(-1, -1, 16, 16)
     features = with_features(weights().network(), select_compute("cpu", "fp32"))
-    stats = ood.fit(features(x[:100])[1], features(x[100:])[1])
+    stats = fit_ood_stats(features(x[:100])[1], features(x[100:])[1])
     stats["threshold"] += 1
     checkpoints.save(weights(ood_stats=stats, data={"kind": "drawings"}), Path("module/colors.pth"))
     Image.new("RGB", (24, 20), (0, 255, 250)).save("photos/green.png")

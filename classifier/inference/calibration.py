@@ -1,4 +1,18 @@
-"""What is fitted to a trained network on validation images: the temperature and the OOD statistics."""
+"""What is fitted to a trained network on validation images: the temperature and the OOD statistics.
+
+The out-of-distribution score tells whether an image is unlike everything that the network learned from, so that no
+class is the answer. It adds two numbers, each in standard deviations over validation images:
+
+- how short the input of the last linear layer is. Features that training made for the classes hardly respond to other
+  things: Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", 2023.
+- how unusual the channel means of the earlier feature maps are: the Mahalanobis distance of Lee et al., "A Simple
+  Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, its logarithm averaged
+  over the maps, with one Gaussian for all classes. The last two sizes of maps are left out: they tell the classes
+  apart and little else.
+
+Its limit: much of what it notices is how an image was made. Blurred and very small images count as unlike, whatever
+they show. benchmarks/novelty.md has the numbers.
+"""
 
 import itertools
 import math
@@ -13,10 +27,13 @@ from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference import ood
-from classifier.inference.predictor import Features, with_features
+from classifier.inference.predictor import EPSILON, Features, ood_parts, ood_score, with_features
 
 MAX_OOD_IMAGES = 2000  # of training and of validation
+KNOWN_SHARE = 0.95  # of the images of the classes; the others are wrongly called unlike
+MIN_VALIDATION_IMAGES = 19  # with fewer, no threshold keeps 95% of future images
+SIZES_LEFT_OUT = 2  # of feature maps, at the end
+MIN_SHRINKAGE = 0.01
 BATCH_SIZE = 64
 
 
@@ -48,7 +65,44 @@ def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, val
         return {}
     forward = with_features(network, compute)
     batches = (loaders.on_device(_some(part, checkpoint.preprocess), compute.device) for part in (training, validation))
-    return ood.fit(*(infer_features(forward, part, checkpoint.preprocess)[1] for part in batches))
+    return fit_ood_stats(*(infer_features(forward, part, checkpoint.preprocess)[1] for part in batches))
+
+
+def fit_ood_stats(training: list[Tensor], validation: list[Tensor]) -> dict:
+    """Return what `predictor.ood_score` needs: tensors and plain values, at most 1.5 MB for any network in MODELS.
+
+    They are empty for fewer than 19 validation images, 2 training images, or features that are not finite.
+
+    Args:
+        training: features from `predictor.with_features`, (N, C) each.
+        validation: features of images that the network has not learned from.
+    """
+    count = len(validation[-1])
+    finite = all(values.isfinite().all() for values in [*training, *validation])
+    if count < MIN_VALIDATION_IMAGES or len(training[-1]) < 2 or not finite:
+        return {}
+    stats = {}
+    for i, values in enumerate(training[: max(1, len(training) - 1 - SIZES_LEFT_OUT)]):
+        stats |= {f"map{i}.{name}": value for name, value in _gaussian(values.double().cpu()).items()}
+    parts = ood_parts(stats, validation)
+    stats["mean"], stats["std"] = parts.mean(0), parts.std(0).clamp_min(EPSILON)
+    rank = math.ceil(KNOWN_SHARE * (count + 1))  # of (count + 1) images, the new one among them
+    stats["threshold"] = ood_score(stats, validation).sort().values[rank - 1].item()
+    return stats
+
+
+def _gaussian(x: Tensor) -> dict:
+    """Return mean and std of each column of x (N, C), and the inverse of the columns' shrunk correlation, (C, C)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage  # not at the top: takes a second to import
+
+    mean, std = x.mean(0), x.std(0)
+    std = std.clamp_min(1e-3 * std.mean().item() + EPSILON)  # for channels that are always zero
+    x = (x - mean) / std
+    covariance = x.T @ x / len(x)
+    shrinkage = max(ledoit_wolf_shrinkage(x.numpy(), assume_centered=True), MIN_SHRINKAGE)
+    diagonal = covariance.diagonal().mean().clamp_min(EPSILON) * torch.eye(x.shape[1], dtype=x.dtype)
+    inverse = torch.linalg.inv(shrinkage * diagonal + (1 - shrinkage) * covariance)
+    return {"mean": mean.float(), "std": std.float(), "inverse": inverse.float()}
 
 
 def infer_features(

@@ -23,8 +23,13 @@ from torch import Tensor
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference import ood
-from classifier.inference.predictor import Prediction, build_predictor, prediction_from_logits, with_features
+from classifier.inference.predictor import (
+    Prediction,
+    build_predictor,
+    check_ood_stats,
+    prediction_from_logits,
+    with_features,
+)
 
 MAX_CLASSES = 10  # of an image that get a map
 OVERLAY_SIDE = 160  # pixels; maps have 6 to 8 places along a side, so that more would show nothing more
@@ -43,7 +48,7 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
     10 most probable classes have one; the maps of the others are 0, and all maps of a network without
     `forward_features`. Several threads may call the function. Raises CheckpointError for damaged OOD statistics.
     """
-    ood.check(checkpoint)
+    check_ood_stats(checkpoint)
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # a network of the user's own
         predict = build_predictor(checkpoint, compute)

@@ -1,9 +1,10 @@
-"""A trained network that answers: optimized for inference, with features for the OOD score, as a `Prediction`.
+"""A trained network that answers: optimized for inference, with its out-of-distribution (OOD) score, as a `Prediction`.
 
 evaluate.py, predict.py and the page compute with it, so that all of them give the same answers.
 """
 
 import copy
+import math
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.cli import UserError
 from classifier.device import Compute
-from classifier.inference import ood
 
+EPSILON = 1e-6
 MIN_MEAN_SIDE = 24  # positions along a side of a feature map that its mean is over, at least; all would take 16% longer
 
 Features = list[Tensor]
@@ -36,7 +37,7 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
     Raises CheckpointError for damaged OOD statistics; the function raises UserError where the device has too little
     memory or logits are not finite.
     """
-    ood.check(checkpoint)
+    check_ood_stats(checkpoint)
     has_ood = bool(checkpoint.ood_stats)
     forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
 
@@ -57,8 +58,41 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
 def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
     """Return the prediction for N images from what `with_features` gives for them: logits (N, classes) and features."""
     logits, stats = logits.detach().cpu(), checkpoint.ood_stats
-    is_ood = ood.score(stats, features) > stats["threshold"] if stats else torch.zeros(len(logits), dtype=torch.bool)
+    is_ood = ood_score(stats, features) > stats["threshold"] if stats else torch.zeros(len(logits), dtype=torch.bool)
     return Prediction(logits, (logits / checkpoint.temperature).softmax(1), is_ood)
+
+
+def ood_score(ood_stats: dict, features: list[Tensor]) -> Tensor:
+    """Return (N,) float32 on the CPU, the larger the more unlike; above `ood_stats["threshold"]` no class fits.
+
+    `ood_stats` are from `calibration.fit_ood`, features of N images from `with_features`.
+    """
+    parts = (ood_parts(ood_stats, features) - ood_stats["mean"]) / ood_stats["std"]
+    return parts[:, 0] + parts[:, 1:].mean(1)
+
+
+def ood_parts(ood_stats: dict, features: list[Tensor]) -> Tensor:
+    """Return (N, 1 + maps) float32 on the CPU: how short the last vector is, and how unusual each earlier map."""
+    parts = [-features[-1].float().cpu().norm(dim=1)]
+    maps = sum(name.endswith(".inverse") for name in ood_stats)
+    for i, values in enumerate(features[:maps]):
+        x = (values.float().cpu() - ood_stats[f"map{i}.mean"]) / ood_stats[f"map{i}.std"]
+        parts.append((x @ ood_stats[f"map{i}.inverse"] * x).sum(1).clamp_min(EPSILON).log())
+    return torch.stack(parts, 1)
+
+
+def check_ood_stats(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for OOD statistics that are not empty and cannot score an image."""
+    stats = checkpoint.ood_stats
+    try:
+        features = [torch.zeros(1, len(value)) for name, value in stats.items() if name.endswith(".mean")]
+        features.append(torch.zeros(1, 1))
+        valid = not stats or math.isfinite(ood_score(stats, features).item() + stats["threshold"])
+    except Exception:  # whatever may be in the file
+        valid = False
+    if not valid:
+        message = "{file} is not a complete .pth of train.py ({reason}). Train it again."
+        raise CheckpointError(message, file=checkpoint.path, reason="novelty has values that it cannot have")
 
 
 def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
