@@ -18,6 +18,7 @@ import itertools
 import os
 import stat
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,8 +88,9 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         networks = []
         for name, checkpoint, time_ns, folder in zip(paths.values(), loaded, times, folders, strict=True):
-            if isinstance(folder, str):
-                print(f"left out   {checkpoint.path}: {folder.removeprefix(f'{checkpoint.path} ')}")
+            if isinstance(folder, cli.UserError):
+                reason = str(folder).split(". ")[0].removeprefix(f"{checkpoint.path} ")
+                print(f"left out   {checkpoint.path}: {reason}")
             else:
                 networks.append((name, checkpoint, time_ns, folder))
 
@@ -113,8 +115,12 @@ def main(args: Sequence[str] | None = None) -> None:
             print("\n" + "\n".join(verdict["words"] for verdict in verdicts))
             target = settings.logs / "evaluate" / "comparison"
             print(f"\nreport     {comparison.write_comparison(results, networks[0][3], verdicts, target)}")
-        best = f" {quoted(Path(results[0].report['weights']))}" if settings.weights and results else ""
-        print(f"next       python app.py{best}")
+        command = ["python", "app.py"]
+        if results and (settings.weights or settings.stated != checkpoints.UNSTATED):
+            command.append(Path(results[0].report["weights"]))
+        for flag, value in settings.stated.given().items():
+            command += [f"--{flag.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+        print("next      ", *map(quoted, command))
 
 
 def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
@@ -222,11 +228,9 @@ def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> d
     network, side = checkpoint.network(), checkpoint.preprocess.size
     with FlopCounterMode(display=False) as flops, torch.inference_mode():
         network(torch.zeros(1, 3, side, side))
-    image, clock = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8), [time.perf_counter()]
-    for _ in range(WARM_UP + TIMED):
-        predict(image.to(device))
-        clock.append(time.perf_counter())
-    milliseconds = 1000 * torch.tensor(clock, dtype=torch.float64).diff()[WARM_UP:]
+    image = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+    seconds = timeit.repeat(lambda: predict(image.to(device)), number=1, repeat=WARM_UP + TIMED)
+    milliseconds = 1000 * torch.tensor(seconds[WARM_UP:], dtype=torch.float64)
     return {
         # without GoogLeNet's auxiliary classifiers, which are used in training only
         "parameters": sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux")),
@@ -241,11 +245,11 @@ def note_score(path: Path, time_ns: int, scores: dict) -> str:
     """Add the test score to the .pth, for app.py to show, and return what came of it; a failure loses nothing."""
     keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date", "remarks"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
-    if path.name == checkpoints.SHIPPED:
-        return f"The score is not noted in {path}: it comes with the project."
     try:
+        if path.name == checkpoints.SHIPPED:
+            raise CheckpointError("it comes with the project")
         if not path.stat().st_mode & stat.S_IWRITE or path.stat().st_mtime_ns != time_ns:
-            return f"The score is not noted in {path}: it is read-only, or has changed meanwhile."  # by a run
+            raise CheckpointError("it is read-only, or has changed meanwhile")  # by a run
         checkpoints.amend(path.resolve(), scores={"test": {key: scores[key] for key in keys}})
     except (CheckpointError, OSError) as error:
         return f"The score is not noted in {path}: {error}."

@@ -9,7 +9,6 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -113,9 +112,9 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def quoted(path: Path) -> str:
-    """Return a path as it is written in a command, on Windows as elsewhere."""
-    return f'"{path}"' if " " in str(path) else str(path)
+def quoted(word: object) -> str:
+    """Return a path or another word as it is written in a command, on Windows as elsewhere."""
+    return f'"{word}"' if " " in str(word) else str(word)
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:

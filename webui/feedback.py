@@ -14,22 +14,18 @@ COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 def record(logs: Path, image: Path, weights: str, answer: str, confidence: float, truth: str) -> None:
     """Append a row to logs/feedback.csv. Neither the image nor its name is kept; the hash finds copies of the image.
 
-    Raises UserError where the disk is full, or the file is open elsewhere.
+    Raises UserError where the file cannot be written.
     """
     path = logs / "feedback.csv"
     try:
-        logs.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         busy = f"{path.name} is being written by another process. Try again."
-        with file_lock(lock_of(path), busy), path.open("a", encoding="utf-8", newline="") as file:
+        with file_lock(lock_of(path), busy), path.open("a", encoding="utf-8-sig", newline="") as file:
             rows = csv.writer(file)
             if not file.tell():
-                file.write("\ufeff")  # tells Excel that this is UTF-8
                 rows.writerow(COLUMNS)
             rows.writerow(map(no_formula, (now, weights, answer, f"{confidence:.4f}", truth, digest)))
     except OSError as error:
-        message = (
-            "The feedback could not be saved ({reason}). Make room for {file}, or close programs that have it open."
-        )
+        message = "The feedback could not be saved ({reason}). Make room, or close programs that have {file} open."
         raise UserError(message, reason=error.strerror or error, file=path) from error

@@ -24,7 +24,8 @@ TITLES = {
     "val": "{name}: {accuracy} accuracy on {count} validation images",
     "": "{name}: not tested",
 }
-_computing = threading.Lock()  # torch.fx, which optimizes a network, changes all modules meanwhile
+# one thread at a time: torch.fx, which optimizes a network, changes all modules, and answers pass through hooks
+_computing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Loaded:
 class Models:
     """The .pth files in `folder`, but for those to resume from, and `first`, wherever it is, which is preselected.
 
-    `stated` is what `first` does not say of itself.
-    Each is loaded when it is first asked for, and anew when its file has changed. Any thread may call the methods.
+    `stated` is what `first` does not say of itself. Each is loaded when it is first asked for, and anew when its file
+    has changed. Any thread may call the methods.
     """
 
     def __init__(
@@ -55,9 +56,7 @@ class Models:
         stated: Stated = UNSTATED,
     ) -> None:
         self._folder, self._first, self._stated = folder, first, stated
-        self._load = functools.lru_cache(MAX_LOADED)(
-            lambda path, stamp: _load(path, self._stated_of(path), select_compute(device, precision))
-        )
+        self._device, self._precision = device, precision
 
     def found(self) -> dict[str, Checkpoint | UserError]:
         """Return all .pth files by name, newest first: without weights, or why it cannot be loaded."""
@@ -100,7 +99,7 @@ class Models:
         if path is None:  # a path would not be looked up, whatever it is
             raise CheckpointError("There is no model called {name} here.", name=shorten(str(name)[:99], 60))
         with _computing:  # so that two requests load a network once, too
-            return self._load(path, _stamp(path))
+            return _load(path, _stamp(path), self._stated_of(path), self._device, self._precision)
 
     def _stated_of(self, path: Path) -> Stated:
         return self._stated if path == self._first else UNSTATED
@@ -159,8 +158,9 @@ def _read(path: Path, stated: Stated) -> Checkpoint:
     return checkpoint
 
 
-def _load(path: Path, stated: Stated, compute: Compute) -> Loaded:
-    checkpoint = _read(path, stated)
+@functools.lru_cache(MAX_LOADED)
+def _load(path: Path, stamp: tuple[int, ...], stated: Stated, device: str, precision: Precision) -> Loaded:
+    checkpoint, compute = _read(path, stated), select_compute(device, precision)
     size = checkpoint.preprocess.size
     try:
         predict = cam_predictor(checkpoint, compute)

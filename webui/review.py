@@ -39,17 +39,18 @@ class Review:
     """A network's label issues in the newest lists, and the decisions on them, read anew for each click.
 
     `find_next` sets what review.html shows: `issue`, with `digest`, `image`, `answer` and `choices` (the other classes,
-    each with its key or ""), or None where nothing is left; `done` of `total`, and `last`, which Undo takes back.
+    each with its key or ""), or None where nothing is left; `done` of `total`, fewer than `listed` where
+    images cannot be opened; and `last`, which Undo takes back. Raises UserError for a report that cannot be read.
     """
 
     def __init__(self, loaded: Loaded, logs: Path):
         self.loaded = loaded
-        self.root, found, self.unreadable = label_issues(loaded.checkpoint.path, logs)
+        self.root, found = label_issues(loaded.checkpoint.path, logs)
         if self.root:
             self.table, self.classes = corrections.table_of(self.root), class_names(self.root)
-        issues = {issue.file: issue for issue in sorted(found, key=lambda issue: -issue.confidence)}
-        self.issues = {file: issue for file, issue in issues.items() if Path(issue.path).is_file()}
-        self.listed = len(issues)
+        found.sort(key=lambda issue: -issue.confidence)
+        self.issues = {issue.file: issue for issue in found if Path(issue.path).is_file()}
+        self.listed = len(found)
 
     def find_next(self, first: str = "") -> None:
         """Find the issue to show: the file `first` where it is still to be decided."""
@@ -105,12 +106,12 @@ class Review:
         self.issue, self.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
 
 
-def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue], list[str]]:
-    """Return the folder of the newest suspects.csv of a .pth, all issues in it, and reports that cannot be read.
+def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue]]:
+    """Return the folder of the newest suspects.csv of a .pth, and all issues in it.
 
     Issues in the newest list of another part (test, val) of the same data set are included.
     """
-    newest, parts, issues, unreadable = None, set(), [], []
+    newest, parts, issues = None, set(), []
     for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
         try:
             report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
@@ -119,14 +120,12 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
             other_data = newest and corrections.table_of(newest) != table
             if of_weights.resolve() != weights.resolve() or part in parts or other_data:
                 continue
-            found = _read_list(path, root, table)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
-            unreadable.append(path.parent.relative_to(logs).as_posix())
-            continue
+            issues += _read_list(path, root, table)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
+            raise UserError("The report {folder} cannot be read. Remove it.", folder=path.parent) from error
         newest = newest or root
         parts.add(part)
-        issues += found
-    return newest, issues, unreadable
+    return newest, issues
 
 
 def _read_list(path: Path, root: Path, table: Path) -> list[LabelIssue]:

@@ -13,7 +13,6 @@ from classifier.evaluation import plots
 from classifier.evaluation.report import MAX_IMAGES_ON_SHEET, EvalResult, sheet, write
 
 LEVEL = 0.05  # significance: how often a difference may be claimed where there is none, over all pairs
-MAX_DIFFERENCES = 8  # images shown for each of several pairs: the page is one file
 
 
 def mcnemar(first: Tensor, second: Tensor) -> tuple[int, int, float]:
@@ -77,18 +76,14 @@ def write_comparison(results: Sequence[EvalResult], folder: ImageFolder, verdict
     histories = {name: result.history for name, result in by_name.items() if result.history}
     panels = [("loss", "epoch"), ("accuracy", "epoch"), ("accuracy", "minutes")]
     figures = {"curves.png": plots.curves(histories, panels)} if histories else {}
-    differences = {}  # name of a figure -> its caption
-    for number, verdict in enumerate(verdicts, 1):
-        first, second = by_name[verdict["first"]], by_name[verdict["second"]]
-        differ = (first.correct != second.correct).nonzero().flatten().tolist()
-        shown = differ[: MAX_IMAGES_ON_SHEET if len(verdicts) == 1 else MAX_DIFFERENCES]
-        if shown:
-            text = f"Correct only by {first.name} or only by {second.name}: {plural(len(differ), 'image')}"
-            right = [first.name if correct else second.name for correct in first.correct]
-            titles = [f"{folder.classes[i]}\ncorrect: {name}" for i, name in zip(folder.labels, right, strict=True)]
-            figures[f"differences_{number}.jpg"] = sheet(folder, shown, titles, torch.zeros(len(folder)).bool())
-            differences[f"differences_{number}"] = text + f", {len(shown)} of them here" * (shown != differ)
-    page = {"results": results, "table": table(results), "verdicts": verdicts, "differences": differences}
+    first, second = results[:2]  # of more networks, the two best
+    if differ := (first.correct != second.correct).nonzero().flatten().tolist():
+        right = [first.name if correct else second.name for correct in first.correct]
+        titles = [f"{folder.classes[i]}\ncorrect: {name}" for i, name in zip(folder.labels, right, strict=True)]
+        figures["differences.jpg"] = sheet(folder, differ, titles, torch.zeros(len(folder)).bool())
+    caption = f"Correct only by {first.name} or only by {second.name}: {plural(len(differ), 'image')}"
+    caption += f", {MAX_IMAGES_ON_SHEET} of them here" * (len(differ) > MAX_IMAGES_ON_SHEET)
+    page = {"results": results, "table": table(results), "verdicts": verdicts, "differences": caption}
     images = zip(folder.paths, folder.labels, *(result.answers for result in results), strict=True)
     rows = [(path, folder.classes[label], *answers) for path, label, *answers in images if len(set(answers)) > 1]
     content = {"networks": {result.name: result.report for result in results}, "verdicts": verdicts}

@@ -78,11 +78,6 @@ def print_scores(report: dict) -> None:
         table.append((shorten(row["class"], 30), *shares, f"{row['count']:,}"))
     print_table(table)
 
-    confusions = metrics.confusions(report["confusion_matrix"], report["classes"], MAX_ROWS)
-    print("\nmost frequent confusions" * bool(confusions))
-    for label, answer, count, _ in confusions:
-        print(f"{shorten(label, 30)} predicted as {shorten(answer, 30)}: {count:,}")
-
 
 def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:
     """Write the report of one network and return its page.

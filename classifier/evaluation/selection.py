@@ -16,7 +16,7 @@ Part = Literal["auto", "test", "val"]
 
 def select_images(
     checkpoints: Sequence[Checkpoint], part: Part, data: Path | None
-) -> tuple[Part, list[ImageFolder | str]]:
+) -> tuple[Part, list[ImageFolder | UserError]]:
     """Return the part, "test" or "val", and for each network the same images, or why they do not suit it.
 
     Labels are in the order of the network's logits. The newest network decides on the images, but for the one that
@@ -34,19 +34,18 @@ def select_images(
         only_train = image_folder.has_images(root / "train") and not image_folder.has_images(test_folder(root))
         part = "val" if only_train else "test"
     select = _validation_images if part == "val" else _test_images
-    found: dict[int, ImageFolder | str] = {}
-    errors, chosen = [], None
+    found: dict[int, ImageFolder | UserError] = {}
+    chosen = None
     for i in order:
         try:
-            folder = select(_root(checkpoints[i], part, data), checkpoints[i])
+            found[i] = folder = select(_root(checkpoints[i], part, data), checkpoints[i])
+            chosen = chosen or folder
+            if folder.paths != chosen.paths:
+                raise UserError(f"its images are other ones, of {folder.root}")
         except UserError as error:
-            errors.append(error)
-            found[i] = str(error).split(". ")[0]
-            continue
-        chosen = chosen or folder
-        found[i] = folder if folder.paths == chosen.paths else f"its images are other ones, of {folder.root}"
+            found[i] = error
     if chosen is None:
-        raise errors[0]
+        raise found[order[0]]
     return part, [found[i] for i in range(len(checkpoints))]
 
 

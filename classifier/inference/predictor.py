@@ -5,7 +5,6 @@ evaluate.py, predict.py and the page compute with it, so that all of them give t
 
 import copy
 import math
-import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -115,12 +114,11 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
 
     Features are float32 on the device: for each size that feature maps have on their way through the network, from the
     largest to the smallest, the channel means of the last map of that size, (N, C) each; then the input of the last
-    linear layer, (N, D). The logits can be differentiated with respect to the last map. Any network in MODELS will do.
+    linear layer, (N, D). The logits can be differentiated with respect to the last map. One thread at a time.
     """
     network, last_layer = _optimized(network, compute)
     maps: dict[torch.Size, Tensor] = {}  # the last map of each size
     head_inputs: list[Tensor] = []
-    lock = threading.Lock()  # the page's threads share the network, and maps belong to one call
 
     def keep_map(_module: nn.Module, _inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
@@ -131,17 +129,16 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
     last_layer.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].detach().float()))
 
     def forward(x: Tensor) -> tuple[Tensor, Features, Tensor]:
-        with lock:
-            maps.clear()
-            with torch.inference_mode():
-                x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
-                last_map = network.forward_features(x)
-                means = [_channel_means(values) for values in maps.values()]
-            maps.clear()
-            with torch.inference_mode(False):
-                last_map = last_map.clone().requires_grad_()
-                logits = network.forward_head(last_map).float()
-            return logits, [*means, head_inputs.pop()], last_map
+        maps.clear()
+        with torch.inference_mode():
+            x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
+            last_map = network.forward_features(x)
+            means = [_channel_means(values) for values in maps.values()]
+        maps.clear()
+        with torch.inference_mode(False):
+            last_map = last_map.clone().requires_grad_()
+            logits = network.forward_head(last_map).float()
+        return logits, [*means, head_inputs.pop()], last_map
 
     return forward
 
