@@ -17,7 +17,6 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
-from tests.conftest import run_script
 from zoo import MODELS
 
 COLORS = {"blue": (20, 30, 220), "green": (10, 200, 40), "红": (230, 20, 30)}  # in the order of folder names
@@ -107,9 +106,6 @@ def refuses(match, *args):
     assert not Path("logs/evaluate").exists()
 
 
-# ----------------------------------------------------------------------------------------------------- one network
-
-
 def test_report(project, capsys):
     before = RUN.stat().st_mtime_ns
     report = run()
@@ -120,19 +116,10 @@ def test_report(project, capsys):
     found = {"class": "红", "precision": 1, "recall": pytest.approx(4 / 6), "f1": 0.8, "count": 6}
     assert found.items() <= report["per_class"][1].items()
     assert report["per_class"][2]["auroc"] == 1  # all greens before all others
-    assert report["folder"] == "dataset/test" and report["assumed"] == "" and report["calibration_error"] >= 0
-    assert set(report) >= {
-        "weights", "model", "part", "learned_from", "trained_on", "remarks", "preprocess", "loss", "temperature",
-        "calibration_error_without_temperature", "neither", "parameters", "multiply_adds", "megabytes", "seconds",
-        "milliseconds_per_picture", "milliseconds_for_one", "milliseconds_for_one_p95", "device", "precision",
-        "batch_size", "workers", "date", "versions",
-    }  # fmt: skip
-
-    loaded = checkpoints.load(RUN)
-    noted = {"accuracy", "interval", "loss", "count", "calibration_error", "neither", "confusion_matrix"}
-    assert set(loaded.scores["test"]) == noted | {"folder", "date", "remarks"}
-    assert loaded.scores["test"]["accuracy"] == report["accuracy"] and loaded.scores["test"]["count"] == 13
-    assert loaded.scores["history"] == HISTORY and RUN.stat().st_mtime_ns == before
+    assert report["folder"] == "dataset/test" and report["assumed"] == ""
+    noted = checkpoints.load(RUN).scores
+    assert noted["test"].items() <= report.items() and noted["test"]["confusion_matrix"]
+    assert noted["history"] == HISTORY and RUN.stat().st_mtime_ns == before
 
     shown = capsys.readouterr().out
     assert "accuracy   84.62% on 13 images, 95% interval 57.77% to 95.67%" in shown
@@ -140,9 +127,6 @@ def test_report(project, capsys):
         assert text in shown, text
     assert "drawings" not in shown
 
-
-def test_files_of_a_report(project):
-    run()
     folder = report_of("colors")
     written = {file.name for file in folder.iterdir()}
     figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
@@ -170,8 +154,6 @@ def test_temperature_and_origin_of_the_pth(project, capsys):
     assert report["trained_on"] == "drawings" and report["temperature"] == 50.0
     assert report["calibration_error"] != report["calibration_error_without_temperature"]
     assert rows(report_of("colors") / "suspects.csv") == []  # confident of nothing
-    run()
-    assert len(list(Path("logs/evaluate/colors").iterdir())) == 2  # also within a second
     lines = capsys.readouterr().out.splitlines()
     assert "drawings" in lines[next(i for i, line in enumerate(lines) if line.startswith("accuracy")) + 1]
 
@@ -213,9 +195,6 @@ def test_file_names_that_are_no_text(project):
     assert name in [row["path"] for row in rows(report_of("colors") / "predictions.csv")]
 
 
-# --------------------------------------------------------------------------------------------- the score in the .pth
-
-
 def test_when_the_score_is_not_noted(project, capsys):
     paint(Path("elsewhere"), (1, 2, 3))
     before = RUN.read_bytes()
@@ -240,9 +219,6 @@ def test_the_shipped_pth_is_read_and_left_alone(project, capsys):
     assert Path("module", checkpoints.SHIPPED).read_bytes() == shipped.read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------- several networks
-
-
 def test_two_networks(project, capsys):
     checkpoints.save(always_red(), Path("module/red.pth"))
     checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), RUN)
@@ -254,7 +230,6 @@ def test_two_networks(project, capsys):
     content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert content["verdicts"][0]["words"] == words
     assert content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
-    assert content["networks"]["red"]["confusion_matrix"][2] == [0, 0, 6]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "colors: The network was trained on drawings" in page and "The most accurate is <b>colors" in page
     assert words in page and "Correct only by colors or only by red: 9 images" in page
@@ -266,9 +241,7 @@ def test_two_networks(project, capsys):
     shown = capsys.readouterr().out
     assert "left out   module/two.pth: dataset/test has classes that" in shown and shown.count("weights    module") == 2
     assert shown.rstrip().endswith("python app.py module/colors.pth")  # the better one
-    for name in ("colors", "red"):
-        assert list(Path(f"logs/evaluate/{name}").glob("*/report.html"))
-        assert checkpoints.load(Path(f"module/{name}.pth")).scores["test"]["count"] == 13
+    assert all(checkpoints.load(path).scores["test"]["count"] == 13 for path in (RUN, Path("module/red.pth")))
 
 
 def test_which_files_are_meant_and_what_they_are_called(tmp_path):
@@ -280,9 +253,6 @@ def test_which_files_are_meant_and_what_they_are_called(tmp_path):
     assert list(evaluate.find_weights(asked)) == [asked[0], asked[1], asked[3]]
     same = {Path("a/x.pth"): "a-x", Path("b/x.pth"): "b-x", Path("b/y.pth"): "y"}
     assert evaluate.find_weights(list(same)) == same
-
-
-# ------------------------------------------------------------------------------------------------------ which images
 
 
 def test_without_data_the_images_of_the_run(project):
@@ -301,13 +271,12 @@ def test_without_data_the_images_of_the_run(project):
 def test_a_plain_state_dict_takes_class_names_from_the_folder(project, capsys):
     torch.save(colors().state_dict, "old.pth")
     before = Path("old.pth").read_bytes()
-    report = run("old.pth")
-    assert report["classes"] == list(COLORS) and "--image-size 224 --resize squash" in report["assumed"]
+    report = run("old.pth", "--image-size", 32, "--mean", 0.1, 0.2, 0.3)
+    assert report["classes"] == list(COLORS) and report["assumed"].startswith("--resize squash --std")
     assert Path("old.pth").read_bytes() == before
-    assert "class names from the folder, in order: blue, green, 红" in capsys.readouterr().out
-
-
-# --------------------------------------------------------------------------------------------------- what it refuses
+    shown = capsys.readouterr().out
+    assert "class names from the folder, in order: blue, green, 红" in shown
+    assert shown.endswith("next       python app.py old.pth --image-size 32 --mean 0.1 0.2 0.3\n")
 
 
 def test_images_weights_and_logs_that_are_no_good(project):
@@ -332,21 +301,3 @@ def test_images_weights_and_logs_that_are_no_good(project):
     refuses(r"bad\.png")
     RUN.unlink()
     refuses(r"python train\.py")
-
-
-# ------------------------------------------------------------------------------------------------------ as a process
-
-
-def test_as_a_process(tmp_path):
-    torch.manual_seed(0)
-    paint(tmp_path / "dataset" / "test", (2, 3, 4))
-    network = MODELS["resnet18"](num_classes=3)
-    saved = Checkpoint("resnet18", list(COLORS), PIXELS, network.state_dict(), data={"root": "dataset"})
-    checkpoints.save(saved, tmp_path / "module" / "run.pth")
-    done = run_script("evaluate.py", "--batch-size", "4", "--workers", "1", "--device", "cpu", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "" and "\r" not in done.stdout  # no bar and no warning where output is not a terminal
-    assert "on 9 images, 95% interval" in done.stdout
-    done = run_script("evaluate.py", "module/other.pth", cwd=tmp_path)  # a refusal is one message and status 2
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and "does not exist" in done.stderr and "Traceback" not in done.stderr

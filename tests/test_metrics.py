@@ -76,10 +76,9 @@ def test_areas_under_curves_by_hand():
     assert only_one[1]["auroc"] is None and only_one[0]["recall"] is None and only_one[0]["count"] == 0
 
 
-@pytest.mark.parametrize("size", [1, 4, 64])
-def test_infer_counts_every_image_once(size):
+def test_infer_counts_every_image_once():
     pixels = torch.arange(10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)  # image i is of brightness i
-    batches = zip(pixels.split(size), torch.arange(10).split(size), strict=True)
+    batches = zip(pixels.split(4), torch.arange(10).split(4), strict=True)
     plain = Preprocess(mean=(0, 0, 0), std=(1 / 255,) * 3)
     logits, labels = metrics.infer(lambda x: x[:, :2, 0, 0], batches, plain)
     assert labels.tolist() == list(range(10)) and logits.dtype == torch.float32

@@ -36,7 +36,7 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-@pytest.mark.parametrize("classes", [2, 7, 20, 100])
+@pytest.mark.parametrize("classes", [2, 100])
 def test_confusion_matrix(classes):
     names = [r"$\bad{ and longer than most names are" if i % 2 else CHINESE for i in range(classes)]  # no formula
     matrix = torch.diag(torch.full((classes,), 1208))
@@ -68,7 +68,7 @@ def test_curves_of_several_runs():
     assert list(accuracies.lines[1].get_xdata()) == [0.1, 0.2] and list(accuracies.lines[1].get_ydata()) == [0.6, 0.8]
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("classes", [2, 10])
 def test_calibration_and_rankings(classes):
     torch.manual_seed(0)
     labels = torch.arange(300) % classes

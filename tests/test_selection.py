@@ -78,10 +78,7 @@ def test_a_moved_folder_is_recognised_and_a_changed_one_refused(root):
 def test_networks_that_do_not_say(root):
     run = trained(root)
     earlier = run.data | {"fingerprint": "5c28e4e1d8a7f2b7a1f0d6f9e0c3b2a1"}  # of the images' contents
-    for settings, data in (
-        ({}, run.data), ({"val": "some"}, run.data), (run.settings, {"root": "photos"}), (run.settings, {}),
-        (run.settings, earlier),
-    ):  # fmt: skip
+    for settings, data in (({}, run.data), (run.settings, {}), (run.settings, earlier)):
         run_that = dataclasses.replace(run, settings=settings, data=data)
         refuses("does not say which images.*earlier version", [run_that], "val", Path("photos"))
 
@@ -89,15 +86,15 @@ def test_networks_that_do_not_say(root):
 def test_networks_that_the_images_of_the_newest_do_not_suit_are_left_out(root):
     first, same, other = trained(root), trained(root, name="same"), trained(root, val=0.5, name="other")
     assert [len(folder) for folder in select_images([first, same], "val", None)[1]] == [8, 8]
-    assert select_images([first, other], "val", None)[1][1] == f"its images are other ones, of {root / 'train'}"
+    assert str(select_images([first, other], "val", None)[1][1]) == f"its images are other ones, of {root / 'train'}"
     newer = dataclasses.replace(other, created="2026-01-01")
-    assert isinstance(select_images([first, newer], "val", None)[1][0], str)
+    assert isinstance(select_images([first, newer], "val", None)[1][0], UserError)
     shipped = dataclasses.replace(newer, classes=["ant", "bee"], created="2027-01-01", path=Path("module", SHIPPED))
     gone = dataclasses.replace(first, data={"root": "gone"})
     shutil.copytree(root / "train", root / "test")
     part, (unfit, folder, missing) = select_images([shipped, first, gone], "auto", None)
     assert part == "test" and len(folder) == 32
-    assert unfit.endswith("classes that the training images do not have: cat, dog") and "gone" in missing
+    assert "classes that the training images do not have: cat, dog" in str(unfit) and "gone" in str(missing)
     refuses("was trained on gone", [gone, gone], "auto", None)
 
 
