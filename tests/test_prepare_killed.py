@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_killed_while_checking(source, tmp_path):
     process = start(source, tmp_path / "out")
     wait_until(lambda: any((tmp_path / "out").glob(".preparing-*/scratch/9*")), process)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)  # its workers have ended too, or they would hold its pipe
     assert not set(outputs.RESULTS) & {path.name for path in (tmp_path / "out").iterdir()}
     for output in ("out", "undisturbed"):
         done = run_script("prepare.py", source, "--output", output, cwd=tmp_path)
@@ -47,13 +48,27 @@ def test_killed_while_checking(source, tmp_path):
     assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_leaves_nothing(source, tmp_path):
+def worker_of(process):
+    """The number of a process that decodes for this one."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return next(int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.cpu_count() == 1, reason="finds a worker through /proc")
+@pytest.mark.parametrize(
+    ("kill", "status", "message"),
+    [
+        (lambda process: process.send_signal(signal.SIGINT), 130, "stopped"),
+        (lambda process: os.kill(worker_of(process), signal.SIGKILL), 2, "error: A process that decodes images was"),
+    ],
+    ids=["Ctrl-C", "worker"],
+)
+def test_stopped_while_checking(kill, status, message, source, tmp_path):
     process = start(source, tmp_path / "out")
     wait_until(lambda: any((tmp_path / "out").glob(".preparing-*/scratch/9*")), process)
-    process.send_signal(signal.SIGINT)
+    kill(process)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.strip() == "stopped"
+    assert process.returncode == status and errors.strip().startswith(message) and errors.strip().count("\n") == 0
     assert not (tmp_path / "out").exists()
 
 
