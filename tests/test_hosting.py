@@ -4,7 +4,6 @@ import fnmatch
 import functools
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -25,12 +24,6 @@ BIN = Path(sys.executable).parent
 IGNORED = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()[1:]
 
 
-def steps() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile, as (name, arguments)."""
-    lines = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    return [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#")]
-
-
 def copy_project(target: Path) -> None:
     """Copy what Docker's `COPY . .` copies."""
 
@@ -45,43 +38,21 @@ def copy_project(target: Path) -> None:
     shutil.copytree(REPOSITORY, target, ignore=ignored, dirs_exist_ok=True)
 
 
-def test_the_dockerfile_builds_and_serves_the_page(tmp_path):
+def test_the_dockerfile_copies_and_starts_what_the_page_needs(tmp_path):
+    lines = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    steps = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))  # the last of each kind
+    copy_project(tmp_path)
+    assert (tmp_path / "module" / "catdog-resnet18.pth").exists() and not (tmp_path / "tests").exists()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-    names = [name for name, _ in steps()]
-    assert names[0] == "FROM" and names.index("ARG") < names.index("RUN") and "EXPOSE" in names
-    user = user_made = health = command = ""
-    for name, arguments in steps():
-        if name == "COPY":
-            *options, source, target = shlex.split(arguments)
-            if source == ".":
-                copy_project(tmp_path)
-                assert options == [f"--chown={user_made}"]
-            else:
-                shutil.copy(REPOSITORY / source, tmp_path / target)
-        elif name == "RUN" and "pip install" in arguments:  # all its packages are here
-            listed = arguments.split(" -r ")[1]
-            assert (tmp_path / listed).read_bytes() == (REPOSITORY / "requirements.txt").read_bytes()
-            pip = [str(BIN / "python"), "-m", *shlex.split(arguments), "--dry-run", "--no-deps", "--no-index"]
-            done = subprocess.run(pip, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-            assert done.returncode == 0, done.stderr
-        elif name == "RUN":
-            user_made = re.fullmatch(r"useradd .*--uid 1000 (\w+) && install -d -o \1 /app", arguments)[1]
-        elif name == "ENV":
-            environment |= dict(pair.split("=") for pair in arguments.split()) | {"PORT": port}
-        elif name == "USER":
-            user = arguments
-        elif name == "HEALTHCHECK":
-            health = arguments.split("CMD ", 1)[1]
-        elif name == "CMD":
-            command = ["sh", "-c", arguments]
-    assert user == user_made != ""
-    assert (tmp_path / "module" / "catdog-resnet18.pth").exists() and not (tmp_path / "tests").exists()
-
+    assert steps["ENV"].startswith("PORT=") and steps["USER"] == "classifier"
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path), "PORT": port}
+    health = steps["HEALTHCHECK"].split("CMD ", 1)[1]
     check = {"args": ["sh", "-c", health], "env": environment, "capture_output": True, "timeout": 60}
     assert subprocess.run(**check).returncode != 0
     with (tmp_path / "log").open("w") as log:
+        command = ["sh", "-c", steps["CMD"]]
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + 120
         try:
