@@ -1,9 +1,7 @@
 """Figures: drawn without a window, without warnings, with or without a Chinese font, and true to the numbers."""
 
-import gc
 import io
 import warnings
-import weakref
 
 import matplotlib
 import pytest
@@ -84,13 +82,6 @@ def test_calibration_and_rankings(classes):
     assert f"(AUC = {lowest:.2f})" in left.get_legend().get_texts()[0].get_text()
     only_one = score(logits, 0 * labels, [str(i) for i in range(classes)])
     png(plots.rankings(logits.softmax(1), 0 * labels, only_one["per_class"]))  # no curve
-
-
-def test_style_stays_inside_and_a_figure_nobody_holds_is_gone():
-    before = dict(matplotlib.rcParams)
-    figure = weakref.ref(plots.curves({"a": HISTORY}))
-    gc.collect()
-    assert dict(matplotlib.rcParams) == before and figure() is None
 
 
 @pytest.mark.parametrize("installed", [[], ["SimHei", "Noto Sans SC"]])
