@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from classifier.data.formats import ImageError, list_endings
-from classifier.data.images import ORIENTATION, UPRIGHT, load_image
+from classifier.data.images import load_image
 from tests.conftest import run_code
 from tests.image_corpus import corpus, upright_rgb
 from tests.raw_images import encode
@@ -23,38 +23,6 @@ def photograph(width: int = 60, height: int = 40) -> Image.Image:
     y, x = np.mgrid[:40, :60]
     image = Image.fromarray(np.stack([x * 4, y * 6, 255 - x * 4], axis=2).astype(np.uint8))
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "AVIF", "HEIF", "TIFF", "PPM", "GIF"])
-def test_opens_the_usual_formats(kind, tmp_path):
-    path = tmp_path / "猫 1"
-    path.write_bytes(encode(photograph(), kind, **{"lossless": True} if kind == "WEBP" else {}))
-    image = load_image(path)
-    assert (image.mode, image.size) == ("RGB", (60, 40))
-    assert np.abs(np.asarray(image).astype(int) - np.asarray(photograph())).mean() < 12  # JPEG and GIF lose a little
-    assert load_image(path.read_bytes()).tobytes() == image.tobytes()
-    code = "import sys; from classifier.data.images import load_image; print(load_image(sys.argv[1]).size)"
-    done = run_code(code, path)  # a process of its own, as Pillow loads its decoders one after the other
-    assert (done.stdout, done.stderr) == ("(60, 40)\n", "")
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_turns_the_image_upright(orientation):
-    upright = photograph()
-    back = {3: 3, 6: 8, 8: 6}.get(orientation, orientation)  # what undoes the turn
-    stored = upright.transpose(UPRIGHT[back]) if orientation > 1 else upright
-    assert load_image(encode(stored, "PNG", exif=turned(orientation))).tobytes() == upright.tobytes()
-
-
-def test_damaged_exif_is_no_reason_to_refuse():
-    data = encode(photograph(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert load_image(data).size == (60, 40)
 
 
 def tiff(tags: dict[int, tuple[int, list[int]]], pixels: bytes = bytes(12)) -> bytes:
@@ -137,7 +105,6 @@ def test_every_kind_of_pixel_becomes_rgb(data, row):
         (tiff({254: (4, [1])}), "RAW"),  # NEF, ARW: a small preview comes first
         (tiff({50706: (1, [1, 4, 0, 0])}), "RAW"),  # DNG
         (b"P6 10000 5001 255\n", "10000 x 5001, more than 50 million"),
-        (b"P6 30000 30000 255\n", "more than 50 million"),
         (encode(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "floating-point"),
     ],
 )
@@ -146,7 +113,9 @@ def test_refuses_with_a_reason(data, reason):
         load_image(data)
 
 
-def test_missing_file_and_folder_are_named(tmp_path):
+def test_the_name_of_a_file_does_not_matter_and_a_missing_one_and_a_folder_are_named(tmp_path):
+    (tmp_path / "猫 1").write_bytes(encode(photograph(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))  # damaged
+    assert load_image(tmp_path / "猫 1").size == (60, 40)
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(ImageError, match="cannot be read"):
             load_image(path)
@@ -160,7 +129,6 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_when_little_is_needed():
     small, exact = (np.asarray(load_image(large, side).resize((100, 75))).astype(int) for side in (75, 0))
     assert np.abs(small - exact).mean() < 1.5
     assert load_image(encode(photograph(800, 600), "PNG"), 10).size == (800, 600)
-    assert load_image(encode(photograph(1600, 1200), "JPEG", exif=turned(6)), 100).size == (300, 400)
 
 
 @pytest.mark.parametrize(
@@ -174,27 +142,19 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_when_little_is_needed():
         (tiff({278: (3, [1])}), "incomplete"),  # one strip of three
         (tiff({273: (4, [10_000])}), "incomplete"),  # behind the end of the file
         (tiff({279: (4, [10_000]), 259: (3, [5])}), "incomplete"),
-        (
-            tiff({}, bytes(4)).replace(
-                struct.pack("<HHI", 257, 3, 1) + b"\3", struct.pack("<HHI", 257, 3, 1) + b"\xff"
-            ),
-            "incomplete",
-        ),
         (png(4, 8, 0, b"\0abcd", height=2), "incomplete"),  # compressed data end after one row
         (png(4, 8, 0, b"\0MMMM", height=2), "incomplete"),
+        (
+            encode(photograph().quantize(8), "BMP").replace(
+                struct.pack("<II", 0, 2400), struct.pack("<II", 1, 2400), 1
+            ),
+            "run-length",
+        ),
     ],
 )
 def test_what_pillow_reads_wrongly_or_in_part_is_refused(data, reason):
     with pytest.raises(ImageError, match=reason):
         load_image(data)
-
-
-@pytest.mark.parametrize("compression", [1, 2])
-def test_run_length_bitmaps_are_refused(compression):
-    data = bytearray(encode(photograph().quantize(8), "BMP"))
-    data[30] = compression
-    with pytest.raises(ImageError, match="run-length"):
-        load_image(bytes(data))
 
 
 @pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}])
