@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.data.transforms import Preprocess
-from tests.conftest import REPOSITORY, file_size_limit, run_code
+from tests.conftest import REPOSITORY, file_size_limit
 from zoo import MODELS
 
 
@@ -116,11 +115,6 @@ def test_newest(saved):
             checkpoints.newest(empty)
 
 
-def test_only_what_it_needs_is_imported():
-    code = "import sys, classifier.checkpoint\nprint(*[n for n in sys.modules if n.split('.')[0] == 'classifier'])"
-    assert len(run_code(code).stdout.split()) <= 8
-
-
 @pytest.mark.parametrize("place", ["module/run.pth", "file/run.pth", "folder"])  # the first on a full disk
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(original, saved, tmp_path, place):
     before = saved.read_bytes()
@@ -190,14 +184,10 @@ def test_pickled_code_is_not_run(tmp_path, saved, way):
     [
         (["format 2", "Update"], [{"format": 2}]),
         (["resnet19", "resnet18"], [{"model": "resnet19"}]),
-        (["None"], [{"model": None}]),
         (["2 classes", "weights differ"], [{"classes": ["cat", "dog"]}]),
-        (["resnet18", "weights differ"], [{"model": "resnet18"}]),
-        (["weights differ"], [{"state_dict": {}}]),
-        (["text"], [{"classes": [1, 2, 3]}]),
+        (["weights differ"], [{"model": "resnet18"}, {"state_dict": {}}]),
         (["name of a folder"], [{"classes": ["cat", "dog", name]} for name in ("../secret", "a/b", "C:\\x")]),
-        (["complete"], [{"classes": None}, {"state_dict": [1]}, {"preprocess": {"colour": 1}}, {"preprocess": None}]),
-        (["complete"], [{"scores": [1]}, {"data": "dataset"}, {"novelty": [1]}]),
+        (["complete"], [{"state_dict": [1]}, {"preprocess": {"colour": 1}}, {"scores": [1]}, {"novelty": [1]}]),
         (["preprocessing"], [{"preprocess": {"size": 0}}, {"preprocess": {"interpolation": "nearest"}}]),
         ([], [{key: ...} for key in ("model", "classes", "state_dict")]),  # not there
     ],
@@ -306,34 +296,9 @@ def test_files_changed_at_random_are_refused_soon_or_read_as_they_were(saved, or
             assert right_checksums or same_weights(loaded.state_dict, original.state_dict)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "old"])
-@pytest.mark.parametrize(("name", "classes"), [("resnet34", 2), ("resnet50", 2), ("resnet18", 1000)])
-def test_plain_state_dicts(tmp_path, name, classes, prefix):
-    weights = getattr(torchvision.models, name)(num_classes=classes).state_dict()
-    content = {prefix + key: value for key, value in weights.items()}
-    if prefix == "old":  # of PyTorch 0.4.0, in what a script saved besides
-        old = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
-        content = {"epoch": 3, "state_dict": old}
-    torch.save(content, tmp_path / "x.pth")
-    loaded = checkpoints.load(tmp_path / "x.pth")
-    assert (loaded.model, loaded.classes) == (name, [f"class {i}" for i in range(classes)])
-    tutorial = Preprocess(224, "squash", (0.5,) * 3, (0.5,) * 3)
-    assert (
-        loaded.preprocess == (tutorial if classes == 2 else Preprocess()) and loaded.preprocess.resize in loaded.assumed
-    )
-    received = loaded.network().state_dict()
-    assert received.keys() == weights.keys() and all(torch.equal(received[key], weights[key]) for key in weights)
-
-
 def test_tensors_that_are_not_a_networks(tmp_path):
     ones = torch.ones(3)
     of_names = {"a": 1}, {1: ones}, {"fc.bias": torch.ones(())}, {"fc.bias": ones}, {"model": {"fc.bias": ones}}
     for content in (ones, [ones], {}, "text", *of_names):
         torch.save(content, tmp_path / "x.pth")
         refused(tmp_path / "x.pth")
-
-
-def test_finite():
-    assert checkpoints.finite({"a": torch.ones(3), "b": torch.tensor(3)})
-    for value in (float("nan"), float("inf")):
-        assert not checkpoints.finite({"a": torch.ones(3), "b": torch.tensor([1.0, value])})

@@ -58,14 +58,12 @@ def answers_like(loaded: Checkpoint, network: nn.Module) -> bool:
 # ---- where the weights are
 
 
-@pytest.mark.parametrize(
-    "prefix", ["model.", "net.", "backbone.", "module.model.", "_orig_mod.module.", "model.encoder.", "0."]
-)
+@pytest.mark.parametrize("prefix", ["model.", "_orig_mod.module.", "model.encoder.", "0."])
 def test_any_prefix(load, network, prefix):
     assert answers_like(load(prefixed(network, prefix)), network)
 
 
-@pytest.mark.parametrize("keys", [["model"], ["net"], ["model_state_dict"], ["weights"], ["checkpoint", "state_dict"]])
+@pytest.mark.parametrize("keys", [["model_state_dict"], ["checkpoint", "state_dict"]])
 def test_any_key(load, network, keys):
     content = network.state_dict()
     for key in reversed(keys):
@@ -78,10 +76,20 @@ def test_a_pair_of_states(load, network):
     assert answers_like(load((network.state_dict(), optimizer.state_dict())), network)
 
 
-def test_data_parallel_around_a_part(load):
-    network = theirs(model="vgg11_bn", init_weights=False)
-    wrapped = {name.replace("features.", "features.module."): value for name, value in network.state_dict().items()}
+def test_data_parallel_around_a_part(load, network):
+    wrapped = {name.replace("layer1.", "layer1.module."): value for name, value in network.state_dict().items()}
     assert answers_like(load(wrapped), network)
+
+
+def test_networks_are_told_by_their_shapes_and_pytorch_once_counted_no_batches(load):
+    for model, classes in (("resnet34", 2), ("resnet50", 1000)):
+        weights = theirs(classes, model).state_dict()
+        loaded = load({key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")})
+        assert (loaded.model, loaded.classes[1:2], len(loaded.classes)) == (model, ["class 1"], classes)
+        tutorial = Preprocess(224, "squash", (0.5,) * 3, (0.5,) * 3)
+        assert loaded.preprocess == (tutorial if classes == 2 else Preprocess())
+        received = loaded.network().state_dict()
+        assert received.keys() == weights.keys() and all(torch.equal(received[key], weights[key]) for key in weights)
 
 
 def test_the_moving_average_goes_first(load, network):
@@ -220,7 +228,7 @@ def test_weights_of_ours_say_it_themselves(network, tmp_path):
 # ---- another last layer
 
 
-@pytest.mark.parametrize("name", ["fc.0", "fc.1", "head", "classifier.1", "model_head"])
+@pytest.mark.parametrize("name", ["fc.1", "model_head"])
 def test_one_linear_layer_of_another_name(load, network, name):
     content = {key.replace("fc.", f"{name}."): value for key, value in network.state_dict().items()}
     assert answers_like(load(content), network)
@@ -232,7 +240,7 @@ def test_a_last_layer_without_bias(load):
     assert answers_like(load(network.state_dict()), network)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "googlenet", "densenet121"])
+@pytest.mark.parametrize("model", ["resnet18", "googlenet"])
 def test_one_output_is_two_classes(load, model):
     options = {"aux_logits": True, "init_weights": False} if model == "googlenet" else {}
     network = theirs(1, model, **options)
@@ -246,10 +254,7 @@ def test_one_output_is_two_classes(load, model):
     assert load({"model": network.state_dict(), "class_to_idx": {"dog": 1, "cat": 0}}).classes == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_googlenet_without_its_auxiliary_layers(load, classes):
-    if classes == 1:
-        assert load(theirs(1, "googlenet", aux_logits=False, init_weights=False).state_dict()).network()
+def test_googlenet_without_its_auxiliary_layers(load):
     network = theirs(3, "googlenet", aux_logits=False, init_weights=False)
     assert answers_like(load(network.state_dict()), network)
     whole = theirs(1000, "googlenet", aux_logits=True, init_weights=False)
