@@ -6,7 +6,7 @@ names equal torchvision's. A network's file is imported when it is first built.
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 
 import torch
@@ -46,8 +46,13 @@ def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
 
 def shapes_of(model: str, classes: int) -> dict[str, tuple]:
     """Return the shape of each tensor of a network; its last layer's are the last two."""
-    with torch.device("meta"):  # shapes only, no memory and no time
-        return shapes(MODELS[model](num_classes=classes).state_dict())
+    return _shapes_of(MODELS[model], classes).copy()
+
+
+@cache  # a third of a second for a large network
+def _shapes_of(build: Callable[..., nn.Module], classes: int) -> dict[str, tuple]:
+    with torch.device("meta"):  # shapes only, no memory
+        return shapes(build(num_classes=classes).state_dict())
 
 
 def class_dependent(model: str) -> list[str]:
