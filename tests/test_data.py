@@ -63,14 +63,6 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_told_like_one_that_dies_ot
         list(loaders.on_device(batches(), CPU))
 
 
-def test_crop_keeps_proportions_and_squash_does_not():
-    image = Image.new("RGB", (300, 100), "black")
-    image.paste("white", (100, 0, 200, 100))  # the central square
-    assert Preprocess(10, "crop").pixels(image)[:, :, 1:-1].min() == 255  # the filter reaches past the edges a little
-    row = Preprocess(30, "squash").pixels(image)[0, 15].tolist()
-    assert row[:9] == [0] * 9 and row[11:19] == [255] * 8
-
-
 def of_noise(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 

