@@ -62,8 +62,10 @@ def train(cfg: TrainConfig, run: Run) -> None:
         from classifier.training import pretrained  # not at the top: rarely needed
 
         origin = saved or pretrained.load(model, cfg, classes)
-        if cfg.freeze:
-            pretrained.freeze(model)
+    if cfg.freeze:
+        from classifier.training import frozen
+
+        frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
     ema = AveragedModel(model, use_buffers=True)  # its weights are validated and saved
     if cfg.sync_bn:
@@ -98,7 +100,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             image_size = image_size_at(epoch, cfg)
             model.train(not cfg.freeze)  # a frozen network keeps its batch norm statistics
             if cfg.fits_last_layer:
-                state.add_step(*pretrained.fit_last_layer(model, ema.module, data, compute, cfg, class_weights))
+                state.add_step(*frozen.fit_last_layer(model, ema.module, data, compute, class_weights))
             data.start_epoch(epoch, state.step - epoch * steps_per_epoch)
             batches = loaders.on_device(data.train, compute.device)
             bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, len(found.training))

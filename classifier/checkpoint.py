@@ -32,6 +32,7 @@ OURS = {"format", "preprocess"}  # keys that no other program's file has togethe
 LAST = ".last.pth"  # ends the name of the file to resume from
 SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
+LITE = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)  # (x - 127) / 128 of values in 0..255
 
 
 UNKNOWN = (-1.0, -1.0, -1.0)
@@ -275,5 +276,5 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
 
 
 def usual_preprocess(model: str) -> Preprocess:
-    """Return the preprocessing of torchvision's ImageNet weights; those of GoogLeNet were trained elsewhere."""
-    return NORMALIZATIONS["half" if model == "googlenet" else "imagenet"]
+    """Return the preprocessing of a network's ImageNet weights, some of which were trained in TensorFlow."""
+    return {"googlenet": NORMALIZATIONS["half"], "efficientnet_lite0": LITE}.get(model, NORMALIZATIONS["imagenet"])

@@ -13,7 +13,7 @@ from classifier import checkpoint
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
-from classifier.training import pretrained
+from classifier.training import frozen, pretrained
 from classifier.training.config import FINE_TUNING, FROZEN, TrainConfig, parse_config
 from tests.conftest import make_images, serving
 from zoo import MODELS
@@ -58,7 +58,7 @@ def test_only_the_last_layers_depend_on_the_classes(name, layers):
     assert {key.rsplit(".", 1)[0] for key in pretrained.class_dependent(name)} == layers
     with torch.device("meta"):
         network = MODELS[name](num_classes=7)
-    assert pretrained.last_layer(network).out_features == 7
+    assert frozen.last_layer(network).out_features == 7
 
 
 def test_the_head_is_new_for_other_classes_and_loaded_for_the_same(weights, capsys):

@@ -165,7 +165,15 @@ def test_few_images_make_small_batches_unless_asked(run, capsys):
     assert checkpoint.load(LAST).settings["batch_size"] == 8
     run("--epochs", 1, "--batch-size", 0, "--resume", "auto")
     assert "resuming after step 3 of 9" in capsys.readouterr().out
-    assert [batch_size_for(images) for images in (20, 255, 256, 512, 1023, 1024, 10**6)] == [8, 8, 16, 32, 32, 64, 64]
+    assert [batch_size_for(images, TrainConfig()) for images in (20, 255, 256, 512, 1023, 1024, 10**6)] == [
+        8,
+        8,
+        16,
+        32,
+        32,
+        64,
+        64,
+    ]
 
 
 # ---- stopping and resuming

@@ -1,9 +1,10 @@
-"""The hand-written networks agree with torchvision's, offer the same faces, and show their layers."""
+"""The hand-written networks agree with torchvision's (one with timm's), offer the same faces, and show their layers."""
 
 import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -13,7 +14,7 @@ from tests.conftest import ENVIRONMENT, REPOSITORY
 from zoo import MODELS, unknown
 from zoo.table import layer_table
 
-ONE_OF_EACH = ["resnet18", "resnet50", "alexnet", "vgg11", "vgg11_bn", "googlenet", "densenet121"]
+ONE_OF_EACH = ["resnet18", "resnet50", "alexnet", "vgg11", "vgg11_bn", "googlenet", "densenet121", "efficientnet_lite0"]
 
 
 def filled(network: nn.Module) -> nn.Module:
@@ -37,10 +38,11 @@ def filled(network: nn.Module) -> nn.Module:
 
 
 def pair(name: str, classes: int) -> tuple[nn.Module, nn.Module]:
-    """torchvision's network and ours with the same weights, without dropout, which would differ by chance."""
+    """The reference and ours with the same weights, without dropout, which would differ by chance."""
     options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    build = timm.models.tf_efficientnet_lite0 if name == "efficientnet_lite0" else getattr(torchvision.models, name, 0)
     with torch.device("meta"):
-        theirs = getattr(torchvision.models, name)(num_classes=classes, **options)
+        theirs = build(num_classes=classes, **options)
         ours = MODELS[name](num_classes=classes)
     theirs = filled(theirs)
     ours.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()}, assign=True)
@@ -52,9 +54,9 @@ def pair(name: str, classes: int) -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_same_weights_give_torchvisions_logits(name):
+def test_same_weights_give_the_same_logits(name):
     theirs, ours = pair(name, 10)
-    x = torch.randn(2, 3, 64, 96)
+    x = torch.randn(2, 3, 65, 96)
     with torch.inference_mode():
         expected, found = theirs.eval()(x), ours.eval()(x)
         size = expected.abs().max()
@@ -66,7 +68,7 @@ def test_same_weights_give_torchvisions_logits(name):
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_one_training_step_has_torchvisions_gradients(name):
+def test_one_training_step_has_the_same_gradients(name):
     theirs, ours = pair(name, 3)
     x, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
     for network in (theirs, ours):

@@ -16,7 +16,7 @@ from classifier import cli
 from classifier.cli import print_table
 from classifier.data import loaders
 from classifier.device import select_compute
-from classifier.training import datasets, pretrained
+from classifier.training import datasets, frozen, pretrained
 from classifier.training.config import parse_config
 from classifier.training.optim import param_groups, training_loss
 from zoo import MODELS
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     model = MODELS[cfg.model](num_classes=len(classes))
     origin = pretrained.load(model, cfg, classes) if cfg.weights else None
     if cfg.freeze:
-        pretrained.freeze(model)
+        frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format).train(not cfg.freeze)
     data = datasets.build_loaders(found, origin, cfg, compute)
     optimizer = torch.optim.AdamW(param_groups(model, cfg.weight_decay, cfg.early_lr))

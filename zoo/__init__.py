@@ -1,7 +1,7 @@
 """All networks by name. Each is written by hand in a file of its own; the ResNets are in `resnet.py`.
 
 Every network offers `forward_features(x)`, the last feature map, and `forward_head(features)`, the logits. Parameter
-names equal torchvision's. A network's file is imported when it is first built.
+names equal torchvision's, or timm's where it has no such network. A network's file is imported when it is first built.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ FILES = {
     "zoo.vgg": ("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     "zoo.googlenet": ("googlenet",),
     "zoo.densenet": ("densenet121", "densenet169", "densenet201"),
+    "zoo.efficientnet_lite": ("efficientnet_lite0",),
 }
 # name -> builder(num_classes=1000)
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -61,7 +62,7 @@ def class_dependent(model: str) -> list[str]:
 
 
 class Network(nn.Module):
-    """What AlexNet, VGG, GoogLeNet and DenseNet share: a check of the image's size, the way from image to logits."""
+    """What all networks but ResNet share: a check of the image's size, the way from image to logits."""
 
     smallest: int  # side in pixels of the smallest image of which the poolings leave something
 

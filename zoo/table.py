@@ -37,6 +37,9 @@ def layer_table(model: nn.Module, size: int) -> list[Row]:
     fields: dict[fx.Node, tuple[int, int]] = {}  # node -> (receptive field, image pixels from one value to the next)
     rows: dict[str, Row] = {}
     for node in graph.graph.nodes:
+        if "tensor_meta" not in node.meta:  # a number, such as the height that padding depends on
+            fields[node] = 1, 1
+            continue
         # where branches meet (+, cat), an output value sees as much as the widest of them
         field, jump = max((fields[source] for source in node.all_input_nodes), default=(1, 1))
         shape = tuple(node.meta["tensor_meta"].shape[1:])

@@ -40,7 +40,8 @@ BATCH_SIZE = 64
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the divisor of the logits, in 0.05..20, with the smallest cross-entropy, which has one minimum.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    Guo et al., "On Calibration of Modern Neural Networks", 2017. Some images are too few to be certain, even if all of
+    them are right, so as in Platt, 1999, a label's probability is not 1 but (N + 1) / (N + classes).
 
     Args:
         logits: (N, classes) of images that the network did not learn from.
@@ -48,10 +49,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar  # not at the top: takes longer to import than the page has to start
 
-    logits = logits.double()
-    found = minimize_scalar(
-        lambda log: F.cross_entropy(logits / math.exp(log), labels).item(), bounds=(math.log(0.05), math.log(20))
-    )
+    logits, (count, classes) = logits.double(), logits.shape
+    smoothing = classes / (count + classes)
+
+    def loss(log: float) -> float:
+        return F.cross_entropy(logits / math.exp(log), labels, label_smoothing=smoothing).item()
+
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)))
     return math.exp(found.x)
 
 

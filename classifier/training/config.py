@@ -33,7 +33,7 @@ class TrainConfig:
     """Resume the run of this NAME.last.pth. auto: the newest unfinished run with these settings, or a new one."""
 
     weights: Annotated[str, conf.arg(metavar="FILE")] = ""
-    """Start from this .pth, or imagenet for torchvision's; size, resizing, mean and std come with it. Empty: random."""
+    """Start from this .pth, or from imagenet; size, resizing, mean and std come with it. Empty: random weights."""
     freeze: bool = False
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
     early_lr: float = 1.0
@@ -135,7 +135,8 @@ RANGES = {
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
 MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
-MIN_STEPS = 16  # of an epoch: so many updates at least, where --batch-size is left open
+LARGEST_BATCH = 64  # where --batch-size is left open
+MIN_STEPS = 16  # of an epoch: so many updates at least, likewise
 IMAGENET = "imagenet"  # as --weights
 
 
@@ -169,15 +170,17 @@ def parse_config(description: str, argv: Sequence[str] | None = None, saved: Che
     return cfg
 
 
-def batch_size_for(images: int) -> int:
-    """Return the batch size for so many training images: small enough for MIN_STEPS steps in an epoch, from 8 to 64."""
-    return next((size for size in (64, 32, 16) if images >= MIN_STEPS * size), 8)
+def batch_size_for(images: int, cfg: TrainConfig) -> int:
+    """Return --batch-size or, left open, 64, and for few images 32, 16 or 8, so that an epoch has MIN_STEPS steps."""
+    if cfg.batch_size or cfg.fits_last_layer:
+        return cfg.batch_size or LARGEST_BATCH
+    return next((size for size in (LARGEST_BATCH, 32, 16) if images >= MIN_STEPS * size), 8)
 
 
 def same_run(cfg: TrainConfig, saved: Checkpoint) -> bool:
     """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and an empty name."""
     settings, names = saved.settings, vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
-    cfg = replace(cfg, batch_size=cfg.batch_size or batch_size_for(saved.data.get("train", 0)))
+    cfg = replace(cfg, batch_size=batch_size_for(saved.data.get("train", 0), cfg))
     same = settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
     return same and cfg.name in ("", settings["name"])
 

