@@ -1,4 +1,4 @@
-"""Index labelled images, as torchvision.datasets.ImageFolder does with more rules, and the validation split.
+"""Index labelled images: `torchvision.datasets.ImageFolder` with this project's rules, and the validation split.
 
     DATA/train/<class>/*      DATA/val/<class>/*, where there is one      DATA/test/<class>/*
 
@@ -7,38 +7,63 @@ is still the same. Labels that people have corrected (corrections.csv) take prec
 """
 
 import contextlib
+import copy
 import csv
 import hashlib
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision import datasets
 
 from classifier.cli import UserError, plural, shorten
 from classifier.data.formats import is_image, is_visible
-from classifier.data.images import walk
+from classifier.data.images import load_image, walk
 
 FINGERPRINT = "paths1-"  # begins a fingerprint; earlier versions hashed contents and split the images by them
 MAX_COLUMNS = 200  # of a list in a message
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The labelled images of `root/<class>/**`."""
+class ImageFolder(datasets.ImageFolder):
+    """The labelled images of `root/<class>/**`; `folder[i]` is (RGB image, label), which is a position in `classes`.
 
-    root: Path
-    classes: list[str]
-    paths: list[str] = field(repr=False)
-    labels: list[int] = field(repr=False)  # of the images in `paths`: positions in `classes`
-    corrected: str = ""  # what corrections.csv did, as one line to print
+    Attributes besides torchvision's `classes`, `class_to_idx`, `samples` and `targets`:
+        paths, labels: of the images, in the order of `samples`.
+        corrected: what corrections.csv did, as one line to print.
+    """
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None):
+        self._given_classes = classes
+        super().__init__(Path(root), loader=load_image)
+        self.corrected = ""
+        self.paths, self.labels = [path for path, _ in self.samples], self.targets
+
+    def find_classes(self, directory: str | os.PathLike) -> tuple[list[str], dict[str, int]]:
+        """Return the classes, by default those of `class_names`, and the label of each."""
+        names = list(self._given_classes or class_names(Path(directory)))
+        return names, {name: label for label, name in enumerate(names)}
+
+    @staticmethod
+    def make_dataset(directory: str | os.PathLike, class_to_idx: dict[str, int], **_) -> list[tuple[str, int]]:
+        """List (path, label) in torchvision's order; a class may be empty."""
+        return [
+            (path, label)
+            for class_name, label in sorted(class_to_idx.items())
+            for folder, files in sorted(walk(Path(directory, class_name)))
+            for name in sorted(files)
+            if is_image(path := os.path.join(folder, name))  # noqa: PTH118 (three times as fast as pathlib)
+        ]
+
+    def _copy(self, samples: list[tuple[str, int]]) -> "ImageFolder":
+        other = copy.copy(self)
+        other.samples = other.imgs = samples
+        other.paths, other.labels = [path for path, _ in samples], [label for _, label in samples]
+        other.targets = other.labels
+        return other
 
     def counts(self) -> dict[str, int]:
         """Return the number of images of each class."""
@@ -47,7 +72,7 @@ class ImageFolder:
 
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
         """Return the images with these indices, in this order, with all classes."""
-        return replace(self, paths=[self.paths[i] for i in indices], labels=[self.labels[i] for i in indices])
+        return self._copy([self.samples[i] for i in indices])
 
     def relative_paths(self) -> list[str]:
         """Return the images' paths relative to `root`, with forward slashes, in Unicode's composed form (NFC)."""
@@ -61,19 +86,6 @@ class ImageFolder:
         members = sorted(zip(self.relative_paths(), (classes[label] for label in self.labels), sizes, strict=True))
         content = repr((sorted(classes), members)).encode("utf-8", "surrogateescape")
         return FINGERPRINT + hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def list_images(root: Path, classes: Sequence[str] | None = None) -> ImageFolder:
-    """List the images of these classes, by default of all, in torchvision's order; a class may be empty."""
-    classes = list(classes or class_names(root))
-    samples = [
-        (path, label)
-        for name, label in sorted(zip(classes, range(len(classes)), strict=True))
-        for folder, files in sorted(walk(root / name))
-        for file in sorted(files)
-        if is_image(path := os.path.join(folder, file))  # noqa: PTH118 (three times as fast as pathlib)
-    ]
-    return ImageFolder(root, classes, [path for path, _ in samples], [label for _, label in samples])
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
@@ -127,7 +139,7 @@ def read_folder(root: Path, corrected: bool = True, classes: Sequence[str] | Non
             f"{root} has classes that the training images do not have: {theirs}. Expected {ours}. "
             "Rename or remove these folders, or name others with --data DIR."
         )
-    folder = list_images(root, classes)
+    folder = ImageFolder(root, classes)
     if not len(folder):
         raise UserError(f"{root} has no images. {expected}")
     if corrected:
@@ -149,16 +161,16 @@ def _corrected(folder: ImageFolder) -> ImageFolder:
     from classifier.data import corrections  # not at the top: few folders have them
 
     decided, remarks = corrections.of_folder(folder.root, folder.classes, folder.paths)
-    before = [folder.classes[label] for label in folder.labels]
-    names = [decided.get(path, name) for path, name in zip(folder.paths, before, strict=True)]
-    kept = [i for i, name in enumerate(names) if name]
-    relabelled, left_out = sum(names[i] != before[i] for i in kept), len(names) - len(kept)
-    said = f"corrections.csv: {relabelled:,} relabelled, {left_out:,} left out"
+    named = [(path, decided.get(path, folder.classes[label])) for path, label in folder.samples]
+    result = folder._copy([(path, folder.class_to_idx[name]) for path, name in named if name])
+    left_out, relabelled = len(folder) - len(result), len(set(result.samples) - set(folder.samples))
+    if relabelled or left_out or remarks:
+        result.corrected = f"corrections.csv: {relabelled:,} relabelled, {left_out:,} left out"
     if remarks:
-        said += f", {plural(len(remarks), 'row')} without effect ({shorten('; '.join(remarks), MAX_COLUMNS)})"
-    label_of = {name: label for label, name in enumerate(folder.classes)}
-    labels = [label_of[names[i]] for i in kept]
-    return replace(folder.subset(kept), labels=labels, corrected=said * bool(relabelled or left_out or remarks))
+        result.corrected += (
+            f", {plural(len(remarks), 'row')} without effect ({shorten('; '.join(remarks), MAX_COLUMNS)})"
+        )
+    return result
 
 
 def train_and_val(root: Path, share: float, fold: int = 1, corrected: bool = True) -> tuple[ImageFolder, ImageFolder]:

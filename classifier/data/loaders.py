@@ -35,7 +35,7 @@ class ImageDataset(Dataset):
         return len(self.folder)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | ImageError:
-        path, label = self.folder.paths[index], self.folder.labels[index]
+        path, label = self.folder.samples[index]
         try:
             return self.preprocess.read(path), label
         except ImageError as error:

@@ -102,10 +102,7 @@ def leaks(found: TrainingSet) -> list[str]:
     """Return a sentence each if test or validation images are training images, too; nothing of shards."""
     if found.is_sharded:
         return []
-    images = {
-        "test": image_folder.list_images(Path(found.root, "test"), found.training.classes),
-        "validation": found.validation,
-    }
+    images = {"test": ImageFolder(Path(found.root, "test"), found.training.classes), "validation": found.validation}
     remarks = (image_folder.leak_remark(part, images[part], found.training, found.validation) for part in images)
     return list(filter(None, remarks))
 
