@@ -57,11 +57,6 @@ def atomic_write(path: Path, mode: str = "wb", fsync: bool = True, **options) ->
             temporary.unlink()
 
 
-def lock_of(path: Path) -> Path:
-    """Return the lock file beside a file that several processes write to."""
-    return path.with_name(f".{path.name}.lock")
-
-
 def remove_leftovers(path: Path) -> None:
     """Remove what `atomic_write` of this file has left behind in killed processes; none may be writing it now."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -71,14 +66,14 @@ def remove_leftovers(path: Path) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, message: str, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold a lock for the block, so that only one process at a time runs it.
+    """Hold the lock `.<name>.lock` beside `path` for the block, so that only one process at a time writes there.
 
-    The file may stay behind: the system releases the lock of a killed process. Raises UserError with `message` where
-    another process holds the lock for `timeout` seconds, or where the folder cannot be written to.
+    The lock's file may stay behind: the system releases the lock of a killed process. Raises UserError with `message`
+    where another process holds it for `timeout` seconds, or where the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire(timeout=timeout)
     except filelock.Timeout:
         raise UserError(message) from None

@@ -17,7 +17,7 @@ from classifier.data import cache, loaders
 from classifier.data.image_folder import read_folder, split_validation
 from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
-from classifier.files import file_lock, lock_of
+from classifier.files import file_lock
 from tests.conftest import ENVIRONMENT, REPOSITORY, file_size_limit, make_images
 
 SMALL, LARGE = Preprocess(24), Preprocess(1024)  # of the large ones, five at a time are written
@@ -195,7 +195,7 @@ def test_a_fill_that_was_killed_is_redone(root, folder, workers):
 def test_another_process_that_fills_it_is_waited_for(root, folder, capsys):
     cached(folder.subset([0]))
     with ThreadPoolExecutor(1) as pool:
-        with file_lock(lock_of(file_of(root)), ""):
+        with file_lock(file_of(root), ""):
             filling = pool.submit(cached, folder)
             time.sleep(1)
             assert not filling.done()

@@ -217,7 +217,7 @@ def test_killed_with_workers_it_resumes_at_once(calm, bars, tmp_path):
 def test_a_second_run_in_the_same_place_is_refused_before_the_work(run, capsys):
     run("--epochs", 1)
     before = {file.name: file.read_bytes() for file in Path("module").glob("*.pth")}
-    with file_lock(Path("module/.run.lock"), ""):
+    with file_lock(Path("module/run"), ""):
         said = fails(run, capsys, *RESUME, "--epochs", 2)  # after some seconds
         assert "Another train.py is writing module/run.last.pth" in said and "epoch" not in said
         assert {name: Path("module", name).read_bytes() for name in before} == before

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from classifier.cli import UserError
-from classifier.files import atomic_write, file_lock, lock_of, remove_leftovers, safe_name
+from classifier.files import atomic_write, file_lock, remove_leftovers, safe_name
 from tests.conftest import ENVIRONMENT, REPOSITORY
 
 # holds a lock, prints a line, and waits
@@ -60,7 +60,7 @@ def test_what_killed_processes_leave_behind_is_removed(tmp_path):
 
 
 def test_a_lock_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
-    path = lock_of(tmp_path / "table.csv")
+    path = tmp_path / "table.csv"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"

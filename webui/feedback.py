@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from classifier.cli import UserError, no_formula
-from classifier.files import file_lock, lock_of
+from classifier.files import file_lock
 
 COLUMNS = ("time", "weights", "answer", "confidence", "truth", "sha256")
 
@@ -21,7 +21,7 @@ def record(logs: Path, image: Path, weights: str, answer: str, confidence: float
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         busy = f"{path.name} is being written by another process. Try again."
-        with file_lock(lock_of(path), busy), path.open("a", encoding="utf-8-sig", newline="") as file:
+        with file_lock(path, busy), path.open("a", encoding="utf-8-sig", newline="") as file:
             rows = csv.writer(file)
             if not file.tell():
                 rows.writerow(COLUMNS)

@@ -26,7 +26,7 @@ from classifier.data.formats import ImageError
 from classifier.data.image_folder import ImageFolder, stat_or_none
 from classifier.data.transforms import Preprocess
 from classifier.distributed import DISABLE_TQDM, LOCAL_RANK
-from classifier.files import atomic_write, file_lock, lock_of
+from classifier.files import atomic_write, file_lock
 
 VERSION = 3
 DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "avif", "libtiff")
@@ -71,13 +71,13 @@ def open_cache(
         cache.remove_unused()
         rows = cache.find(keys)
         if (rows < 0).any() and not LOCAL_RANK:
-            lock, taken = lock_of(cache.pixels), f"{cache.pixels} is being written by another process."
+            taken = f"{cache.pixels} is being written by another process."
             try:
-                with file_lock(lock, taken, timeout=0):
+                with file_lock(cache.pixels, taken, timeout=0):
                     pass
             except UserError as error:
                 print(error, "Waiting for it.", flush=True)
-            with file_lock(lock, taken, LOCK_TIMEOUT_S):
+            with file_lock(cache.pixels, taken, LOCK_TIMEOUT_S):
                 cache.fill(keys, decode)
             rows = cache.find(keys)
         if (rows < 0).any():

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 
 from classifier.cli import UserError
-from classifier.files import atomic_write, file_lock, lock_of
+from classifier.files import atomic_write, file_lock
 
 NAME = "corrections.csv"
 PARTS = ("train", "val", "test")
@@ -118,7 +118,7 @@ def record(table: Path, new: Correction, classes: Sequence[str], replaces: int =
         classes: as in `read`.
         replaces: the line of the current decision about this file and content; 0 if there is none.
     """
-    with file_lock(lock_of(table), f"{table} is being written by another process. Try again."):
+    with file_lock(table, f"{table} is being written by another process. Try again."):
         standing = read(table, classes)[0].get((new.file, new.digest))
         if replaces != (standing.line if standing else 0):
             return False

@@ -24,7 +24,7 @@ from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
 
 RESULTS = ("train", "val", "test", "rejected.csv", "duplicates.csv", "prepared.json")
-STAGING, READY, LOCK = ".preparing-", ".prepared", ".preparing.lock"
+STAGING, READY, LOCK = ".preparing-", ".prepared", "preparing"
 MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
 
 
@@ -45,7 +45,7 @@ def locked(output: Path) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):
-                (output / LOCK).unlink(missing_ok=True)
+                (output / f".{LOCK}.lock").unlink(missing_ok=True)
                 for folder in made:
                     folder.rmdir()  # only where it is empty still
 

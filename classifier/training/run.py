@@ -120,7 +120,7 @@ def open_run(description: str, argv: Sequence[str] | None, stack: contextlib.Exi
 def _lock(last_path: Path, stack: contextlib.ExitStack) -> None:
     name = last_path.name.removesuffix(LAST)
     message = f"Another train.py is writing {last_path}. Wait for it, or end it."
-    stack.enter_context(file_lock(last_path.with_name(f".{name}.lock"), message))
+    stack.enter_context(file_lock(last_path.with_name(name), message))
     remove_leftovers(last_path)
     remove_leftovers(last_path.with_name(f"{name}.pth"))
 
