@@ -62,7 +62,6 @@ def check_answer(answer: dict, probabilities: torch.Tensor) -> None:
         ("../../etc/cat.jpg", image(), {"format": "jpeg", "exif": ROTATED}),
         ("a\\b/猫 %2e.jpg", GREY, {"format": "png"}),  # of the kinds that tests/test_images.py has, the oddest
         ("我的 狗.avif", image(), {"format": "avif"}),
-        ("none", image(), {"format": "png"}),
     ],
 )
 def test_the_answer_is_the_networks_whatever_the_image_is_called(name, content, options, client, server, tmp_path):

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import torchvision
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import SHIPPED, Checkpoint, Stated
@@ -188,20 +187,13 @@ def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder, monkey
 
 
 def test_what_the_command_line_says_is_said_of_the_first_only(folder, tmp_path):
-    torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=1)  # one output: the sigmoid of the second class
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     for path in (tmp_path / "first.pth", folder / "other.pth"):
-        torch.save({"model": network.state_dict()}, path)
-    stated = Stated(image_size=64, mean=(0.4, 0.4, 0.4), classes="cat,dog")
+        torch.save({"model": Tiny(2).state_dict()}, path)
+    stated = Stated(image_size=64, classes="cat,dog")
     found = Models(folder, tmp_path / "first.pth", "cpu", "fp32", stated)
     assert {name: (one.preprocess.size, one.classes) for name, one in found.found().items()} == {
         "first": (64, ["cat", "dog"]),
         "other": (224, ["class 0", "class 1"]),
     }
-    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    loaded = found.get("first")
-    with torch.inference_mode():
-        expected = network.eval()(loaded.checkpoint.preprocess.normalize(pixels)).sigmoid().item()
-    prediction = loaded.predict(pixels)[0]
-    assert prediction.probabilities[0].tolist() == pytest.approx([1 - expected, expected], abs=1e-4)
+    assert found.get("first").checkpoint.classes == ["cat", "dog"]
