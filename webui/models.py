@@ -40,6 +40,7 @@ class Loaded:
     predict: Callable[[Tensor], tuple]
 
 
+@dataclass(frozen=True)
 class Models:
     """The .pth files in `folder`, but for those to resume from, and `first`, wherever it is, which is preselected.
 
@@ -47,16 +48,11 @@ class Models:
     has changed. Any thread may call the methods.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        first: Path | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-        stated: Stated = UNSTATED,
-    ) -> None:
-        self._folder, self._first, self._stated = folder, first, stated
-        self._device, self._precision = device, precision
+    folder: Path
+    first: Path | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    stated: Stated = UNSTATED
 
     def found(self) -> dict[str, Checkpoint | UserError]:
         """Return all .pth files by name, newest first: without weights, or why it cannot be loaded."""
@@ -81,13 +77,13 @@ class Models:
         Only those with the same classes as the newest of these compete, by the lower ends of their 95% intervals: 100%
         of 20 images promise less than 97% of 2,000. Raises UserError where no .pth can be loaded.
         """
-        if self._first:
-            return self._first.stem
+        if self.first:
+            return self.first.stem
         found = self.found()
         good = {name: checkpoint for name, checkpoint in found.items() if isinstance(checkpoint, Checkpoint)}
         if not good:
             missing = "{folder} holds no .pth yet. Train a network first: python train.py"
-            raise next(iter(found.values()), CheckpointError(missing, folder=self._folder))
+            raise next(iter(found.values()), CheckpointError(missing, folder=self.folder))
         newest = max(good.values(), key=_rank)  # of equal ranks, the first
         kind = _rank(newest), set(newest.classes)
         alike = [name for name, one in good.items() if (_rank(one), set(one.classes)) == kind]
@@ -99,16 +95,16 @@ class Models:
         if path is None:  # a path would not be looked up, whatever it is
             raise CheckpointError("There is no model called {name} here.", name=shorten(str(name)[:99], 60))
         with _computing:  # so that two requests load a network once, too
-            return _load(path, _stamp(path), self._stated_of(path), self._device, self._precision)
+            return _load(path, _stamp(path), self._stated_of(path), self.device, self.precision)
 
     def _stated_of(self, path: Path) -> Stated:
-        return self._stated if path == self._first else UNSTATED
+        return self.stated if path == self.first else UNSTATED
 
     def _paths(self) -> dict[str, Path]:
         """Return name -> file of all that may be asked for."""
-        found = {self._first.stem: self._first} if self._first else {}
-        first = self._first and self._first.resolve()
-        for path in sorted(self._folder.glob("[!.]*.pth")):
+        found = {self.first.stem: self.first} if self.first else {}
+        first = self.first and self.first.resolve()
+        for path in sorted(self.folder.glob("[!.]*.pth")):
             if not path.name.endswith(checkpoints.LAST) and path.resolve() != first:
                 found[path.as_posix() if path.stem in found else path.stem] = path
         return found
