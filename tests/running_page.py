@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -44,7 +45,9 @@ def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
 
 @contextmanager
 def running_page(folder: Path) -> Iterator[Server]:
-    """The page with two networks and a file that is none; label issues to review."""
+    """The page with two networks, that of the project and a file that is none; label issues to review."""
+    (folder / "module").mkdir()
+    shutil.copy2(APP.parent / "module" / checkpoints.SHIPPED, folder / "module")
     save_weights(folder / "module" / "other.pth", seed=1, accuracy=0.91)
     weights = save_weights(folder / "module" / "three.pth")
     (folder / "module" / "broken.pth").write_bytes(b"no weights at all")

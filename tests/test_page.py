@@ -16,11 +16,9 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from classifier.data import sample_set
 from classifier.data.images import load_image
-from tests.running_page import CLASSES, ROTATED, Server, address, app_process, image
+from tests.running_page import CLASSES, ROTATED, image
 
-SHIPPED = Path(__file__).resolve().parents[1] / "module" / "catdog-resnet18.pth"
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "images"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -258,12 +256,9 @@ def test_other_weights_and_two_side_by_side(open_page, photo):
         expect(page.locator("#about")).to_contain_text(text, timeout=15_000)
     tab(page, "One image")
     first = page.locator("#answer ol").inner_text()
-    page.locator("#weights input").click()
-    expect(page.get_by_role("option")).to_have_count(3)
-    page.get_by_role("option", name="other").click()
+    choose(page, "other")
     expect(page.locator("#answer ol")).not_to_have_text(first, use_inner_text=True)
-    page.locator("#weights input").click()
-    page.get_by_role("option", name="broken.pth is damaged").click()
+    choose(page, "broken.pth is damaged")
     expect(page.get_by_role("alert")).to_contain_text("broken.pth")
 
 
@@ -451,25 +446,17 @@ def test_paste_sources_and_copies(open_page, tmp_path):
     expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Iterator[Server]:
-    """The page of a fresh clone, in which train.py has put drawings; and a copy of them in the wrong place."""
-    folder = tmp_path_factory.mktemp("clone")
-    (folder / "module").mkdir()
-    shutil.copy(SHIPPED, folder / "module")
-    for name in ("sample", "."):
-        sample_set.unpack(folder / "dataset" / name)
-    with app_process(folder) as printed:
-        yield Server(address(printed), folder, None)
+def choose(page: Page, model: str) -> None:
+    page.locator("#weights input").click()
+    page.get_by_role("option", name=model).click()
 
 
-def test_the_first_click_and_neither_say_one_thing(browser, clone, tmp_path):
-    page = browser.new_context(locale="en-GB").new_page()
-    page.goto(clone.address)
+def test_neither_says_one_thing_everywhere(open_page, tmp_path):
+    page = open_page()
+    choose(page, "catdog-resnet18")
     expect(page.locator("#examples")).to_contain_text("Try an image of your own", timeout=20_000)
-    expect(page.locator("#examples button")).to_have_count(0)  # the weights do not know drawings
     expect(page.locator("h1")).to_have_text("Cat or dog?")
-    assert page.title() == "Cat or dog?"
+    expect(page).to_have_title("Cat or dog?")
     image((400, 300)).save(tmp_path / "ramp.png")  # neither a cat nor a dog
     upload(page, tmp_path / "ramp.png")
     answer = page.locator("#answer")
@@ -493,17 +480,20 @@ def test_the_first_click_and_neither_say_one_thing(browser, clone, tmp_path):
     expect(cells.nth(2)).to_have_text("Neither", timeout=15_000)
     expect(cells.nth(3)).to_have_text("–")
     tab(page, "Compare")
+    for name in ("three", "other", "catdog-resnet18"):
+        page.locator("#compared-weights label", has_text=name).click()
     expect(page.locator(".compared h2")).to_have_text("Neither", timeout=15_000)
     expect(page.locator(".compared .heat")).to_have_count(0)
-    page.context.close()
 
 
-def test_a_phone_is_not_told_to_drag(browser, clone):
+def test_a_phone_is_not_told_to_drag(browser, server):
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, locale="zh-CN", is_mobile=True, has_touch=True
     )
     page = context.new_page()
-    page.goto(clone.address)
+    page.goto(server.address)
+    expect(page.locator("#answer h2")).to_be_visible(timeout=20_000)
+    choose(page, "catdog-resnet18")
     expect(page.locator("#examples")).to_contain_text("试试您自己的图片", timeout=20_000)
     assert "拖" not in page.locator("#examples").inner_text()
     words = "getComputedStyle(document.querySelector('#image [data-testid=upload-text]'), '::after').content"
