@@ -37,7 +37,7 @@ from classifier.checkpoint import Checkpoint, CheckpointError, Stated
 from classifier.cli import plural, print_table, quoted, shorten
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.device import EACH, Precision, device_name, dtype_name, select_compute
+from classifier.device import Precision, device_name, dtype_name, select_compute
 from classifier.evaluation import comparison, metrics, report
 from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
@@ -185,7 +185,7 @@ def evaluate(
         **costs(checkpoint, predict, compute.device),
         "seconds": seconds,  # from files to logits: reading, decoding, resizing, network
         "milliseconds_per_picture": 1000 * seconds / len(folder),
-        "device": EACH + device_name(compute.device),
+        "device": device_name(compute.device),
         "precision": dtype_name(compute.dtype),
         "batch_size": settings.batch_size,
         "workers": settings.workers,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tyro import conf
 
 from classifier import safe_load
+from classifier.cli import shorten
 from classifier.data.transforms import NORMALIZATIONS, RESIZES, Preprocess
 from classifier.files import atomic_write
 from classifier.safe_load import CheckpointError
@@ -237,12 +238,11 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
 
     found = foreign.find(path, content)
     if found.differs and not trunk:
-        more = f"; and {len(found.differs) - 4} more" if len(found.differs) > 4 else ""
         message = (
             "{file} fits {network} but for {differences}. It cannot be used as it is; "
             "python train.py --weights {file} trains what is new and keeps the rest."
         )
-        differences = "; ".join(found.differs[:4]) + more
+        differences = shorten("; ".join(found.differs), 300)
         raise CheckpointError(message, file=path, network=found.model, differences=differences)
     weights, classes = found.state_dict, found.outputs
     if classes == 1:  # a logit z whose sigmoid is the second class's probability, which is softmax of (0, z)

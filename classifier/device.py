@@ -11,8 +11,6 @@ import torch
 from classifier.cli import UserError, plural
 from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE, broadcast_object
 
-EACH = f"{WORLD_SIZE} processes, each on " if WORLD_SIZE > 1 else ""  # before the name of a device
-
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # values of ONEDNN_MAX_CPU_ISA that take oneDNN its bfloat16 instructions
@@ -39,7 +37,7 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
 
     def __str__(self) -> str:
-        return f"{EACH}{device_name(self.device)}, {self.format} ({self.reason})"
+        return f"{device_name(self.device)}, {self.format} ({self.reason})"
 
 
 def select_compute(device: str, precision: Precision, recorded: str = "") -> Compute:
@@ -136,10 +134,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Return "NVIDIA H200", "AMD EPYC, 2 threads"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
+    """Return "NVIDIA H200", "2 processes, each on AMD EPYC, 2 threads"."""
+    name = device.type
+    if name == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif name == "cpu":
         name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "CPU")
-        return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
-    return device.type
+        name += f", {plural(torch.get_num_threads(), 'thread')}"
+    return f"{WORLD_SIZE} processes, each on {name}" if WORLD_SIZE > 1 else name

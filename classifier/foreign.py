@@ -93,7 +93,11 @@ def _fit(where: str, model: str, weights: Mapping[str, Tensor]) -> Found:
 
     own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     fits = {name: own[name] for name, shape in trunk.items() if name in own and own[name].shape == shape}
-    differs = [_difference(name, own.get(name), shape) for name, shape in trunk.items() if name not in fits]
+    differs = [
+        f"{name} is {_size(own[name].shape) if name in own else 'missing'}, expected {_size(shape)}"
+        for name, shape in trunk.items()
+        if name not in fits
+    ]
 
     *_, head_weight, head_bias = shapes
     known = {prefix + name for name in shapes if name not in (head_weight, head_bias)}
@@ -128,10 +132,6 @@ def _linear(rest: Mapping[str, Tensor], inputs: int) -> tuple[Tensor, Tensor] | 
     bias = rest.get(weight.removesuffix("weight") + "bias", torch.zeros(len(rest[weight])))
     alone = others in ([], [weight.removesuffix("weight") + "bias"]) and bias.shape == rest[weight].shape[:1]
     return (rest[weight], bias) if alone else None
-
-
-def _difference(name: str, found: Tensor | None, expected: tuple) -> str:
-    return f"{name} is {'missing' if found is None else _size(found.shape)}, expected {_size(expected)}"
 
 
 def _size(shape: tuple) -> str:

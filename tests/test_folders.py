@@ -172,7 +172,7 @@ def test_a_val_folder_is_used_where_there_is_one(root):
 
 def decide(path, decision, right="", replaces=0):
     table = corrections.table_of(path.parents[1])
-    names = (corrections.name_in(table, str(path)), corrections.digest(path).hex(), path.parent.name)
+    names = (path.relative_to(table.parent).as_posix(), corrections.digest(path).hex(), path.parent.name)
     assert corrections.record(table, corrections.Correction(*names, decision, right), ["dog two", "猫"], replaces)
 
 

@@ -130,10 +130,10 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
 
 def _read_list(path: Path, root: Path, table: Path) -> list[LabelIssue]:
     with path.open(encoding="utf-8-sig", errors=corrections.NAMES, newline="") as file:
-        rows = [(row["path"], float(row["sure"])) for row in csv.DictReader(file)]
+        rows = [(row["path"], Path(row["path"]), float(row["sure"])) for row in csv.DictReader(file)]
     return [
-        LabelIssue(name, corrections.name_in(table, name), Path(name).relative_to(root).parts[0], confidence)
-        for name, confidence in rows
+        LabelIssue(name, image.relative_to(table.parent).as_posix(), image.relative_to(root).parts[0], confidence)
+        for name, image, confidence in rows
         if name.isprintable()  # a browser cannot send others
     ]
 

@@ -44,7 +44,7 @@ def members(path: Path) -> list[tuple[tuple[str, ...], int, bool]]:
         parts = name.replace("\\", "/").split("/")
         inside = tuple(part for part in parts if part not in ("", "."))
         is_file = parts[-1] not in ("", ".")
-        is_visible = is_file and formats.are_visible(inside)
+        is_visible = is_file and all(map(formats.is_visible, inside))
         is_image = is_visible and formats.has_image_extension(inside[-1])
         message = None
         if ".." in parts or (len(parts) > 1 and not parts[0]) or re.match("[A-Za-z]:", name) or "\0" in name:

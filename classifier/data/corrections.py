@@ -53,11 +53,6 @@ def table_of(root: Path) -> Path:
     return (root.parent if root.name in PARTS else root) / NAME
 
 
-def name_in(table: Path, path: str) -> str:
-    """Return an image's name in the table."""
-    return Path(path).relative_to(table.parent).as_posix()
-
-
 def digest(path: str) -> bytes:
     """Return a hash of the file's content, 16 bytes. Raises UserError if it cannot be read."""
     try:

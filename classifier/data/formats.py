@@ -7,7 +7,7 @@ missing or unknown, and says what a file is that cannot be read.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from PIL import TiffImagePlugin
@@ -68,11 +68,6 @@ def is_image(path: str | os.PathLike) -> bool:
 def is_visible(folder: str) -> bool:
     """Whether a folder's name is neither hidden nor one of those that systems put beside images."""
     return not folder.startswith(".") and folder not in SYSTEM_FOLDERS
-
-
-def are_visible(parts: Sequence[str]) -> bool:
-    """Whether a relative path, split at its slashes, is neither hidden nor what systems put beside images."""
-    return all(map(is_visible, parts))
 
 
 def ending(name: str) -> str:

@@ -68,7 +68,10 @@ def read_list(path: Path, columns: str = "") -> list[tuple[str, str, list[Path]]
 def _cells(line: str, separator: str | None) -> list[str]:
     """Split a line; at white space only once, since paths may hold spaces."""
     read = csv.reader([line], delimiter=separator, skipinitialspace=True) if separator else [line.rsplit(None, 1)]
-    return [cell.strip() for cell in next(iter(read))]
+    try:
+        return [cell.strip() for cell in next(iter(read))]
+    except csv.Error:  # a carriage return inside the line, or 131,072 characters without a separator
+        return [line]
 
 
 def _columns(heading: Sequence[str], wanted: str) -> Iterator[tuple[tuple[int, ...], int | None]]:
