@@ -55,7 +55,7 @@ class Settings:
     class_folder: ClassFolder = "auto"
     """Which folders are the classes, where there are folders in folders and prepare.py asks."""
     columns: Annotated[str, conf.arg(metavar="PATH,CLASS")] = ""
-    """Of a list: the columns with path and class, by name or number. PATH may be of two: folder/file."""
+    """Of a list: the columns with path and class, by name or number."""
     download: bool = False
     """Get Microsoft's cats and dogs (825 MB) as the source."""
     sample: bool = False

@@ -166,7 +166,6 @@ LISTS = {  # 猫 in GBK is a valid è in UTF-8
     "windows": ("sub\\子.jpg 0\nc.jpg 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
     "class first": ("猫,c.jpg\ndog,a b.jpg\n", {"a b.jpg": "dog", "c.jpg": "猫"}),
     "more columns": (",file,Label,size\n0,c.jpg,猫,7\n1,a b.jpg,dog,7\n", {"c.jpg": "猫", "a b.jpg": "dog"}),
-    "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "./c.jpg": "dog"}),
 }
 
 
@@ -186,7 +185,6 @@ SEARCHED = {
     "dog breeds": ("id,breed\n1,cat\n2,dog\n", ["train/1.jpg", "train/2.png", "test/3.jpg"]),
     "an ending, deeper": ("image;diagnosis\n1.jpg;cat\n2.png;dog\n", ["a/images/train/1.jpg", "b/2.png", "b/2.txt"]),
     "folders in the id": ("x/1 cat\ny/1 dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
-    "a folder column": ("dir,id,label\nx,1,cat\ny,1,dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
 }
 
 
@@ -201,7 +199,33 @@ def test_files_of_a_list_are_searched_for(text, files, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("columns", ["image_id,dx", "dir/image_id,dx", "2,4", "Image_ID , DX"])
+SPLIT_COLUMNS = {  # heading, a line, --columns, the cells of the column, the parts that they mean
+    "birds": (
+        "class id,filepaths,labels,data set",
+        "0,{i}.jpg,{label},{part}",
+        "",
+        "train valid test",
+        "train val test",
+    ),
+    "one class": ("image,Set,wing", "{i}.jpg,{part},{label}", "", "TRAIN Validation TRAIN", "train val train"),
+    "--columns": ("a,b,split,id", "x,{label},{part},{i}.jpg", "id,b", "train test test", "train test test"),
+    "no parts": ("image,label,part", "{i}.jpg,{label},{part}", "", "wing head head", None),
+    "the class": ("image,a,set", "{i}.jpg,{label},{part}", "image,set", "train test test", None),
+    "only train": ("image,label,split", "{i}.jpg,{label},{part}", "", "train train train", None),
+}
+
+
+@pytest.mark.parametrize(("heading", "line", "columns", "cells", "parts"), SPLIT_COLUMNS.values(), ids=SPLIT_COLUMNS)
+def test_a_column_of_a_list_gives_the_split(heading, line, columns, cells, parts, tmp_path):
+    make_folder(tmp_path, {f"{i}.jpg": JPEG for i in range(3)})
+    lines = [line.format(i=i, label="aab"[i], part=part) for i, part in enumerate(cells.split())]
+    (tmp_path / "a.csv").write_text("\n".join([heading, *lines]))
+    result = found(tmp_path / "a.csv", tmp_path, columns=columns)
+    assert [image.split for image in result.images] == (parts.split() if parts else [None] * 3)
+    assert ["column" in note for note in result.notes] == ([True] if parts else [])
+
+
+@pytest.mark.parametrize("columns", ["image_id,dx", "2,4", "Image_ID , DX"])
 def test_columns_by_name_or_number(columns, tmp_path):
     make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(4)})
     lines = [f"all,{i},{'0' if i else 'x'},{'nv' if i % 2 else 'mel'}" for i in range(4)]

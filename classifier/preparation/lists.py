@@ -1,4 +1,4 @@
-"""Read lists of images: text or CSV files whose lines name a file and its class."""
+"""Read lists of images: text or CSV files whose lines name a file and its class, and perhaps its part of a split."""
 
 import codecs
 import csv
@@ -11,21 +11,25 @@ from classifier.cli import UserError
 from classifier.data import archives
 from classifier.data.formats import has_image_extension
 from classifier.data.images import walk
+from classifier.preparation.layout import part_names
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-FOLDERS = {"folder", "folder_name", "directory", "dir", "subfolder", "文件夹"}  # columns that begin a path
-CLASSES = {"label", "labels", "class", "class_name", "category", "target", "breed", "species", "标签", "类别"}
+# names of columns, in small letters, with a space for "_"
+CLASSES = {"label", "labels", "class", "class name", "category", "target", "breed", "species", "标签", "类别"}
+SPLITS = {"split", "set", "subset", "data set", "dataset", "partition", "part", "数据集"}
 SAMPLE = 100  # lines that show which columns hold the paths
 Find = Callable[[str], list[Path]]  # the files that a path in the list may mean
 
 
-def read_list(path: Path, columns: str = "") -> list[tuple[str, str, list[Path]]]:
-    """Return (path, class, files with that path) of each line but heading, empty lines and `#` comments.
+def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str | None, list[Path]]], str]:
+    """Return (path, class, part or None, files with that path) of each line, and the column that says the parts, or "".
+
+    Left out are the heading, empty lines and `#` comments. A part is "train", "val" or "test".
 
     Args:
         path: the list. A tab, comma, semicolon or white space separates its columns. Paths are relative to its folder;
             where none of them exists, files in all folders below are searched for, by name with or without ending.
-        columns: "PATH,CLASS", names or numbers of columns; PATH may be "folder/file". "": found by what is in them.
+        columns: "PATH,CLASS", names or numbers of columns. "": found by what is in them.
 
     Raises:
         UserError: none of the files exists, a line has no class, or it is unclear which columns these are.
@@ -36,7 +40,7 @@ def read_list(path: Path, columns: str = "") -> list[tuple[str, str, list[Path]]
     lines = [line for line in lines if line.strip() and not line.startswith("#")] or ["nothing"]
     expected = "Expected lines like 'images/1.jpg cat', with a path from the folder of the list, then a class"
     tables = [[_cells(line, separator) for line in lines] for separator in ("\t", ",", ";", None)]
-    choices = [(rows, *which) for rows in tables for which in _columns(rows[0], columns)]
+    choices = [(rows, *which) for rows in tables for which in _columns(rows, columns)]
     for make in (_as_given, _anywhere_below):
         find = make(path.resolve().parent)
         hits = [len({*filter(find, (_path(r, at) for r in t[:: len(t) // SAMPLE + 1]))}) for t, at, _ in choices]
@@ -48,21 +52,22 @@ def read_list(path: Path, columns: str = "") -> list[tuple[str, str, list[Path]]
         problem = "none of its files exists" if choices else f"no such columns: {columns}"
         raise UserError(f"{path}: {problem} (found '{lines[0][:80]}'). {expected}.")
     rows, at, label = choices[hits.index(max(hits))]  # ids are many, numbers of classes are few
-    paths = {
-        at[-1] for (table, at, _), count in zip(choices, hits, strict=True) if table is rows and count == max(hits)
-    }
-    if len(rows[0]) > len(at) and (label is None or len(paths) > 1):
+    paths = {at for (table, at, _), count in zip(choices, hits, strict=True) if table is rows and count == max(hits)}
+    if len(rows[0]) > 1 and (label is None or len(paths) > 1):
         names = ", ".join(rows[0])
         raise UserError(f"{path}: which columns hold path and class is unclear. Say --columns PATH,CLASS of {names}.")
 
+    heading, (split, parts) = rows[0], _split_column(rows)
     below = {(column, cell) for row in rows[1:] for column, cell in enumerate(row)}
-    first = _path(rows[0], at)
-    if not find(first) and not has_image_extension(first) and below.isdisjoint(enumerate(rows[0])):
-        rows = rows[1:]  # a heading: it names no image, and nothing in it comes again
+    names_image = find(_path(heading, at)) or has_image_extension(_path(heading, at))
+    if split is not None or not (names_image or below.intersection(enumerate(heading))):  # or something comes again
+        rows = rows[1:]
     for row in rows:
-        if label is None or len(row) <= max(*at, label) or not row[label] or not _path(row, at):
+        if label is None or len(row) <= max(at, label) or not row[label] or not _path(row, at):
             raise UserError(f"{path}: found '{' '.join(row)[:80]}'. {expected}.")
-    return [(name := _path(row, at), row[label], find(name)) for row in rows]
+    if split in (None, at, label):
+        return [(name := _path(row, at), row[label], None, find(name)) for row in rows], ""
+    return [(name := _path(row, at), row[label], parts[row[split]], find(name)) for row in rows], heading[split]
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
@@ -74,27 +79,41 @@ def _cells(line: str, separator: str | None) -> list[str]:
         return [line]
 
 
-def _columns(heading: Sequence[str], wanted: str) -> Iterator[tuple[tuple[int, ...], int | None]]:
-    """Yield what may be the columns (whose cells make the path, of the class or None where that is unclear)."""
-    names = [name.casefold() for name in heading]
+def _columns(rows: Sequence[Sequence[str]], wanted: str) -> Iterator[tuple[int, int | None]]:
+    """Yield what may be the columns (of the path, of the class or None where that is unclear)."""
+    names = [_plain(name) for name in rows[0]]
     if wanted:
         numbers = {str(number): number - 1 for number in range(1, len(names) + 1)}
         numbers |= {name: column for column, name in enumerate(names)}
-        paths, _, label = (part.strip() for part in wanted.casefold().rpartition(","))
-        at = [numbers.get(name) for name in [*([paths] if paths in numbers else paths.split("/")), label]]
-        if None not in at:
-            yield tuple(at[:-1]), at[-1]
+        at, label = (numbers.get(_plain(part)) for part in wanted.rpartition(",")[::2])
+        if at is not None and label is not None:
+            yield at, label
         return
-    folders = [column for column, name in enumerate(names) if name in FOLDERS]
-    every = range(len(names))
-    for at in dict.fromkeys([(*folders, i) for i in every if i not in folders] + [(i,) for i in every]):
-        rest = [column for column in every if column not in at]
+    split, _ = _split_column(rows)
+    every = [column for column in range(len(names)) if column != split]
+    for at in every:
+        rest = [column for column in every if column != at]
         named = rest if len(rest) == 1 else [column for column in rest if names[column] in CLASSES]
         yield at, named[0] if len(named) == 1 else None
 
 
-def _path(row: Sequence[str], at: Sequence[int]) -> str:
-    return "/".join(row[column] for column in at if column < len(row)).replace("\\", "/")
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("_", " ")
+
+
+def _split_column(rows: Sequence[Sequence[str]]) -> tuple[int | None, dict[str, str]]:
+    """Return the column that says the part in every row, and {its text: "train", "val" or "test"}; or None and {}."""
+    for column, name in enumerate(rows[0]):
+        if _plain(name) in SPLITS:
+            cells = {row[column] if column < len(row) else "" for row in rows[1:]}
+            parts = part_names(cells)
+            if parts.keys() == cells and {"train"} < {*parts.values()} <= {"train", "val", "test"}:
+                return column, parts
+    return None, {}
+
+
+def _path(row: Sequence[str], at: int) -> str:
+    return row[at].replace("\\", "/") if at < len(row) else ""
 
 
 def _as_given(folder: Path) -> Find:

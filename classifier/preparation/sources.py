@@ -187,17 +187,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _listed(path: Path, columns: str) -> Source:
-    folder, images = path.resolve().parent, []
-    for name, label, files in read_list(path, columns):
+    folder, found = path.resolve().parent, Source([])
+    lines, column = read_list(path, columns)
+    for name, label, part, files in lines:
         file = files[0] if len(files) == 1 else folder / name
-        image = SourceImage(name, class_name(label), None, file, None, file.stat().st_size if len(files) == 1 else 0)
+        image = SourceImage(name, class_name(label), part, file, None, file.stat().st_size if len(files) == 1 else 0)
         if not files:
             image.problem = "is missing"
         elif len(files) > 1:
             image.problem = "may be " + " or ".join(file.relative_to(folder).as_posix() for file in files[:2])
-        images.append(image)
-    found = Source(images)
-    if wrong := [image for image in images if image.problem]:
-        lines = plural(len(wrong), "line of the list has", "lines of the list have")
-        found.notes.append(f"{lines} no file, or several: {wrong[0].name} {wrong[0].problem}")
+        found.images.append(image)
+    if column:
+        found.notes.append(f"the parts are those of the list's column '{column}'")
+    if wrong := [image for image in found.images if image.problem]:
+        of_list = plural(len(wrong), "line of the list has", "lines of the list have")
+        found.notes.append(f"{of_list} no file, or several: {wrong[0].name} {wrong[0].problem}")
     return found
