@@ -21,7 +21,6 @@ PART = re.compile(
     f"|(?P<test>test(?:ing)?|holdout|测试)|(?P<unlabelled>(?:single)?pred(?:ict(?:ions?)?)?|unlabell?ed)){FILLER}"
 )
 ALSO_CLASSES = {"train", "valid"}  # beside bus, beside invalid
-NO_CLASSES = {"images", "masks", "annotations", "labels", "ground_truth", "groundtruth"}
 NUMBERED = re.compile(r"(.+?)\.\d+\.\w+")  # Kaggle's cat.0.jpg
 MAX_COLUMNS = 200  # of a list in a message
 
@@ -102,15 +101,10 @@ def _with_parts(folder: Folder, classes: ClassFolder) -> dict[int, tuple[str | N
     if not parts and not split:
         mixed = {part for name in inside for part in part_names(_words(name)).values()} if classes == "auto" else ()
         if len(mixed) > 1:
-            raise _unclear("folders whose names hold parts of a split", sorted(inside))
-        if classes == "auto" and (odd := sorted(name for name in inside if name.lower() in NO_CLASSES)):
-            raise _unclear("folders that do not sound like classes", odd)
+            raise _unclear(inside, ())
         return {index: (None, label) for index, label in _classes(folder, classes).items()}
-    if not parts and len(split) > 1:
-        raise _unclear("several folders that are divided into parts of a split", sorted(split))
-    if unclear or (len(parts) == 1 and not split):
-        beside = sorted(unclear or others)
-        raise _unclear("parts of a split", sorted(parts or split), f", beside other folders ({_shown(beside)})")
+    if unclear or (len(split) > 1 and not parts) or (len(parts) == 1 and not split):
+        raise _unclear(parts or split, unclear or others - split)
     found: dict[int, tuple[str | None, str]] = {}
     for name in sorted(parts, key=lambda name: parts[name] != "train"):  # its classes are those of the others
         known = {label for _, label in found.values()}
@@ -121,15 +115,17 @@ def _with_parts(folder: Folder, classes: ClassFolder) -> dict[int, tuple[str | N
     return found
 
 
-def _unclear(what: str, names: Sequence[str], beside: str = "") -> UserError:
+def _unclear(parts: Iterable[str], others: Iterable[str]) -> UserError:
+    beside = f", beside other folders ({_shown(others)})" if others else ""
     return UserError(
-        f"Found {what} ({_shown(names)}){beside}. Give a folder or zip that holds only what belongs together, or "
-        "rename the folders of a split to train, val and test. If each of these is a class, use --class-folder outer."
+        f"Found parts of a split ({_shown(parts)}){beside}, but not which belong together. Give a folder or zip that "
+        "holds only these, or rename the folders of a split to train, val and test. If each of these is a class, use "
+        "--class-folder outer."
     )
 
 
-def _shown(names: Sequence[str]) -> str:
-    return shorten(", ".join(names), MAX_COLUMNS)
+def _shown(names: Iterable[str]) -> str:
+    return shorten(", ".join(sorted(names)), MAX_COLUMNS)
 
 
 def _classes(folder: Folder, classes: ClassFolder, known: Iterable[str] = ()) -> dict[int, str]:
@@ -140,14 +136,13 @@ def _classes(folder: Folder, classes: ClassFolder, known: Iterable[str] = ()) ->
     below = {name: inner.unwrap().folders.keys() for name, inner in folder.folders.items()}
     copies = {name for name, names in below.items() if len(names & below.keys()) > 1}  # of everything, inside it
     times = Counter(name for label, names in below.items() if label not in copies for name in names)
-    outer = sorted(name for name, names in below.items() if len(names) > 1 and any(times[n] > 1 for n in names))
+    outer = _shown(name for name, names in below.items() if len(names) > 1 and any(times[n] > 1 for n in names))
     if outer and classes == "auto":
-        inner = sorted(name for name, count in times.items() if count > 1)
-        shown = _shown(outer), _shown(inner)
+        inner = _shown(name for name, count in times.items() if count > 1)
         raise UserError(
-            f"{shown[0]} have folders of the same names inside ({shown[1]}). If the classes are {shown[0]}, use "
-            f"--class-folder outer; if they are {shown[1]}, use --class-folder inner. Or rename the outer folders to "
-            "train, val and test if they are the parts of a split."
+            f"{outer} have folders of the same names inside ({inner}). If the classes are {outer}, use --class-folder "
+            f"outer; if they are {inner}, use --class-folder inner. Or rename the outer folders to train, val and test "
+            "if they are the parts of a split."
         )
     found = {
         index: innermost if classes == "inner" else name

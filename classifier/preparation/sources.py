@@ -156,14 +156,9 @@ def _read_zip(path: Path, scratch: Path, classes: ClassFolder) -> Source:
     check_space(scratch, 2 * infos[inner].file_size, f"unpacking {name} from {path}")
     with archives.open_member(path, inner) as member, target.open("wb") as file:
         shutil.copyfileobj(member, file, 1 << 20)
-    try:
-        deeper = _read_zip(target, scratch, classes)
-    except UserError as error:
-        raise UserError(str(error).replace(str(target), f"{path}: {name}")) from None
-    deeper.ignored += [other for other in found.ignored if other != name]
-    deeper.unlabelled += found.unlabelled
-    deeper.notes.insert(0, f"the images are those of {name} in {path.name}")
-    return deeper
+    found = _read_zip(target, scratch, classes)
+    found.notes.insert(0, f"the images are those of {name} in {path.name}")
+    return found
 
 
 def _labelled(files: list[tuple[tuple[str, ...], bool, Path, int | None, int]], classes: ClassFolder) -> Source:
