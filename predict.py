@@ -40,7 +40,7 @@ from classifier.files import class_folders
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
 from classifier.prediction.sources import UnlabelledImage
-from classifier.prediction.table import OR_ELSE, Table
+from classifier.prediction.table import Table
 
 
 @dataclass
@@ -113,11 +113,7 @@ def predict(settings: Settings) -> None:
     folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
     images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
     new = [image for name, image in images.items() if name not in table.rows]
-    recorded = table.note["format"]
-    compute = select_compute(settings.device, settings.precision, recorded)
-    if recorded not in ("", compute.format):
-        raise UserError(f"{table.path} was begun in {recorded}; this run would use {compute.format}. {OR_ELSE}")
-    table.note["format"] = compute.format
+    compute = select_compute(settings.device, settings.precision)
     outputs.print_header(checkpoint, compute)
     outputs.print_kept(table, len(images) - len(new))
 

@@ -108,9 +108,9 @@ def prepare(source: Path, settings: Settings) -> None:
     here, there = source.resolve(), output.resolve()
     if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "val", there / "test")):
         raise UserError(f"{source} overlaps with {output}, where images are written. Give another --output.")
-    options = {"test": settings.test, "shard_size": shard_size, "columns": settings.columns}
-    options |= {"class_folder": settings.class_folder} if settings.class_folder != "auto" else {}
-    options = {name: value for name, value in options.items() if value}
+    options = {"test": settings.test, "shard_size": shard_size}
+    options |= {"columns": settings.columns, "class_folder": settings.class_folder}
+    options = {name: value for name, value in options.items() if value not in (0, "", "auto")}
     mark = {"fingerprint": sources.fingerprint(source), "settings": options}
     if outputs.is_prepared(output, mark):
         print(f"{output} is prepared already, from this source with these settings. Nothing was changed.")

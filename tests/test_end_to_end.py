@@ -1,4 +1,4 @@
-"""The three scripts after one another, as a person runs them; and that all of them see the same pixels."""
+"""The scripts one after the other, as a person runs them on folders as people have them; all see the same pixels."""
 
 import json
 import shutil
@@ -21,58 +21,109 @@ from classifier.evaluation import metrics
 from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import optimize_for_inference
 from docs.drawings import draw
-from tests.conftest import run_script
+from tests.conftest import make_images, run_script
 from tests.running_page import address, app_process, image
 from tests.tiny import own_signals
 from webui.classify import classify
 from webui.models import Loaded
 
+TRAIN = ("--size", 32, "--grow-from", 1, "--epochs", 1, "--workers", 0, "--device", "cpu", "--name", "run")
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A project folder whose dataset/ holds some of the drawings."""
-    folder = tmp_path_factory.mktemp("project")
+
+def ran(name: str, *arguments: object, cwd: Path) -> str:
+    done = run_script(name, *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def read_report(folder: Path) -> dict:
+    (written,) = (folder / "logs" / "evaluate").glob("*/*/report.json")
+    return json.loads(written.read_text(encoding="utf-8"))
+
+
+def test_train_evaluate_app(tmp_path):
     for split, count in (("train", 40), ("test", 8)):
         for kind in ("cat", "dog"):
-            target = folder / "dataset" / split / kind
-            target.mkdir(parents=True)
+            (tmp_path / "dataset" / split / kind).mkdir(parents=True)
             for number in range(count):
-                draw(split, kind, number).save(target / f"{number}.png")
-    return folder
+                draw(split, kind, number).save(tmp_path / "dataset" / split / kind / f"{number}.png")
+    ran("train.py", "--epochs", 2, "--size", 64, "--batch-size", 8, "--workers", 1, "--name", "run", cwd=tmp_path)
+    ran("evaluate.py", "--precision", "fp32", "--workers", 1, cwd=tmp_path)
+    report = read_report(tmp_path)
+    test = checkpoint.load(tmp_path / "module" / "run.pth").scores["test"]
+    assert (test["accuracy"], test["count"], report["count"]) == (report["accuracy"], 16, 16)
 
-
-def test_train_evaluate_app(folder):
-    trained = run_script("train.py", "--epochs", 2, "--size", 64, "--batch-size", 8, "--workers", 1, cwd=folder)
-    assert trained.returncode == 0, trained.stderr
-    (weights,) = [path for path in (folder / "module").glob("*.pth") if not path.name.endswith(".last.pth")]
-
-    evaluated = run_script("evaluate.py", "--precision", "fp32", "--workers", 1, cwd=folder)
-    assert evaluated.returncode == 0 and evaluated.stderr == "", evaluated.stderr  # no bar and no warning in a pipe
-    (written,) = (folder / "logs" / "evaluate").glob("*/*/report.json")
-    report = json.loads(written.read_text(encoding="utf-8"))
-    assert report["count"] == 16
-    test = checkpoint.load(weights).scores["test"]
-    assert (test["accuracy"], test["count"]) == (report["accuracy"], 16)
-
-    with app_process(folder) as said:
+    with app_process(tmp_path) as said:
         client = Client(address(said), verbose=False)
-        paths = sorted((folder / "dataset" / "test").rglob("*.png"))
+        paths = sorted((tmp_path / "dataset" / "test").rglob("*.png"))
         answers = [client.predict(handle_file(path), api_name="/classify") for path in paths]
     right = sum(answer["label"] == path.parent.name for answer, path in zip(answers, paths, strict=True))
     assert right / len(paths) == report["accuracy"]  # the page answers as the evaluation did
 
 
 def test_with_no_images_at_all_the_drawings_are_learned(tmp_path):
-    flags = ("--epochs", 5, "--batch-size", 16, "--size", 64, "--grow-from", 1)
-    trained = run_script("train.py", *flags, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    assert "holds no photographs yet" in trained.stdout and "python prepare.py --download" in trained.stdout
-    assert "cat: 270 training drawings" in trained.stdout
-    evaluated = run_script("evaluate.py", "--precision", "fp32", cwd=tmp_path)
-    assert "trained on drawings" in evaluated.stdout
-    (written,) = (tmp_path / "logs" / "evaluate").glob("*/*/report.json")
-    report = json.loads(written.read_text(encoding="utf-8"))
+    said = ran("train.py", "--epochs", 5, "--batch-size", 16, "--size", 64, "--grow-from", 1, cwd=tmp_path)
+    assert "holds no photographs yet" in said and "python prepare.py --download" in said
+    assert "cat: 270 training drawings" in said
+    assert "trained on drawings" in ran("evaluate.py", "--precision", "fp32", cwd=tmp_path)
+    report = read_report(tmp_path)
     assert report["count"] == 120 and report["accuracy"] >= 0.8
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    make_images(tmp_path / "dataset" / "train", {"daisy": 12, "rose": 12, "tulip": 12})
+    return tmp_path
+
+
+def test_a_class_without_test_images_is_trained_and_evaluated_with_none(folder):
+    make_images(folder / "dataset" / "test", {"daisy": 5, "tulip": 5}, seed=1)
+    assert "python evaluate.py module/run.pth" in ran("train.py", *TRAIN, cwd=folder)
+    said = ran("evaluate.py", "module/run.pth", "--device", "cpu", cwd=folder)
+    assert "on 10 images" in said and "There are no images of rose." in said
+    (row,) = (line.split() for line in said.splitlines() if line.startswith("rose "))
+    assert row[-1] == "0" and "-" in row
+    scores = checkpoint.load(folder / "module" / "run.pth").scores["test"]
+    assert scores["count"] == 10 and "There are no images of rose." in scores["remarks"]
+
+
+def test_val_without_test_chooses_the_epoch_and_is_never_called_a_test(folder):
+    make_images(folder / "dataset" / "val", {"daisy": 4, "rose": 4, "tulip": 4}, seed=1)
+    shutil.copy(folder / "dataset/train/rose/3.png", folder / "dataset/val/rose/0.png")
+    said = ran("train.py", *TRAIN, cwd=folder)
+    assert "rose: 12 training images, 4 for validation" in said
+    leak = "1 of 12 validation images is also a training image (for example, dataset/val/rose/0.png is the same as "
+    assert leak + "dataset/train/rose/3.png)" in said
+    shutil.copy(Path(checkpoint.__file__).parents[1] / "module" / checkpoint.SHIPPED, folder / "module")
+    said = ran("evaluate.py", "module/catdog-resnet18.pth", "module/run.pth", "--device", "cpu", cwd=folder)
+    assert "dataset/val, 12 validation images of" in said and "This is no test score" in said and leak in said
+    assert "left out   module/catdog-resnet18.pth: " in said and said.endswith("python app.py module/run.pth\n")
+    assert "test" not in checkpoint.load(folder / "module" / "run.pth").scores
+
+
+def test_test_images_that_are_training_images_are_named(folder):
+    make_images(folder / "dataset" / "test", {"daisy": 5, "rose": 5, "tulip": 5}, seed=1)
+    for number in range(3):
+        shutil.copy(folder / f"dataset/train/rose/{number}.png", folder / f"dataset/test/rose/{number}.png")
+    leak = "3 of 15 test images are also training images (for example, dataset/test/rose/0.png is the same as "
+    leak += "dataset/train/rose/0.png)"
+    assert leak in ran("train.py", *TRAIN, cwd=folder)
+    assert leak in ran("evaluate.py", "--device", "cpu", cwd=folder)
+    (page,) = folder.glob("logs/evaluate/run/*/report.html")
+    assert "3 of 15 test images" in page.read_text(encoding="utf-8")
+    assert leak in checkpoint.load(folder / "module" / "run.pth").scores["test"]["remarks"][0]
+
+
+def test_a_resumed_run_whose_images_changed_or_moved_is_told_so(folder):
+    ran("train.py", *TRAIN, cwd=folder)
+    resume = ("train.py", "--resume", "module/run.last.pth", "--epochs", 2)
+    shutil.copy(folder / "dataset/train/rose/0.png", folder / "dataset/train/rose/new.png")
+    done = run_script(*resume, cwd=folder)
+    assert done.returncode == 2 and "1 image more than then" in done.stderr and "--weights module" in done.stderr
+    (folder / "dataset" / "train").rename(folder / "moved")
+    done = run_script(*resume, cwd=folder)
+    assert done.returncode == 2 and "dataset/train does not exist" in done.stderr and "--data DIR" in done.stderr
 
 
 @pytest.mark.parametrize("resize", RESIZES)
@@ -109,12 +160,12 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
         train.main([*arguments.split(), "--device", "cpu", "--precision", "fp32"])
     trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black image
 
-    folder = image_folder.read_folder(root)
+    images = image_folder.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
     assert saved.preprocess.resize == resize
     compute = select_compute("cpu", "fp32")
     seen.clear()
-    batches = loaders.loader(loaders.ImageDataset(folder, saved.preprocess), 4, workers=0)
+    batches = loaders.loader(loaders.ImageDataset(images, saved.preprocess), 4, workers=0)
     metrics.infer(
         optimize_for_inference(saved.network(), compute), loaders.on_device(batches, compute.device), saved.preprocess
     )
@@ -123,7 +174,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
 
     loaded = Loaded(saved, compute, cam_predictor(saved, compute))
     seen.clear()
-    for path in folder.paths:
+    for path in images.paths:
         classify(loaded, str(path))
     for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)

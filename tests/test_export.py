@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 import textwrap
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -97,30 +96,10 @@ def own(checkpoint: Checkpoint, images: list[Image.Image]) -> Prediction:
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_pixels_are_those_of_pillow(resize):
-    preprocess = Preprocess(SIZE, resize)
-    for shape in (
-        (97, 60),
-        (61, 130),
-        (16, 16),
-        (SIZE, SIZE),
-        (10, 15),
-        (1, 7),
-        (501, 333),
-        (48, 48),
-        (25, 900),
-        (900, 1),
-    ):
-        image = photograph(*shape)
-        found = export.resize(torch.from_numpy(np.array(image))[None], preprocess)[0]
-        assert torch.equal(found, preprocess.pixels(image).double()), shape
-
-
-@pytest.mark.parametrize("resize", RESIZES)
 def test_any_image_in_any_number(project, resize):
     checkpoint = places(Preprocess(SIZE, resize))
     session = exported(checkpoint)
-    for count, (width, height) in ((1, (97, 60)), (3, (31, 130)), (7, (SIZE, SIZE)), (1, (5, 1)), (2, (700, 401))):
+    for count, width, height in (1, 97, 60), (3, 31, 130), (7, SIZE, SIZE), (1, 5, 1), (2, 700, 401), (1, 25, 900):
         images = [photograph(width, height, seed) for seed in range(count)]
         found, expected = answers(session, images), own(checkpoint, images).probabilities.numpy()
         assert found.shape == (count, 3) and found.dtype == np.float32
@@ -156,16 +135,12 @@ def test_a_network_of_each_family(project, monkeypatch, name, capfd):
 
 
 def test_the_file_describes_itself(project):
-    test = {"accuracy": 0.75, "count": 4}
-    scores = {"test": test | {"folder": "/home/me/photos"}}
     preprocess = Preprocess(SIZE, "squash")
-    session = exported(places(preprocess, scores=scores, data={"kind": "photographs"}, temperature=3.0))
+    session = exported(places(preprocess, temperature=3.0))
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["classes"]) == CLASSES and "红" in notes["classes"]
     assert (notes["model"], notes["size"], notes["resize"]) == ("places", str(SIZE), "squash")
-    assert json.loads(notes["test"]) == test and notes["trained_on"] == "photographs"
     assert notes["sha256"] == hashlib.sha256(Path("module/places.pth").read_bytes()).hexdigest()
-    assert abs((datetime.now().astimezone() - datetime.fromisoformat(notes["created"])).total_seconds()) < 300
     assert str(REPOSITORY).encode() not in Path("module/places.onnx").read_bytes()
 
     (image,), (probabilities,) = session.get_inputs(), session.get_outputs()
@@ -187,13 +162,11 @@ def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, c
     with pytest.raises(UserError, match=r"places\.onnx exists already.*--overwrite"):
         export.main([])
     assert target.read_bytes() == b"something else"
-    export.main(["--output", "other/new.onnx"])
-    assert Path("other/new.onnx").stat().st_size > 4 * 3 * 3 * SIZE * SIZE
     export.main(["--overwrite"])
-    assert target.read_bytes() != b"something else"
+    assert target.stat().st_size > 4 * 3 * 3 * SIZE * SIZE
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert str(target) in shown and "on 16 generated images and 10 files" in shown
+    assert str(target) in shown and "on 16 generated images" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
@@ -228,28 +201,37 @@ def test_files_that_cannot_be_read_or_written_and_packages_that_are_missing(proj
     assert Path("module/places.pth").read_bytes() == before
 
 
-def kinds_of_files(folder: Path) -> None:
-    """Images of the kinds that decoders treat differently; those of the cases as well, where they are."""
-    for number, content in enumerate(export.example_files()):
-        (folder / f"{number}.png").write_bytes(content)  # whatever it is, the content decides
-    photograph(50, 40).save(folder / "photo.jpg", quality=95)
-    photograph(900, 700).save(folder / "large.jpg")
-    photograph(60, 40).convert("L").save(
-        folder / "grey.png", transparency=int(np.asarray(photograph(60, 40).convert("L"))[0, 0])
-    )
-    photograph(60, 40).convert("CMYK").save(folder / "printer.jpg", icc_profile=b"profile" * 40)
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        photograph(60, 40).save(folder / f"turned{orientation}.webp", exif=exif)
-    for name in (
+def write_kinds(folder: Path) -> None:
+    """Write images of the kinds that decoders treat differently; those of the cases as well, where they are."""
+    rgba, turned = photograph(60, 40).convert("RGBA"), Image.Exif()
+    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
+    grey = Image.fromarray(np.asarray(rgba.convert("L")).astype(np.uint16) * 257)
+    turned[0x0112] = 6
+    for name, image, options in (
+        ("photo.jpg", rgba.convert("RGB"), {"quality": 95}),
+        ("large.jpg", photograph(900, 700), {}),
+        ("turned.jpg", rgba.convert("RGB"), {"exif": turned}),
+        ("turned.webp", rgba, {"exif": turned, "lossless": True}),
+        ("cmyk.jpg", rgba.convert("CMYK"), {}),
+        ("printer.jpg", rgba.convert("CMYK"), {"icc_profile": b"profile" * 40}),
+        ("deep.png", grey, {}),
+        ("deep transparent.png", grey, {"transparency": grey.getpixel((0, 0))}),
+        ("grey transparent.png", rgba.convert("L"), {"transparency": rgba.convert("L").getpixel((0, 0))}),
+        ("grey with alpha.png", rgba.convert("LA"), {}),
+        ("alpha.png", rgba, {}),
+        ("palette.png", rgba.convert("P"), {"transparency": 3}),
+        ("palette.gif", rgba.convert("P"), {"transparency": 3}),
+        ("bits.png", rgba.convert("1"), {}),
+    ):
+        image.save(folder / name, **options)
+    for name in [
         "i16.png",
         "rgba.png",
         "la.png",
         "hopper_orientation_6.webp",
         "xmp_tags_orientation.png",
         "i_trns.png",
-    ):
+    ]:
         if (CASES / name).exists():
             shutil.copy(CASES / name, folder)
 
@@ -261,16 +243,16 @@ def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     heading, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
     words = [line.split()[0] for line in heading.splitlines() if line]
-    assert words == ["weights", "network", "written", "checked", "probabilities", "To"]
+    assert words == ["weights", "network", "written", "checked", "To"]
 
     (tmp_path / "images").mkdir()
-    kinds_of_files(tmp_path / "images")
+    write_kinds(tmp_path / "images")
     labelled = run_script("predict.py", "images", "--device", "cpu", "--precision", "fp32", cwd=tmp_path)
     assert labelled.returncode == 0, labelled.stderr
     with (tmp_path / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     files = [tmp_path / row["path"] for row in rows]
-    assert len(files) >= 20
+    assert len(files) >= 14
     code = textwrap.dedent(snippet)
     prepared, asked = code[: code.index("(probabilities,)")], code[code.index("(probabilities,)") :]
     loop = (

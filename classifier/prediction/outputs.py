@@ -48,13 +48,8 @@ def print_kept(table: Table, count: int) -> None:
     """Print how many rows of an earlier run stand for images named today (`count`), and how many were removed."""
     if count:
         print(f"kept       {plural(count, 'row')} in {table.path}")
-    if table.gone:
-        print(f"removed    {plural(table.gone, 'row of a file that is gone', 'rows of files that are gone')}")
-    if table.changed:
-        print(f"removed    {plural(table.changed, 'row of a changed file', 'rows of changed files')}")
-    if table.by_time:
-        rows = plural(table.by_time, "row has", "rows have")
-        print(f"           {rows} no record of the file's size and time: files newer than the table count as changed")
+    if table.removed:
+        print(f"removed    {plural(table.removed, 'row')} of files that are gone or have changed")
     sys.stdout.flush()
 
 

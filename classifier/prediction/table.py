@@ -22,7 +22,7 @@ OR_ELSE = "Choose another --output, or start over with --restart."
 
 
 class Table:
-    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, number format, state of files.
+    """A CSV file with a row per image, and beside it a note, <name>.csv.json: weights, state of files.
 
     `rows` maps the `key` of a path to its row: path, class ("" where the image cannot be read), probabilities, note.
     """
@@ -31,9 +31,9 @@ class Table:
         self.path, self.note_path = path, path.with_name(path.name + ".json")
         self.sheet, self.submission = path.with_suffix(".png"), path.with_suffix(".kaggle.csv")  # made of it
         self.columns = ["path", "class", *(f"P({name})" for name in checkpoint.classes), "note"]
-        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "format": "", "files": {}}
+        self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "files": {}}
         self.rows: dict[str, list[str]] = {}
-        self.gone = self.changed = self.by_time = 0  # rows removed, or judged by the time of the table
+        self.removed = 0  # rows of files that are gone or have changed
         self._rewrite = self._has_begun = False
 
     def resume(self, images: Mapping[str, UnlabelledImage], restart: bool) -> None:
@@ -44,8 +44,7 @@ class Table:
         """
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
-            name, weights, number_format = (note[field] for field in ("name", "weights", "format"))
-            recorded = dict(note.get("files", {}))
+            name, weights, recorded = note["name"], note["weights"], dict(note.get("files", {}))
         except (OSError, ValueError, TypeError, KeyError):  # no note, or one of another program
             files = (self.path, self.sheet, self.submission, self.note_path)
             if other := next(filter(os.path.lexists, files), None):
@@ -64,9 +63,12 @@ class Table:
                     f"{self.path} holds predictions of {name} as it was then, not of {self.note['name']}. {OR_ELSE}"
                 )
             rows = self._parse(content[:end])
-            self._keep(rows, images, recorded)
-            self._rewrite = end < len(content) or len(self.rows) < len(rows)
-            self.note["format"] = number_format if self.rows else ""
+            known = find_again(row[0] for name, row in rows.items() if name not in images) | dict(images)
+            for name, row in rows.items():
+                if name in known and recorded.get(name, "") == (stamp := known[name].stamp()):
+                    self.rows[name], self.note["files"][name] = row, stamp
+            self.removed = len(rows) - len(self.rows)
+            self._rewrite = end < len(content) or self.removed > 0
         # before the images are read: one that changes meanwhile is labelled again the next time
         self.note["files"] |= {name: image.stamp() for name, image in images.items() if name not in self.rows}
 
@@ -78,25 +80,6 @@ class Table:
         except (csv.Error, ValueError):
             raise UserError(f"{self.path} has been changed since predict.py wrote it. {OR_ELSE}") from None
         return {key(row[0]): row for row in rows}
-
-    def _keep(self, rows: dict[str, list[str]], images: Mapping[str, UnlabelledImage], recorded: dict) -> None:
-        """Keep the rows whose image has the stamp that is `recorded` or, where none is, is not newer than the table."""
-        written = self.path.stat().st_mtime
-        known = find_again(row[0] for name, row in rows.items() if name not in images) | dict(images)
-        for name, row in rows.items():
-            if name not in known:
-                self.gone += 1
-                continue
-            stamp = known[name].stamp()
-            if name in recorded:
-                is_same = stamp == recorded[name]
-            else:
-                self.by_time += 1
-                is_same = stamp is not None and Path(known[name].file).stat().st_mtime <= written
-            if is_same:
-                self.rows[name], self.note["files"][name] = row, stamp
-            else:
-                self.changed += 1
 
     def append(self, rows: Iterable[list[str]]) -> None:
         """Add rows; when this returns, they outlive the process. The first call removes what `resume` did not keep.

@@ -39,25 +39,25 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     lines = [line.strip("\r ") for line in raw.decode(encoding, "replace").removeprefix("\ufeff").split("\n")]
     lines = [line for line in lines if line.strip() and not line.startswith("#")] or ["nothing"]
     expected = "Expected lines like 'images/1.jpg cat', with a path from the folder of the list, then a class"
-    tables = [[_cells(line, separator) for line in lines] for separator in ("\t", ",", ";", None)]
-    choices = [(rows, *which) for rows in tables for which in _columns(rows, columns)]
+    separator = next((mark for mark in "\t;," if sum(mark in line for line in lines) > len(lines) / 2), None)
+    rows = [_cells(line, separator) for line in lines]
+    heading, (split, parts) = rows[0], _split_column(rows)
+    choices = list(_columns(heading, columns, split))
     for make in (_as_given, _anywhere_below):
         find = make(path.resolve().parent)
-        hits = [len({*filter(find, (_path(r, at) for r in t[:: len(t) // SAMPLE + 1]))}) for t, at, _ in choices]
+        sample = rows[:: len(rows) // SAMPLE + 1]
+        hits = [len({*filter(find, (_path(row, at) for row in sample))}) for at, _ in choices]
         if any(hits):
             break
     else:
-        widest = max((rows[0] for rows in tables), key=len)
-        expected = f"Its columns: {', '.join(widest)}" if columns else f"{expected}, or --columns PATH,CLASS"
+        expected = f"Its columns: {', '.join(heading)}" if columns else f"{expected}, or --columns PATH,CLASS"
         problem = "none of its files exists" if choices else f"no such columns: {columns}"
         raise UserError(f"{path}: {problem} (found '{lines[0][:80]}'). {expected}.")
-    rows, at, label = choices[hits.index(max(hits))]  # ids are many, numbers of classes are few
-    paths = {at for (table, at, _), count in zip(choices, hits, strict=True) if table is rows and count == max(hits)}
-    if len(rows[0]) > 1 and (label is None or len(paths) > 1):
-        names = ", ".join(rows[0])
+    at, label = choices[hits.index(max(hits))]  # ids are many, numbers of classes are few
+    if len(heading) > 1 and (label is None or hits.count(max(hits)) > 1):
+        names = ", ".join(heading)
         raise UserError(f"{path}: which columns hold path and class is unclear. Say --columns PATH,CLASS of {names}.")
 
-    heading, (split, parts) = rows[0], _split_column(rows)
     below = {(column, cell) for row in rows[1:] for column, cell in enumerate(row)}
     names_image = find(_path(heading, at)) or has_image_extension(_path(heading, at))
     if split is not None or not (names_image or below.intersection(enumerate(heading))):  # or something comes again
@@ -79,9 +79,9 @@ def _cells(line: str, separator: str | None) -> list[str]:
         return [line]
 
 
-def _columns(rows: Sequence[Sequence[str]], wanted: str) -> Iterator[tuple[int, int | None]]:
+def _columns(heading: Sequence[str], wanted: str, split: int | None) -> Iterator[tuple[int, int | None]]:
     """Yield what may be the columns (of the path, of the class or None where that is unclear)."""
-    names = [_plain(name) for name in rows[0]]
+    names = [_plain(name) for name in heading]
     if wanted:
         numbers = {str(number): number - 1 for number in range(1, len(names) + 1)}
         numbers |= {name: column for column, name in enumerate(names)}
@@ -89,7 +89,6 @@ def _columns(rows: Sequence[Sequence[str]], wanted: str) -> Iterator[tuple[int, 
         if at is not None and label is not None:
             yield at, label
         return
-    split, _ = _split_column(rows)
     every = [column for column in range(len(names)) if column != split]
     for at in every:
         rest = [column for column in every if column != at]
