@@ -148,9 +148,15 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
             super().__init__()
             self.fc = torch.nn.Linear(3, num_classes)
 
-        def forward(self, x):
+        def forward_features(self, x):
             seen.extend(x.detach().clone())
-            return self.fc(x.mean(dim=(2, 3)))
+            return x
+
+        def forward_head(self, features):
+            return self.fc(features.mean(dim=(2, 3)))
+
+        def forward(self, x):
+            return self.forward_head(self.forward_features(x))
 
     monkeypatch.setitem(zoo.MODELS, "resnet18", Notes)
     monkeypatch.chdir(tmp_path)
@@ -178,7 +184,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
         classify(loaded, str(path))
     for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)
-    assert len(trained) == 6  # four to train with, two to validate with
+    assert len(trained) == 12  # four to train with, two to validate with, and all again for what is unlike them
     for x in trained:
         assert any(torch.equal(x, other) for other in evaluated)
     assert len({x.numpy().tobytes() for x in trained}) == 3
