@@ -61,3 +61,4 @@ def test_of_120_classes_the_lowest_are_printed(capsys):
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "of 120 with the lowest recall" in line)
     assert [line[:8] for line in lines[start + 2 : start + 4]] == ["class 7 ", "class 33"] and len(lines) < 40
+    assert "class 7 predicted as class 33: 1" in lines

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch import nn
 
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import SHIPPED, Checkpoint, Stated
@@ -173,6 +174,17 @@ def test_no_name_is_a_path(folder, tmp_path):
         with pytest.raises(UserError, match="There is no model called") as caught:
             models(folder).get(name)
         assert len(str(caught.value)) < 120
+
+
+def test_a_network_of_ones_own_needs_no_more_than_forward(folder, monkeypatch):
+    class Own(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.mean((2, 3)))
+
+    monkeypatch.setitem(MODELS, "tiny", lambda num_classes=1000: Own(3, num_classes))
+    save(folder / "run.pth")
+    prediction, maps = models(folder).get("run").predict(PIXELS)
+    assert prediction.logits.shape == (1, 2) and not maps.any()
 
 
 def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder, monkeypatch):

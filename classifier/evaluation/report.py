@@ -77,6 +77,10 @@ def print_scores(report: dict) -> None:
         shares = ("-" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1"))
         table.append((shorten(row["class"], 30), *shares, f"{row['count']:,}"))
     print_table(table)
+    if confusions := metrics.confusions(report["confusion_matrix"], report["classes"], MAX_ROWS):
+        print("\nmost frequent confusions")
+    for label, answer, count, _ in confusions:
+        print(f"{shorten(label, 30)} predicted as {shorten(answer, 30)}: {count:,}")
 
 
 def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:

@@ -23,7 +23,13 @@ from torch import Tensor
 from classifier.checkpoint import Checkpoint
 from classifier.data.transforms import Preprocess
 from classifier.device import Compute
-from classifier.inference.predictor import Prediction, check_ood_stats, prediction_from_logits, with_features
+from classifier.inference.predictor import (
+    Prediction,
+    build_predictor,
+    check_ood_stats,
+    prediction_from_logits,
+    with_features,
+)
 
 MAX_CLASSES = 10  # of an image that get a map
 OVERLAY_SIDE = 160  # pixels; maps have 6 to 8 places along a side, so that more would show nothing more
@@ -39,10 +45,15 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
 
     Maps are (N, classes, h, w) float32 on the CPU, h and w being those of the last feature map, in logits: by how much
     the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Only the
-    10 most probable classes have one; the maps of the others are 0. Raises CheckpointError for damaged OOD statistics.
+    10 most probable classes have one; the maps of the others are 0, and all maps of a network without
+    `forward_features`. Raises CheckpointError for damaged OOD statistics.
     """
     check_ood_stats(checkpoint)
-    forward = with_features(checkpoint.network(), compute)
+    network = checkpoint.network()
+    if not hasattr(network, "forward_features"):  # a network of the user's own
+        predict = build_predictor(checkpoint, compute)
+        return lambda images: (predict(images), torch.zeros(len(images), len(checkpoint.classes), 1, 1))
+    forward = with_features(network, compute)
 
     def predict_with_maps(images: Tensor) -> tuple[Prediction, Tensor]:
         logits, features, last_map = forward(checkpoint.preprocess.normalize(images))
