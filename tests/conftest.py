@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def file_size_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def soon_and_small() -> Iterator[None]:
+    """Fails where the block computes for 20 seconds, or the process grows by 1.5 GB."""
+    resource = pytest.importorskip("resource", reason="Windows does not tell how much memory was taken")
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    yield
+    assert time.process_time() - begun < 20
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit < 1500
 
 
 def make_images(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:

@@ -5,8 +5,6 @@ import os
 import pickle
 import random
 import shutil
-import sys
-import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import nn
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.data.transforms import Preprocess
-from tests.conftest import REPOSITORY, file_size_limit
+from tests.conftest import REPOSITORY, file_size_limit, soon_and_small
 from zoo import MODELS
 
 
@@ -208,16 +206,6 @@ def test_values_of_any_kind_are_refused_in_one_line(saved, key):
         if (key, type(value)) not in {("temperature", float), ("settings", dict), ("resume", dict), ("data", dict)}:
             torch.save(content | {key: value}, saved)
             assert len(refused(saved)) < 1000
-
-
-@contextlib.contextmanager
-def soon_and_small():
-    resource = pytest.importorskip("resource")  # Windows does not tell how much memory was taken
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    yield
-    assert time.process_time() - begun < 20
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit < 1500
 
 
 def nested(kind, depth, width=1):
