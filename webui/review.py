@@ -11,6 +11,7 @@ from typing import NamedTuple
 import gradio as gr
 from PIL import ImageOps
 
+from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError, quoted
 from classifier.data import corrections
 from classifier.data.corrections import KEEP, LEAVE_OUT, RELABEL, UNDONE, Correction
@@ -45,7 +46,7 @@ class Review:
 
     def __init__(self, loaded: Loaded, logs: Path):
         self.loaded = loaded
-        self.root, found = label_issues(loaded.checkpoint.path, logs)
+        self.root, found = label_issues(loaded.checkpoint, logs)
         if self.root:
             self.table, self.classes = corrections.table_of(self.root), class_names(self.root)
         found.sort(key=lambda issue: -issue.confidence)
@@ -106,8 +107,8 @@ class Review:
         self.issue, self.choices = issue, [(name, keys.get(name, "")) for name in names if name != issue.label]
 
 
-def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssue]]:
-    """Return the folder of the newest suspects.csv of a .pth, and all issues in it.
+def label_issues(checkpoint: Checkpoint, logs: Path) -> tuple[Path | None, list[LabelIssue]]:
+    """Return the folder of the newest suspects.csv of a .pth or of a cross-validation, and all issues in it.
 
     Issues in the newest list of another part (test, val) of the same data set are included.
     """
@@ -115,10 +116,14 @@ def label_issues(weights: Path, logs: Path) -> tuple[Path | None, list[LabelIssu
     for path in sorted(logs.glob("evaluate/*/[!.]*/suspects.csv"), key=lambda path: path.parent.name, reverse=True):
         try:
             report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
-            root, part, of_weights = Path(report["folder"]), report.get("part", "test"), Path(report["weights"])
+            root, part, weights = Path(report["folder"]), report.get("part", "test"), report["weights"]
             table = corrections.table_of(root)
             other_data = newest and corrections.table_of(newest) != table
-            if of_weights.resolve() != weights.resolve() or part in parts or other_data:
+            if weights:
+                is_own = Path(weights).resolve() == checkpoint.path.resolve()
+            else:  # a cross-validation, which leaves no weights
+                is_own = report["classes"] == checkpoint.classes
+            if not is_own or part in parts or other_data:
                 continue
             issues += _read_list(path, root, table)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:

@@ -3,7 +3,8 @@
 import copy
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,16 @@ from tqdm import tqdm
 
 from classifier import distributed
 from classifier.cli import plural
-from classifier.data import loaders
-from classifier.data.transforms import Preprocess
-from classifier.device import Compute
+from classifier.data.image_folder import ImageFolder
+from classifier.data.loaders import ImageDataset, loader, on_device
+from classifier.data.transforms import NORMALIZATIONS, Preprocess
+from classifier.device import Compute, select_compute
 from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
+from classifier.training import pretrained
+from classifier.training.config import IMAGENET, LARGEST_BATCH, TrainConfig, parse_config
 from classifier.training.datasets import Loaders
+from zoo import MODELS
 
 # The inverse of the L2 penalty, scikit-learn's C, to choose from. Small ones first: each fit begins at the one before.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -60,10 +65,8 @@ def features(
     trunk = copy.deepcopy(model)
     head = last_layer(trunk)
     trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is head), nn.Identity())
-    bar = tqdm(
-        loaders.on_device(batches, compute.device), desc="features", leave=False, disable=distributed.DISABLE_TQDM
-    )
-    own = metrics.infer(optimize_for_inference(trunk, compute), bar, preprocess)
+    bar = tqdm(batches, desc="features", unit="batch", leave=False, disable=distributed.DISABLE_TQDM)
+    own = metrics.infer(optimize_for_inference(trunk, compute), on_device(bar, compute.device), preprocess)
     x, labels = map(torch.cat, zip(*distributed.all_gather_object(own), strict=True))
     return x, labels
 
@@ -99,3 +102,23 @@ def fit(x: Tensor, labels: Tensor, strengths: Iterable[float], class_weights: Te
         layer.load_state_dict({"weight": weight / scale, "bias": bias})
         layers.append(layer)
     return layers
+
+
+# ---- for tools/: questions that features answer in seconds
+
+
+def parse(description: str, argv: Sequence[str]) -> TrainConfig:
+    """Return the command line of train.py with --freeze, and without --weights with ImageNet's EfficientNet-Lite0."""
+    network = () if "--weights" in argv else ("--model", "efficientnet_lite0", "--weights", IMAGENET)
+    return parse_config(description, [*network, "--freeze", *argv])
+
+
+def features_of(cfg: TrainConfig, folders: Sequence[ImageFolder]) -> list[tuple[Tensor, Tensor]]:
+    """Return the features (N, D) of the images of each folder, and their labels (N,). Raises ImageError."""
+    compute, classes = select_compute(cfg.device, cfg.precision), folders[0].classes
+    model = MODELS[cfg.model](num_classes=len(classes))
+    known = pretrained.load(model, cfg, classes).preprocess
+    model = model.to(compute.device, memory_format=compute.memory_format)
+    preprocess = replace(NORMALIZATIONS.get(cfg.normalize, known), size=cfg.size, resize=cfg.resize)
+    datasets = (ImageDataset(folder, preprocess) for folder in folders)
+    return [features(model, loader(images, LARGEST_BATCH, cfg.workers), preprocess, compute) for images in datasets]

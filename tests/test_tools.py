@@ -1,0 +1,120 @@
+"""tools/: a learning rate, a learning curve, cross-validation."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from classifier import checkpoint
+from classifier.checkpoint import Checkpoint
+from classifier.data.transforms import Preprocess
+from tests.conftest import run_script
+from tools import learning_curve
+from webui.review import label_issues
+from zoo import MODELS
+
+
+@pytest.fixture
+def trunk(tmp_path):
+    """Flags for a frozen network with random weights, which tells the bars apart by chance of its many features."""
+    torch.manual_seed(0)
+    saved = Checkpoint("resnet18", ["a", "b", "c"], Preprocess(32), MODELS["resnet18"](num_classes=3).state_dict())
+    checkpoint.save(saved, tmp_path / "trunk.pth")
+    return "--weights", tmp_path / "trunk.pth", "--size", 32, "--workers", 0, "--device", "cpu"
+
+
+def rows_of(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_find_lr_suggests_a_rate_and_leaves_nothing(bars, tmp_path):
+    flags = ("--data", bars, "--size", 32, "--batch-size", 16, "--workers", 0, "--device", "cpu")
+    done = run_script("tools/find_lr.py", *flags, cwd=tmp_path)
+    assert done.returncode == 0 and "smoothed loss" in done.stdout, done.stderr
+    said, _, rate = done.stdout.splitlines()[-1].partition("python train.py --lr ")
+    assert "a tenth of the rate" in said and 1e-5 < float(rate) < 0.1
+    assert not list(tmp_path.iterdir())
+
+
+# ---- learning curve
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(0.015, 0.15, 0.7), (0, 0.4, 0.3), (0.2, 0, 1)])
+def test_an_extrapolation_holds_what_comes_and_does_not_promise_more(a, b, c):
+    random, sizes, future = np.random.default_rng(0), [5, 10, 20, 50, 100], [200, 400]
+    rates = a + b * np.array(sizes, float) ** -c
+    wrong = random.random((len(sizes), 8, 2000)) < rates[:, None, None]
+    expected, low, high = learning_curve.extrapolate(sizes, wrong, future)
+    truth = 1 - (a + b * np.array(future, float) ** -c)
+    assert (low <= truth).all() and (truth <= high).all() and (low <= expected).all() and (expected <= high).all()
+    assert (high - low < 0.05).all()
+
+
+def test_more_images_make_fewer_errors():
+    torch.manual_seed(0)
+    labels, direction = torch.arange(600) % 3, torch.randn(3, 30)
+    x = 0.5 * direction[labels] + torch.randn(600, 30)
+    training, scored = (x[:300], labels[:300]), (x[300:], labels[300:])
+    few, many = (learning_curve.errors(training, scored, size) for size in (5, 100))
+    assert few.shape == (learning_curve.DRAWS, 300) and 0.02 < many.mean() < few.mean() - 0.05
+    assert (few == learning_curve.errors(training, scored, 5)).all()  # the same draws each time
+
+
+def test_a_learning_curve_of_a_folder(bars, trunk, tmp_path):
+    done = run_script("tools/learning_curve.py", "--data", bars, *trunk, cwd=tmp_path)
+    assert done.returncode == 0 and "accuracy on 24 test images of a frozen resnet18, 8 draws each" in done.stdout, done
+    rows = rows_of(tmp_path / "logs/learning-curve/curve.csv")
+    assert [int(row["images per class"]) for row in rows] == [3, 5, 10, 20, 36, 72, 144]
+    assert all(0 <= float(row["from"]) <= float(row["accuracy"]) <= float(row["to"]) <= 1 for row in rows)
+    assert "72 *" in done.stdout and (tmp_path / "logs/learning-curve/curve.png").is_file()
+
+
+def test_too_few_images_for_a_curve(bars, trunk, tmp_path):
+    shutil.copytree(bars, tmp_path / "few")
+    for file in [*(tmp_path / "few/train").glob("*/?[0-9].png")]:
+        file.unlink()
+    done = run_script("tools/learning_curve.py", "--data", "few", *trunk, cwd=tmp_path)
+    assert done.returncode == 2 and "has 9 training images; a curve needs at least 11" in done.stderr
+
+
+# ---- cross-validation
+
+
+def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_path):
+    data = shutil.copytree(bars, tmp_path / "data")
+    (data / "train/across/0.png").rename(data / "train/down/wrong.png")
+    done = run_script("tools/cross_validate.py", "--folds", 4, "--data", "data", *trunk, "--freeze", cwd=tmp_path)
+    assert done.returncode == 0 and "fold 4/4" in done.stdout, done.stderr
+    (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
+    predicted = [Path(row["path"]).relative_to("data") for row in rows_of(report / "predictions.csv")]
+    assert sorted(predicted) == sorted(path.relative_to(data) for path in (data / "train").glob("*/*.png"))
+    assert "down/wrong.png" in (report / "suspects.csv").read_text(encoding="utf-8-sig")
+    assert "predicts the fold that it has not learned from" in (report / "report.html").read_text(encoding="utf-8")
+    known = Checkpoint("resnet18", ["across", "down"], Preprocess(32), {}, path=tmp_path / "any.pth")
+    os.chdir(tmp_path)  # paths in reports are relative
+    assert "train/down/wrong.png" in [issue.file for issue in label_issues(known, Path("logs"))[1]]
+    known.classes = ["ant", "bee"]
+    assert label_issues(known, Path("logs")) == (None, [])
+
+
+def test_folds_of_whole_trainings(bars, tmp_path):
+    flags = ("--data", bars, "--model", "resnet18", "--epochs", 1, "--size", 32, "--workers", 0, "--device", "cpu")
+    done = run_script("tools/cross_validate.py", "--folds", 2, *flags, cwd=tmp_path)
+    assert done.returncode == 0 and "fold 2/2" in done.stdout, done.stderr
+    runs = [checkpoint.load(tmp_path / f"module/fold-{number}-of-2.pth") for number in (1, 2)]
+    assert [(run.settings["val"], run.settings["fold"], run.data["val"]) for run in runs] == [
+        (0.5, 1, 40),
+        (0.5, 2, 40),
+    ]
+    (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
+    assert len(rows_of(report / "predictions.csv")) == 80
+
+
+def test_folds_that_cannot_be_made(bars, tmp_path):
+    done = run_script("tools/cross_validate.py", "--folds", 1, "--data", bars, cwd=tmp_path)
+    assert done.returncode == 2 and "--folds is 1; expected 2 to 100" in done.stderr
