@@ -157,7 +157,7 @@ def test_what_pillow_reads_wrongly_or_in_part_is_refused(data, reason):
         load_image(data)
 
 
-@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
 def test_a_jpeg_that_lacks_only_its_end_marker_has_every_pixel(options):
     data = encode(photograph(), "JPEG", **options)
     for whole in (data[:-2], data[:-1], data + b"trailer"):

@@ -96,11 +96,24 @@ def _decode_jpeg(image: Image.Image, stream: BinaryIO, side: int) -> None:
     has_end = ends or END in content[start:]
     if in_one_scan and (ends or not has_end):
         image.fp = _WithoutEnd(stream, size - 2 * ends)
+    elif not has_end:
+        image.fp = io.BytesIO(content + END)
     if side:
         image.draft(None, (2 * side, 2 * side))
     image.load()
-    if not has_end and not (in_one_scan and _is_determined(content)):
+    if not has_end and not (_has_all_scans(content[start:], image.layers) and _is_determined(content)):
         raise incomplete()
+
+
+def _has_all_scans(content: bytes, layers: int) -> bool:
+    """Whether the scans, from the header of the first, hold every coefficient of every channel to its last bit."""
+    found = set()
+    for header in content.split(SCAN):
+        channels = header[3 : 3 + 2 * header[2] : 2]
+        first, last, precision = header[3 + 2 * header[2] :][:3]
+        if precision & 15 == 0:
+            found |= {(channel, coefficient) for channel in channels for coefficient in range(first, last + 1)}
+    return len(found) == 64 * layers
 
 
 def _is_determined(content: bytes) -> bool:
