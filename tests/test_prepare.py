@@ -210,7 +210,7 @@ def test_a_list_without_endings(run, tmp_path):
     assert counts(tmp_path / "dataset") == {"train": {"beagle": 4, "pug": 3}, "test": {"beagle": 1, "pug": 1}}
     assert {path.suffix for path in (tmp_path / "dataset").rglob("*/*/*")} == {".jpg"}
     assert printed[4:6] == [
-        "- 1 line of the list has no file, or several: 009 is missing",
+        "- 1 line of the list cannot be used: 009 is missing",
         "- 1 unreadable image: rejected.csv",
     ]
     with pytest.raises(UserError, match=r"with --test 0\.1 --columns id,breed"):

@@ -211,6 +211,13 @@ def test_a_column_of_a_list_gives_the_split(heading, line, columns, cells, parts
     assert ["column" in note for note in result.notes] == ([True] if parts else [])
 
 
+def test_a_line_of_no_part_is_not_used(tmp_path):
+    make_folder(tmp_path, {f"{i}.jpg": JPEG for i in range(4)})
+    (tmp_path / "a.csv").write_text("file,label,split\n0.jpg,a,train\n1.jpg,b,\n2.jpg,b,extra\n3.jpg,b,test\n")
+    images = found(tmp_path / "a.csv", tmp_path).images
+    assert [image.problem for image in images] == ["", *["is of no part: see the column 'split'"] * 2, ""]
+
+
 @pytest.mark.parametrize("columns", ["image_id,dx", "2,4", "Image_ID , DX"])
 def test_columns_by_name_or_number(columns, tmp_path):
     make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(4)})
@@ -239,7 +246,7 @@ def test_a_list_with_missing_and_ambiguous_files(tmp_path):
     source.write_text("1 cat\n2 cat\n3 dog\ngone/4 dog\n" + "x" * 300 + " dog\n")
     result = found(source, tmp_path)
     assert [image.problem for image in result.images] == ["may be x/1.jpg or y/1.jpg", "", "", *["is missing"] * 2]
-    assert result.notes == ["3 lines of the list have no file, or several: 1 may be x/1.jpg or y/1.jpg"]
+    assert result.notes == ["3 lines of the list cannot be used: 1 may be x/1.jpg or y/1.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,12 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     for row in rows:
         if label is None or len(row) <= max(at, label) or not row[label] or not _path(row, at):
             raise UserError(f"{path}: found '{' '.join(row)[:80]}'. {expected}.")
-    if split in (None, at, label):
-        return [(name := _path(row, at), row[label], None, find(name)) for row in rows], ""
-    return [(name := _path(row, at), row[label], parts[row[split]], find(name)) for row in rows], heading[split]
+    split = None if split in (at, label) else split
+    listed = []
+    for row in rows:
+        name, has_part = _path(row, at), split is not None and split < len(row)
+        listed.append((name, row[label], parts.get(row[split]) if has_part else None, find(name)))
+    return listed, "" if split is None else heading[split]
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
@@ -101,12 +104,12 @@ def _plain(name: str) -> str:
 
 
 def _split_column(rows: Sequence[Sequence[str]]) -> tuple[int | None, dict[str, str]]:
-    """Return the column that says the part in every row, and {its text: "train", "val" or "test"}; or None and {}."""
+    """Return the column that says the part, and {its text: "train", "val" or "test"}; or None and {}."""
     for column, name in enumerate(rows[0]):
         if _plain(name) in SPLITS:
-            cells = {row[column] if column < len(row) else "" for row in rows[1:]}
-            parts = part_names(cells)
-            if parts.keys() == cells and {"train"} < {*parts.values()} <= {"train", "val", "test"}:
+            parts = part_names({row[column] for row in rows[1:] if column < len(row)})
+            parts = {cell: part for cell, part in parts.items() if part != "unlabelled"}
+            if {"train"} < {*parts.values()}:
                 return column, parts
     return None, {}
 

@@ -191,10 +191,12 @@ def _listed(path: Path, columns: str) -> Source:
             image.problem = "is missing"
         elif len(files) > 1:
             image.problem = "may be " + " or ".join(file.relative_to(folder).as_posix() for file in files[:2])
+        elif column and not part:
+            image.problem = f"is of no part: see the column '{column}'"
         found.images.append(image)
     if column:
         found.notes.append(f"the parts are those of the list's column '{column}'")
     if wrong := [image for image in found.images if image.problem]:
-        of_list = plural(len(wrong), "line of the list has", "lines of the list have")
-        found.notes.append(f"{of_list} no file, or several: {wrong[0].name} {wrong[0].problem}")
+        count = plural(len(wrong), "line of the list", "lines of the list")
+        found.notes.append(f"{count} cannot be used: {wrong[0].name} {wrong[0].problem}")
     return found
