@@ -36,7 +36,7 @@ from classifier.cli import UserError, parse, run, shorten
 from classifier.device import Precision
 from webui.classify import MAX_IMAGE_MB, MAX_ZIP_MB
 from webui.models import Models
-from webui.page import build
+from webui.page import build, describe_links
 from webui.site import Site
 
 WEBUI = Path(__file__).resolve().parent / "webui"
@@ -127,6 +127,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="classifier-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())  # the only one whose files are served and opened
+        describe_links()
         site = Site(models, Path("logs"), settings.lang, settings.share)
         blocks = build(site, settings.review)
         served, _, _ = blocks.launch(

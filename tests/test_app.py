@@ -193,6 +193,16 @@ def test_neither_is_the_answer_wherever_it_is_given():
     assert (sure.verdict, unsure.verdict) == ("sure", "not sure")
 
 
+def test_a_preview_of_a_link_has_the_pages_title_and_icon_and_nothing_of_gradios(server):
+    html = httpx.get(server.address, trust_env=False).text
+    metas = dict(re.findall(r'<meta (?:property|name)="((?:og|twitter):\w+|description)" content="([^"]*)"', html))
+    assert metas["og:title"] == "猫, dog or &lt;i&gt;ant?" and f"<title>{metas['og:title']}</title>" in html
+    assert metas["og:description"] == metas["description"] and "image" in metas["description"]
+    assert html.count("og:title") == 1 and not re.search(r"<meta[^>]*[Gg]radio", html)
+    icon = httpx.get(f"{server.address}favicon.ico", trust_env=False)
+    assert icon.headers["content-type"] == "image/svg+xml" and "favicon.ico" in html
+
+
 def test_when_it_is_busy_it_says_so_and_answers_what_it_took_as_if_alone(server, tmp_path):
     uploads = []
     for number in range(12):

@@ -1,10 +1,28 @@
 """The page: title, language, model and tabs."""
 
+import re
+from pathlib import Path
+
 import gradio as gr
+import jinja2
+from gradio.routes import templates
 
 from webui import about, api, review, tabs
 from webui.i18n import LANGUAGES, Translator, macros, preferred_language
 from webui.site import QUIET, Site, translated
+
+HEAD = Path(__file__).with_name("head.html").read_text(encoding="utf-8")
+
+
+def describe_links() -> None:
+    """Put this page's title, description and icon where link previews look, instead of Gradio's. Once per process."""
+    loader = templates.env.loader
+
+    def own_head(name: str) -> str:
+        html = loader.get_source(templates.env, name)[0]
+        return re.sub(r'<meta\s+(property="og|name="twitter):[^>]*>', "", html).replace("</head>", HEAD + "</head>", 1)
+
+    templates.env.loader = jinja2.FunctionLoader(own_head)
 
 
 def build(site: Site, with_review: bool) -> gr.Blocks:
