@@ -256,9 +256,7 @@ def test_what_differs_is_named_and_training_takes_the_rest(load, capsys):
     several_layers, for_small_images = theirs(), theirs()
     several_layers.fc = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 2))
     for_small_images.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    stacked = renamed(theirs(1000).state_dict(), "", "backbone.") | renamed(
-        nn.Linear(1000, 2).state_dict(), "", "classifier."
-    )
+    stacked = nn.ModuleDict({"backbone": theirs(1000), "classifier": nn.Linear(1000, 2)}).state_dict()
     for weights, words, missing in (
         (
             several_layers.state_dict(),
