@@ -77,15 +77,23 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_class_without_test_images_is_trained_and_evaluated_with_none(folder):
+def test_a_class_without_test_images_and_test_images_that_are_training_images_are_named(folder):
     make_images(folder / "dataset" / "test", {"daisy": 5, "tulip": 5}, seed=1)
-    assert "python evaluate.py module/run.pth" in ran("train.py", *TRAIN, cwd=folder)
+    for number in range(3):
+        shutil.copy(folder / f"dataset/train/tulip/{number}.png", folder / f"dataset/test/tulip/{number}.png")
+    leak = "3 of 10 test images are also training images (for example, dataset/test/tulip/0.png is the same as "
+    leak += "dataset/train/tulip/0.png)"
+    said = ran("train.py", *TRAIN, cwd=folder)
+    assert "python evaluate.py module/run.pth" in said and leak in said
     said = ran("evaluate.py", "module/run.pth", "--device", "cpu", cwd=folder)
-    assert "on 10 images" in said and "There are no images of rose." in said
+    assert "on 10 images" in said and "There are no images of rose." in said and leak in said
     (row,) = (line.split() for line in said.splitlines() if line.startswith("rose "))
     assert row[-1] == "0" and "-" in row
     scores = checkpoint.load(folder / "module" / "run.pth").scores["test"]
     assert scores["count"] == 10 and "There are no images of rose." in scores["remarks"]
+    assert any(leak in remark for remark in scores["remarks"])
+    (page,) = folder.glob("logs/evaluate/run/*/report.html")
+    assert "3 of 10 test images" in page.read_text(encoding="utf-8")
 
 
 def test_val_without_test_chooses_the_epoch_and_is_never_called_a_test(folder):
@@ -100,19 +108,6 @@ def test_val_without_test_chooses_the_epoch_and_is_never_called_a_test(folder):
     assert "dataset/val, 12 validation images of" in said and "This is no test score" in said and leak in said
     assert "left out   module/catdog-resnet18.pth: " in said and said.endswith("python app.py module/run.pth\n")
     assert "test" not in checkpoint.load(folder / "module" / "run.pth").scores
-
-
-def test_test_images_that_are_training_images_are_named(folder):
-    make_images(folder / "dataset" / "test", {"daisy": 5, "rose": 5, "tulip": 5}, seed=1)
-    for number in range(3):
-        shutil.copy(folder / f"dataset/train/rose/{number}.png", folder / f"dataset/test/rose/{number}.png")
-    leak = "3 of 15 test images are also training images (for example, dataset/test/rose/0.png is the same as "
-    leak += "dataset/train/rose/0.png)"
-    assert leak in ran("train.py", *TRAIN, cwd=folder)
-    assert leak in ran("evaluate.py", "--device", "cpu", cwd=folder)
-    (page,) = folder.glob("logs/evaluate/run/*/report.html")
-    assert "3 of 15 test images" in page.read_text(encoding="utf-8")
-    assert leak in checkpoint.load(folder / "module" / "run.pth").scores["test"]["remarks"][0]
 
 
 def test_a_resumed_run_whose_images_changed_or_moved_is_told_so(folder):
