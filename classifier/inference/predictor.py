@@ -28,6 +28,7 @@ class Prediction(NamedTuple):
     logits: Tensor  # (N, classes) float32
     probabilities: Tensor  # (N, classes) float32: softmax of the logits divided by the temperature
     is_ood: Tensor  # (N,) bool: unlike the training images, so none of the classes
+    features: Tensor | None = None  # (N, D) float32: the input of the last linear layer
 
 
 def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor], Prediction]:
@@ -37,8 +38,7 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
     memory or logits are not finite.
     """
     check_ood_stats(checkpoint)
-    has_ood = bool(checkpoint.ood_stats)
-    forward = (with_features if has_ood else optimize_for_inference)(checkpoint.network(), compute)
+    forward = (with_features if checkpoint.ood_stats else with_head_input)(checkpoint.network(), compute)
 
     def predict(images: Tensor) -> Prediction:
         try:
@@ -46,7 +46,7 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
         except torch.OutOfMemoryError:
             message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
             raise UserError(message) from None
-        prediction = prediction_from_logits(checkpoint, *(output[:2] if has_ood else (output, [])))
+        prediction = prediction_from_logits(checkpoint, *output[:2])
         if not prediction.logits.isfinite().all():
             raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
         return prediction
@@ -58,7 +58,7 @@ def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Fea
     """Return the prediction for N images from what `with_features` gives for them: logits (N, classes) and features."""
     logits, stats = logits.detach().cpu(), checkpoint.ood_stats
     is_ood = ood_score(stats, features) > stats["threshold"] if stats else torch.zeros(len(logits), dtype=torch.bool)
-    return Prediction(logits, (logits / checkpoint.temperature).softmax(1), is_ood)
+    return Prediction(logits, (logits / checkpoint.temperature).softmax(1), is_ood, features[-1].cpu())
 
 
 def ood_score(ood_stats: dict, features: list[Tensor]) -> Tensor:
@@ -100,13 +100,22 @@ def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Te
     It holds a copy of the network with batch norm folded into the convolutions and with weights in the format of
     `compute`, but for the last linear layer: in float32, so that rounding to 8 bits does not make two logits equal.
     """
-    network, _ = _optimized(network, compute)
+    forward = with_head_input(network, compute)
+    return lambda x: forward(x)[0]
+
+
+def with_head_input(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features]]:
+    """Return a function as `optimize_for_inference` does, but to (logits, [input of the last linear layer (N, D)])."""
+    network, last_layer = _optimized(network, compute)
+    head_inputs: list[Tensor] = []
+    last_layer.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].float()))
 
     @torch.inference_mode()
-    def logits(x: Tensor) -> Tensor:
-        return network(x.to(compute.device, compute.dtype, memory_format=compute.memory_format)).float()
+    def forward(x: Tensor) -> tuple[Tensor, Features]:
+        logits = network(x.to(compute.device, compute.dtype, memory_format=compute.memory_format)).float()
+        return logits, [head_inputs.pop()]
 
-    return logits
+    return forward
 
 
 def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features, Tensor]]:
