@@ -265,6 +265,7 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
         assumed.append("the one output's sigmoid is the probability of the second class")
     if found.origin:
         assumed.append(f"the weights are those in {found.origin}")
+    assumed += [f"{name} does not matter" for name in found.not_read]
     return Checkpoint(
         found.model,
         names or [f"class {i}" for i in range(classes)],

@@ -1,6 +1,6 @@
 """Other people's weights: which network of MODELS a dictionary holds.
 
-Programs put prefixes before the names, other keys around them, and another last layer behind.
+Programs put prefixes before the names, numbers in their place, other keys around them, and another last layer behind.
 So a network is recognised by the ends of its names and by shapes; what is in doubt is said, not guessed.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from classifier.cli import shorten
 from classifier.files import safe_name
-from classifier.safe_load import CheckpointError
+from classifier.safe_load import CheckpointError, StandIn
 from zoo import MODELS, UNLIKELY, shapes_of
 
 WRAPPERS = r"(?:^|(?<=\.))(?:module|_orig_mod|_forward_module)\."  # of DataParallel, torch.compile, DeepSpeed
@@ -37,6 +37,7 @@ class Found:
     differs: list[str]  # why it is not such a network; empty where it is
     origin: str  # where in the dictionary it is, for a reader
     classes: list[str] = field(default_factory=list)  # their names, where the dictionary has them
+    not_read: list[str] = field(default_factory=list)  # objects beside the weights
 
 
 def find(path: Path | str, content: Mapping) -> Found:
@@ -48,10 +49,8 @@ def find(path: Path | str, content: Mapping) -> Found:
     names: list[str] = []
     for where, weights in _state_dicts(content):
         names += weights
-        for model in MODELS:
-            found.append(_fit(where, model, weights))
-            if not found[-1].differs:
-                break
+        for variant in (weights, *_numbered(weights)):
+            found += [_fit(where, model, variant) for model in MODELS]
     if not names:
         raise CheckpointError("{file} is neither a .pth of train.py nor a plain state_dict.", file=path)
     best = max(found, key=lambda fit: (not fit.differs, "ema" in fit.origin.lower(), fit.near))
@@ -59,6 +58,7 @@ def find(path: Path | str, content: Mapping) -> Found:
         message = "{file} holds weights of another network ({names}). Known here are {networks}."
         raise CheckpointError(message, file=path, names=shorten(", ".join(names), 80), networks=", ".join(MODELS))
     best.classes = _class_names(content, max(2, best.outputs))
+    best.not_read = [f"{key} ({type(value).__name__})" for key, value in content.items() if isinstance(value, StandIn)]
     return best
 
 
@@ -75,6 +75,20 @@ def _state_dicts(content: Mapping, where: tuple[str, ...] = ()) -> Iterator[tupl
     for key, value in content.items():
         if isinstance(value, Mapping) and len(where) < MAX_DEPTH:
             yield from _state_dicts(value, (*where, str(key)))
+
+
+def _numbered(weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the weights with ResNet's names for the numbers that nn.Sequential(*resnet.children()) has instead."""
+    children = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+    for prefix in [key.removesuffix("0.weight") for key, value in weights.items() if key.endswith("0.weight")]:
+        found = {key: match for key in weights if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", key))}
+        numbers = dict.fromkeys(match[1] for match in found.values())
+        names = dict(zip(numbers, children, strict=False))
+        if len(names) >= len(children) - 1:
+            of_key = {
+                key: f"{prefix}{names.get(match[1], match[1])}.{key[match.end() :]}" for key, match in found.items()
+            }
+            yield {of_key.get(key, key): value for key, value in weights.items()}
 
 
 def _fit(where: str, model: str, weights: Mapping[str, Tensor]) -> Found:

@@ -26,7 +26,10 @@ GLOBALS += r"|torch(\.cuda)? (Size|\w+Storage|[a-z0-9_]+)|torch\._utils _rebuild
 # classes of settings and scores that programs save beside the weights; nothing of them is imported or run
 HARMLESS = r"argparse\.Namespace|collections\.defaultdict|builtins\.(int|float|list|dict|str)|datetime\.\w+"
 HARMLESS += r"|(numpy|pathlib|pytorch_lightning|lightning|lightning_fabric)(\.\w+)+"
+# what else may be given as weights, by the ending of the file's name, its beginning, or a file in the zip that it is
 OTHER_FORMATS = {".onnx": "ONNX", ".pt2": "torch.export", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow"}
+BEGINNINGS = {rb"\x08.[\x12:]": "ONNX", rb"\x89HDF": "Keras", rb".{4}TFL3": "TensorFlow"}
+IN_ZIP = {"constants.pkl": "TorchScript", "archive_format": "torch.export", "model.weights.h5": "Keras"}
 
 
 class CheckpointError(UserError):
@@ -34,7 +37,7 @@ class CheckpointError(UserError):
 
 
 class StandIn:
-    """Stands where a file has an object of a HARMLESS class, and keeps nothing of it."""
+    """Stands where a file has an object of a HARMLESS class, whose name its class has, and keeps nothing of it."""
 
     def __init__(self, *_: object):
         pass
@@ -59,10 +62,13 @@ def read(path: Path, mmap: bool = False) -> object:
         names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
-    if kind := OTHER_FORMATS.get(path.suffix.lower()):
-        raise _other_format(path, kind)
     try:
-        if path.suffix.lower() == ".safetensors":
+        with path.open("rb") as file:
+            head = file.read(10)
+        kinds = [kind for beginning, kind in BEGINNINGS.items() if re.match(beginning, head, re.DOTALL)]
+        if kind := OTHER_FORMATS.get(path.suffix.lower()) or "".join(kinds[:1]):
+            raise _other_format(path, kind)
+        if head[8:] == b'{"':  # JSON, after its length
             from safetensors.torch import load_file  # not at the top: rarely needed
 
             return load_file(path)
@@ -89,8 +95,11 @@ def _load(path: Path, mmap: bool) -> object:
         for _ in range(0 if in_zip else 5):  # pickles: magic, version, system, content, keys; before PyTorch 1.6
             harmless |= _check_pickle(path, file)
         archive = zipfile.ZipFile(file) if in_zip else None
-        if archive and any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise _other_format(path, "TorchScript")
+        members = {name.split("/")[-1] for name in archive.namelist()} if archive else set()
+        if kinds := members & IN_ZIP.keys():
+            raise _other_format(path, IN_ZIP[kinds.pop()])
+        if archive and "data.pkl" not in members:
+            raise zipfile.BadZipFile  # of another kind
         if archive and sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise _untrusted(path, "it would unpack to more than it is, and PyTorch does not compress")
         if archive and not mmap and archive.testzip():  # torch.load does not compare checksums
@@ -98,7 +107,9 @@ def _load(path: Path, mmap: bool) -> object:
         for name in archive.namelist() if archive else []:
             if name.lower().endswith(".pkl"):
                 harmless |= _check_pickle(path, archive.open(name))
-    stand_ins = [(StandInDict if name.lower().endswith("dict") else StandIn, name) for name in harmless]
+    stand_ins = [
+        (StandInDict if name.lower().endswith("dict") else type(name, (StandIn,), {}), name) for name in harmless
+    ]
     with torch.serialization.safe_globals(stand_ins):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     values = [content]

@@ -115,6 +115,13 @@ def test_a_checkpoint_of_lightning(load, network):
     assert answers_like(loaded, network) and loaded.classes == NAMES
 
 
+def test_a_sequence_of_a_networks_children(load, network):
+    body = nn.Sequential(*list(network.children())[:-1])
+    parts = nn.ModuleDict({"feature_extractor": body, "classifier": network.fc})
+    assert answers_like(load(parts.state_dict()), network)
+    assert answers_like(load(nn.Sequential(*body, nn.Flatten(), network.fc).state_dict()), network)
+
+
 def test_safetensors(load, network):
     loaded = load(network.state_dict(), "model.safetensors")
     assert answers_like(loaded, network)
@@ -144,7 +151,7 @@ def test_settings_beside_the_weights_are_not_read(network, tmp_path, in_zip):
     }  # fmt: skip
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
     loaded = checkpoints.load(tmp_path / "x.pth")
-    assert answers_like(loaded, network)
+    assert answers_like(loaded, network) and "args (argparse.Namespace) does not matter" in loaded.assumed
     torch.save(content | {"config": Config()}, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
     with pytest.raises(CheckpointError, match=r"tests\.test_foreign\.Config.*not run.*torch\.save\(model\.state_dict"):
         checkpoints.load(tmp_path / "x.pth")
@@ -292,12 +299,16 @@ def test_files_of_another_kind_are_called_what_they_are(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), tmp_path / "script.pt")
     torch.save(theirs(), tmp_path / "network.pth")
     torch.save(theirs().state_dict(), tmp_path / "new.pth", pickle_protocol=4)
-    (tmp_path / "keras.H5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    (tmp_path / "keras.H5").write_bytes(bytes(100))
+    (tmp_path / "keras.pth").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    (tmp_path / "onnx.pth").write_bytes(b"\x08\x08\x12\x07pytorch:\x0b\x12\x05graph")
     for name, words in {
         "script.pt": r"is TorchScript.*model\.state_dict\(\)",
         "network.pth": r"torchvision\.models\.resnet\.ResNet.*model\.state_dict\(\)",
         "new.pth": "protocol 4",
         "keras.H5": r"is Keras.*model\.state_dict\(\)",
+        "keras.pth": "is Keras",
+        "onnx.pth": "is ONNX",
     }.items():
         with pytest.raises(CheckpointError, match=words) as caught:
             checkpoints.load(tmp_path / name)

@@ -154,6 +154,7 @@ LISTS = {  # 猫 in GBK is a valid è in UTF-8
     "windows": ("sub\\子.jpg 0\nc.jpg 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
     "class first": ("猫,c.jpg\ndog,a b.jpg\n", {"a b.jpg": "dog", "c.jpg": "猫"}),
     "more columns": (",file,Label,size\n0,c.jpg,猫,7\n1,a b.jpg,dog,7\n", {"c.jpg": "猫", "a b.jpg": "dog"}),
+    "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "./c.jpg": "dog"}),
 }
 
 
@@ -172,6 +173,7 @@ def test_lists(kind, encoding, tmp_path):
 SEARCHED = {
     "dog breeds": ("id,breed\n1,cat\n2,dog\n", ["train/1.jpg", "train/2.png", "test/3.jpg"]),
     "an ending, deeper": ("image;diagnosis\n1.jpg;cat\n2.png;dog\n", ["a/images/train/1.jpg", "b/2.png", "b/2.txt"]),
+    "a folder column": ("dir,id,label\nx,1,cat\ny,1,dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
     "folders in the id": ("x/1 cat\ny/1 dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
 }
 
@@ -218,7 +220,7 @@ def test_a_line_of_no_part_is_not_used(tmp_path):
     assert [image.problem for image in images] == ["", *["is of no part: see the column 'split'"] * 2, ""]
 
 
-@pytest.mark.parametrize("columns", ["image_id,dx", "2,4", "Image_ID , DX"])
+@pytest.mark.parametrize("columns", ["image_id,dx", "dir/image_id,dx", "2,4", "Image_ID , DX"])
 def test_columns_by_name_or_number(columns, tmp_path):
     make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(4)})
     lines = [f"all,{i},{'0' if i else 'x'},{'nv' if i % 2 else 'mel'}" for i in range(4)]

@@ -15,6 +15,7 @@ from classifier.preparation.layout import part_names
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # names of columns, in small letters, with a space for "_"
+FOLDERS = {"folder", "folder name", "directory", "dir", "subfolder", "文件夹"}  # begin a path
 CLASSES = {"label", "labels", "class", "class name", "category", "target", "breed", "species", "标签", "类别"}
 SPLITS = {"split", "set", "subset", "data set", "dataset", "partition", "part", "数据集"}
 SAMPLE = 100  # lines that show which columns hold the paths
@@ -29,7 +30,7 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     Args:
         path: the list. A tab, comma, semicolon or white space separates its columns. Paths are relative to its folder;
             where none of them exists, files in all folders below are searched for, by name with or without ending.
-        columns: "PATH,CLASS", names or numbers of columns. "": found by what is in them.
+        columns: "PATH,CLASS", names or numbers of columns; PATH may be "folder/file". "": found by what is in them.
 
     Raises:
         UserError: none of the files exists, a line has no class, or it is unclear which columns these are.
@@ -54,7 +55,8 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
         problem = "none of its files exists" if choices else f"no such columns: {columns}"
         raise UserError(f"{path}: {problem} (found '{lines[0][:80]}'). {expected}.")
     at, label = choices[hits.index(max(hits))]  # ids are many, numbers of classes are few
-    if len(heading) > 1 and (label is None or hits.count(max(hits)) > 1):
+    paths = {choice[-1] for (choice, _), count in zip(choices, hits, strict=True) if count == max(hits)}
+    if len(heading) > len(at) and (label is None or len(paths) > 1):
         names = ", ".join(heading)
         raise UserError(f"{path}: which columns hold path and class is unclear. Say --columns PATH,CLASS of {names}.")
 
@@ -63,9 +65,9 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     if split is not None or not (names_image or below.intersection(enumerate(heading))):  # or something comes again
         rows = rows[1:]
     for row in rows:
-        if label is None or len(row) <= max(at, label) or not row[label] or not _path(row, at):
+        if label is None or len(row) <= max(*at, label) or not row[label] or not _path(row, at):
             raise UserError(f"{path}: found '{' '.join(row)[:80]}'. {expected}.")
-    split = None if split in (at, label) else split
+    split = None if split in (*at, label) else split
     listed = []
     for row in rows:
         name, has_part = _path(row, at), split is not None and split < len(row)
@@ -82,19 +84,21 @@ def _cells(line: str, separator: str | None) -> list[str]:
         return [line]
 
 
-def _columns(heading: Sequence[str], wanted: str, split: int | None) -> Iterator[tuple[int, int | None]]:
-    """Yield what may be the columns (of the path, of the class or None where that is unclear)."""
+def _columns(heading: Sequence[str], wanted: str, split: int | None) -> Iterator[tuple[tuple[int, ...], int | None]]:
+    """Yield what may be the columns (whose cells make the path, of the class or None where that is unclear)."""
     names = [_plain(name) for name in heading]
     if wanted:
         numbers = {str(number): number - 1 for number in range(1, len(names) + 1)}
         numbers |= {name: column for column, name in enumerate(names)}
-        at, label = (numbers.get(_plain(part)) for part in wanted.rpartition(",")[::2])
-        if at is not None and label is not None:
-            yield at, label
+        path, _, label = wanted.rpartition(",")
+        at = [numbers.get(_plain(part)) for part in [*([path] if _plain(path) in numbers else path.split("/")), label]]
+        if None not in at:
+            yield tuple(at[:-1]), at[-1]
         return
     every = [column for column in range(len(names)) if column != split]
-    for at in every:
-        rest = [column for column in every if column != at]
+    folders = [column for column in every if names[column] in FOLDERS]
+    for at in dict.fromkeys([(*folders, i) for i in every if i not in folders] + [(i,) for i in every]):
+        rest = [column for column in every if column not in at]
         named = rest if len(rest) == 1 else [column for column in rest if names[column] in CLASSES]
         yield at, named[0] if len(named) == 1 else None
 
@@ -114,8 +118,8 @@ def _split_column(rows: Sequence[Sequence[str]]) -> tuple[int | None, dict[str, 
     return None, {}
 
 
-def _path(row: Sequence[str], at: int) -> str:
-    return row[at].replace("\\", "/") if at < len(row) else ""
+def _path(row: Sequence[str], at: Sequence[int]) -> str:
+    return "/".join(row[column] for column in at if column < len(row)).replace("\\", "/")
 
 
 def _as_given(folder: Path) -> Find:
