@@ -5,6 +5,7 @@
     python prepare.py list.txt                  a text file with `path class` per line, or a CSV file
     python prepare.py --download                Microsoft's cats and dogs from the web, 825 MB
     python prepare.py --sample                  no photographs at hand: drawn cats and dogs
+    python prepare.py photos --group-by "patient[0-9]+"   a patient stays on one side of every split
     python prepare.py photos --shards           training images in WebDataset's tar files, dataset/train/00000.tar ...
 
 Every image is decoded in full. Bad ones and copies are left out and listed in rejected.csv and duplicates.csv; what
@@ -16,6 +17,7 @@ groups: 5 exact copies are left out, and two images are there both as a cat and 
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,9 @@ class Settings:
     """Test part of each class: below 1 a fraction, from 1 on a number of images. Unused where the source is split."""
     class_folder: ClassFolder = "auto"
     """Which folders are the classes, where there are folders in folders and prepare.py asks."""
+    group_by: Annotated[str, conf.arg(metavar="REGEX")] = ""
+    """Keep together, on one side of every split, images whose path in the source gives the same here: the regular
+    expression's first group, or all that it matches."""
     columns: Annotated[str, conf.arg(metavar="PATH,CLASS")] = ""
     """Of a list: the columns with path and class, by name or number."""
     download: bool = False
@@ -75,6 +80,10 @@ def main() -> None:
         raise UserError("Give one of SOURCE (a zip, folder or text list), --download and --sample; see --help.")
     if not (0 < settings.test < 1 or (settings.test >= 1 and settings.test % 1 == 0)):
         raise UserError(f"--test {settings.test:g}: expected a fraction such as 0.1, or a whole number such as 1000.")
+    try:
+        re.compile(settings.group_by)
+    except re.error as error:
+        raise UserError(f"--group-by '{settings.group_by}' is not a regular expression: {error}.") from None
     if settings.sample and settings.shards:
         raise UserError("--sample writes folders. Then: python prepare.py dataset/sample --shards --output OTHER")
     if settings.sample:
@@ -109,7 +118,7 @@ def prepare(source: Path, settings: Settings) -> None:
     if here.is_dir() and (there.is_relative_to(here) or here in (there / "train", there / "val", there / "test")):
         raise UserError(f"{source} overlaps with {output}, where images are written. Give another --output.")
     options = {"test": settings.test, "shard_size": shard_size}
-    options |= {"columns": settings.columns, "class_folder": settings.class_folder}
+    options |= {name: getattr(settings, name) for name in ("group_by", "columns", "class_folder")}
     options = {name: value for name, value in options.items() if value not in (0, "", "auto")}
     mark = {"fingerprint": sources.fingerprint(source), "settings": options}
     if outputs.is_prepared(output, mark):
@@ -120,6 +129,8 @@ def prepare(source: Path, settings: Settings) -> None:
         try:
             found = sources.read_source(source, scratch, settings.class_folder, settings.columns)
             sources.settle_split(found, with_val=not shard_size)
+            if settings.group_by:
+                split.name_families(found, re.compile(settings.group_by))
             needed = sum(image.size + 4096 for image in found.images)  # a file takes whole blocks of the disk
             sources.check_space(output, needed, f"Copying {plural(len(found.images), 'image')}")
             examine_all(found.images, scratch)
@@ -141,6 +152,7 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
     good = [image for image in found.images if not image.problem]
     rejected = sorted((image.name, image.label, image.problem) for image in found.images if image.problem)
     duplicates.find_duplicates(good)
+    split.join_units(good)
     split.assign_parts(good, test)
 
     count = Counter((image.label, image.part or "duplicate") for image in good)
@@ -165,6 +177,9 @@ def fill(found: sources.Source, test: float, result: Path, shard_size: int) -> t
     alike = duplicates.duplicate_rows(good)
     write_csv(result / "rejected.csv", ("picture", "class", "reason"), rejected)
     write_csv(result / "duplicates.csv", duplicates.COLUMNS, alike)
+
+    if families := split.family_rows(good):
+        write_csv(result / "groups.csv", split.GROUP_COLUMNS, families)
 
     conflicts = sum(image.conflict for image in good)
     missing = {part: [label for label, row in table.items() if not row.get(part, 1)] for part in ("val", "test")}

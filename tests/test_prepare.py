@@ -85,7 +85,7 @@ def test_a_zip_becomes_train_and_test(run, tmp_path):
     assert manifest["source"] == "pets.zip" and manifest["settings"] == {"test": 0.1}
     assert manifest["classes"]["dog"]["test"] == 2
     assert source.read_bytes() == before
-    assert {path.name for path in output.iterdir()} == {*outputs.RESULTS} - {"val"}
+    assert {path.name for path in output.iterdir()} == {*outputs.RESULTS} - {"val", "groups.csv"}
 
 
 # ---- the split

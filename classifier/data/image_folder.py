@@ -194,44 +194,55 @@ def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[
     """Split off a `share` of each class, at least one image, for validation; return (training, validation).
 
     The images of a class are put in the order of a hash of their relative paths; the first fold is the first share of
-    them, the second fold the next, and so on. So the split is the same on every machine. Images that look alike, as
-    prepare.py lists them in duplicates.csv beside `folder.root`, stay together.
+    them, the second fold the next, and so on. So the split is the same on every machine. Images that look alike or
+    belong together, as prepare.py lists them in duplicates.csv and groups.csv beside `folder.root`, stay together.
 
     Raises:
-        UserError: a class has too few images, or too few that do not look alike.
+        UserError: a class has too few images, or too few that neither look alike nor belong together.
     """
-    keys = _group_keys(folder)
+    keys, homes = _group_keys(folder)
     members: list[list[int]] = [[] for _ in folder.classes]
     for index in sorted(range(len(folder)), key=keys.__getitem__):
-        members[folder.labels[index]].append(index)
+        members[homes[index]].append(index)
     held_out: set[int] = set()
-    for name, own in zip(folder.classes, members, strict=True):
+    for own in members:
         begin = round((fold - 1) * share * len(own))
         end = min(len(own), max(begin + 1, round(fold * share * len(own))))
         starts = {keys[index]: position for position, index in reversed([*enumerate(own)])}  # of each group
-        chosen = [index for index in own if begin <= starts[keys[index]] < end]
-        if len(chosen) in (0, len(own)):
+        held_out.update(index for index in own if begin <= starts[keys[index]] < end)
+    chosen = Counter(folder.labels[index] for index in held_out)
+    for label, (name, count) in enumerate(folder.counts().items()):
+        if chosen[label] in (0, count):
             raise UserError(
-                f"{folder.root / name} has too few different images ({len(own):,}) to train on and to hold out "
+                f"{folder.root / name} has too few different images ({count:,}) to train on and to hold out "
                 f"{share:.0%} for validation. Add images."
             )
-        held_out.update(chosen)
     training = [index for index in range(len(folder)) if index not in held_out]
     return folder.subset(training), folder.subset(sorted(held_out))
 
 
-def _group_keys(folder: ImageFolder) -> list[bytes]:
-    """Return the hash of each image's relative path; of images that look alike, the smallest hash among them."""
+def _group_keys(folder: ImageFolder) -> tuple[list[bytes], list[int]]:
+    """Return the hash of each image's relative path, and the label in whose order it is put: its own.
+
+    Of images that look alike or belong together, the smallest hash among them; of a group of groups.csv, the label with
+    the fewest images among its own, so that it stays whole where it has several.
+    """
     names, groups = folder.relative_paths(), {}
     keys = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
-    report = folder.root.parent / "duplicates.csv"
-    if report.is_file():
-        with report.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                groups[unicodedata.normalize("NFC", Path(row["file"]).as_posix())] = f"group {row['group']}"
-    members = [groups.get(f"{folder.root.name}/{name}", name) for name in names]
+    for table in ("duplicates.csv", "groups.csv"):  # of an image in both, its group holds the images that look like it
+        report = folder.root.parent / table
+        if report.is_file():
+            with report.open(encoding="utf-8-sig", newline="") as file:
+                for row in csv.DictReader(file):
+                    groups[unicodedata.normalize("NFC", Path(row["file"]).as_posix())] = (table, row["group"])
+    members = [groups.get(f"{folder.root.name}/{name}", ("", name)) for name in names]
     smallest = dict(sorted(zip(members, keys, strict=True), reverse=True))  # of equal members the last one counts
-    return [smallest[member] for member in members]
+    counts, homes = Counter(folder.labels), {}
+    for member, label in zip(members, folder.labels, strict=True):
+        if member[0] == "groups.csv":
+            homes[member] = min(label, homes.get(member, label), key=lambda one: (counts[one], one))
+    labels = [homes.get(member, label) for member, label in zip(members, folder.labels, strict=True)]
+    return [smallest[member] for member in members], labels
 
 
 def leak_remark(part: str, images: ImageFolder, training: ImageFolder, validation: ImageFolder) -> str:

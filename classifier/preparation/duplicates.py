@@ -5,6 +5,7 @@ few of its 256 bits, different images in about 128.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -70,11 +71,11 @@ def find_duplicates(images: Sequence[SourceImage]) -> None:
                 image.left_out = f"also in the {first.split} part, as {first.name}"
 
 
-def groups(images: Sequence[SourceImage]) -> list[list[SourceImage]]:
-    """Return the groups of images that look the same; most have one member."""
+def groups(images: Sequence[SourceImage], by: Literal["group", "unit"] = "group") -> list[list[SourceImage]]:
+    """Return the groups of images that look the same, or the units that must stay together; most have one member."""
     members: dict[int, list[SourceImage]] = {}
     for image in images:
-        members.setdefault(image.group, []).append(image)
+        members.setdefault(getattr(image, by), []).append(image)
     return list(members.values())
 
 

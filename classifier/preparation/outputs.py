@@ -23,7 +23,7 @@ from classifier.files import file_lock
 from classifier.preparation.duplicates import groups
 from classifier.preparation.sources import SourceImage
 
-RESULTS = ("train", "val", "test", "rejected.csv", "duplicates.csv", "prepared.json")
+RESULTS = ("train", "val", "test", "rejected.csv", "duplicates.csv", "groups.csv", "prepared.json")
 STAGING, READY, LOCK = ".preparing-", ".prepared", "preparing"
 MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
 
@@ -110,7 +110,7 @@ def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None
     """Write the training images into WebDataset shards in `result`/train, with their index, and set their targets.
 
     The hashes of their contents decide on the order, so that each shard has all classes, and every run writes the
-    same shards, of about `size` images, or fewer where there would not be MIN_SHARDS. Images that look the same stay
+    same shards, of about `size` images, or fewer where there would not be MIN_SHARDS. Images of a unit stay
     together, in training or in validation.
     """
     from webdataset import TarWriter  # not at the top: it loads PyTorch, as the next one does
@@ -124,7 +124,7 @@ def write_shards(images: Sequence[SourceImage], size: int, result: Path) -> None
     count = max(-(-len(used) // size), min(MIN_SHARDS, len(used)))
     shards: dict[int, list[SourceImage]] = defaultdict(list)
     taken = 0
-    for group in sorted(groups(used), key=order):
+    for group in sorted(groups(used, "unit"), key=order):
         shards[taken * count // len(used)] += sorted(group, key=lambda image: (image.sha256, image.label))
         taken += len(group)
 

@@ -30,9 +30,13 @@ class SourceImage:
     size: int  # bytes
     problem: str = ""  # why it cannot be used: examine, or a list whose file is missing
     sha256: str = ""
+    family: str = ""  # split: the group of --group-by that it belongs to, "" for none
     phash: bytes | None = None  # examine: perceptual hash, None for an image that is too plain
     copy: Path | None = None  # examine: its bytes in the scratch folder
     group: int = 0  # duplicates: the same for images that look the same
+    unit: int = (
+        0  # split: the same for images that must stay together: those of a `group` or a `family`, over any chain
+    )
     conflict: bool = False  # duplicates: the group has two classes
     left_out: str = ""  # duplicates: why it is not used
     part: str = ""  # split: "train", "val", "test", or "" where it is not used

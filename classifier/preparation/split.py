@@ -1,13 +1,76 @@
 """Decide which images are for training and which for testing, by content alone, and what their files are called."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from classifier.cli import UserError, plural
 from classifier.data.formats import HEAD_BYTES, has_image_extension, image_extension
 from classifier.files import safe_name
 from classifier.preparation.duplicates import groups
-from classifier.preparation.sources import SourceImage
+from classifier.preparation.sources import Source, SourceImage
+
+GROUP_COLUMNS = ("file", "group")
+
+
+def name_families(found: Source, pattern: re.Pattern) -> None:
+    """Set `family` of each image to what `pattern` finds in its name: its first group or, without one, all of it.
+
+    Remarks on images without a match, and on families in several parts of a given split.
+
+    Raises:
+        UserError: the pattern matches no name, or puts all images of a class into one family.
+    """
+    parts, families = defaultdict(set), defaultdict(list)
+    for image in found.images:
+        match = pattern.search(image.name)
+        image.family = (match[1 if pattern.groups else 0] or "") if match else ""
+        families[image.label].append(image.family)
+        parts[image.family].add(image.split)
+    alone = sum(not image.family for image in found.images)
+    advice = (
+        f"It is searched in paths such as {found.images[0].name}, and should find what names an animal or a patient."
+    )
+    if alone == len(found.images):
+        raise UserError(f"--group-by '{pattern.pattern}' matches none of {plural(alone, 'image')}. {advice}")
+    for label, names in families.items():
+        if len(names) > 1 and len({*names}) == 1 and names[0]:
+            raise UserError(
+                f"--group-by '{pattern.pattern}' puts all {len(names):,} images of class '{label}' into one group, "
+                f"'{names[0]}', so none could be for testing. {advice}"
+            )
+    found.notes.append(f"{plural(len({*parts} - {''}), 'group')} of images that belong together: groups.csv")
+    if alone:
+        found.notes.append(f"{plural(alone, 'image')} that --group-by does not match, each a group of its own")
+    if spanning := sorted(name for name, of in parts.items() if name and len(of) > 1):
+        found.notes.append(
+            f"{plural(len(spanning), 'group')} in several parts of the source, such as '{spanning[0]}': scores will "
+            "look better than they are"
+        )
+
+
+def join_units(images: Sequence[SourceImage]) -> None:
+    """Set `unit` of each image, after `find_duplicates`."""
+    for image in images:
+        image.unit = image.group
+    if related := [image for image in images if image.family]:
+        from scipy import sparse  # not at the top: only --group-by needs it
+
+        size = 1 + max(image.group for image in images)
+        names, family = np.unique([image.family for image in related], return_inverse=True)
+        edges = [image.group for image in related], size + family
+        graph = sparse.coo_array((np.ones(len(related)), edges), shape=[size + len(names)] * 2)
+        unit = sparse.csgraph.connected_components(graph, directed=False)[1].tolist()
+        for image in images:
+            image.unit = unit[image.group]
+
+
+def family_rows(images: Sequence[SourceImage]) -> list[tuple[str, str]]:
+    """Return the rows of groups.csv, GROUP_COLUMNS: the used images of all units with a family, by its first name."""
+    units = [(min(filter(None, (image.family for image in unit)), default=""), unit) for unit in groups(images, "unit")]
+    return sorted((image.target, name) for name, unit in units for image in unit if name and image.target)
 
 
 def assign_parts(images: Sequence[SourceImage], test: float) -> None:
@@ -17,8 +80,12 @@ def assign_parts(images: Sequence[SourceImage], test: float) -> None:
     SHA-256, the first ones of each class for testing: the same on any machine, in any order of files, under any
     names. A group goes to one part as a whole, to train where it has two classes.
 
+    With families, units take the place of groups. One with two classes may be for testing as well, unless an image in
+    it is itself in both; and where all that are left are larger than what their classes miss, those up to twice as
+    large may be.
+
     Args:
-        images: after `find_duplicates`.
+        images: after `find_duplicates` and `join_units`.
         test: below 1 the fraction of each class that is for testing, from 1 on the number of images.
 
     Raises:
@@ -40,17 +107,22 @@ def assign_parts(images: Sequence[SourceImage], test: float) -> None:
                 "choose a smaller --test, or add images."
             )
     missing = dict(wanted)
-    free = groups([image for image in kept if not image.conflict])
-    for group in sorted(free, key=lambda group: min(image.sha256 for image in group)):
-        if len(group) <= missing[group[0].label]:
-            missing[group[0].label] -= len(group)
-            for image in group:
-                image.part = "test"
+    free = [unit for unit in groups(kept, "unit") if not any(image.conflict for image in unit)]
+    free.sort(key=lambda unit: min(image.sha256 for image in unit))
+    with_families = any(image.family for image in kept)
+    for excess in (1, 2) if with_families else (1,):
+        for unit in free:
+            own = Counter(image.label for image in unit)
+            if unit[0].part == "train" and all(own[label] <= excess * missing[label] for label in own):
+                missing.update({label: missing[label] - own[label] for label in own})
+                for image in unit:
+                    image.part = "test"
     for label, number in missing.items():
         if number == wanted[label]:
             raise UserError(
                 f"Class '{label}' cannot give {plural(number, 'image')} for testing: too many of its images look the "
-                "same and would be on both sides. Choose a larger --test, or add other images."
+                f"same{' or belong together' * with_families} and would be on both sides. Choose a larger --test, or "
+                "add other images."
             )
 
 
