@@ -47,10 +47,10 @@ def correct(weights: Path, test: Path) -> str:
     return "".join(str(int(right)) for right in answers == torch.tensor(folder.labels))
 
 
-def row(runs: dict[str, str], run: str, mode: str) -> tuple:
-    """Return the accuracy of the seeds that all modes have, and McNemar's test of all their answers against squash."""
-    seeds = [seed for seed in SEEDS if all(f"{run}, {each}, {seed}" in runs for each in MODES)]
-    right = ("".join(runs[f"{run}, {each}, {seed}"] for seed in seeds) for each in (mode, "squash"))
+def row(runs: dict[str, str], run: str, mode: str, modes: tuple = MODES, all_seeds: range = SEEDS) -> tuple:
+    """Return the accuracy of the seeds that all modes have, and McNemar's test of all answers against the first."""
+    seeds = [seed for seed in all_seeds if all(f"{run}, {each}, {seed}" in runs for each in modes)]
+    right = ("".join(runs[f"{run}, {each}, {seed}"] for seed in seeds) for each in (mode, modes[0]))
     here, squash, p = mcnemar(*(torch.tensor([digit == "1" for digit in text]).bool() for text in right))
     scores = (100 * runs[name].count("1") / len(runs[name]) for name in (f"{run}, {mode}, {seed}" for seed in seeds))
     return f"{run}, {mode}", ", ".join(f"{score:.1f}" for score in scores), f"{here} : {squash}", f"{p:.2g}"
