@@ -87,7 +87,7 @@ def test_the_evidence_lies_where_the_color_is(monkeypatch, resize, size):
         assert not drawn(maps[0, 0], checkpoint.preprocess, size)[..., 3].any()  # nothing speaks for red
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "vgg11_bn", "efficientnet_lite0"])
 def test_any_network(name):
     checkpoint, images = of_zoo(name), noise()
     prediction, maps = cam_predictor(checkpoint, CPU)(images)

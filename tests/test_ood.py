@@ -68,7 +68,7 @@ def test_without_enough_finite_features_there_is_no_threshold_and_with_19_images
     assert ood_score(stats, same).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vgg11_bn", "googlenet", "densenet121", "alexnet"])
+@pytest.mark.parametrize("name", ["resnet50", "vgg11_bn", "googlenet", "densenet121", "alexnet", "efficientnet_lite0"])
 def test_any_network(name):
     network, x = built(name), torch.randn(24, 3, 64, 64)
     _, features, _ = with_features(network, CPU)(x)  # test_cam.py compares the logits
