@@ -42,8 +42,9 @@ def main(data: str, *flags: str) -> None:
 def correct(weights: Path, test: Path) -> str:
     """Return 1 for each test image that the network gets right, otherwise 0."""
     network, folder = checkpoint.load(weights), image_folder.read_folder(test)
-    pixels = loaders.images_of(loaders.ImageDataset(folder, network.preprocess), range(len(folder)))
-    answers = build_predictor(network, select_compute("cpu", "auto"))(pixels).logits.argmax(1)
+    predict = build_predictor(network, select_compute("cpu", "auto"))
+    batches = loaders.loader(loaders.ImageDataset(folder, network.preprocess, 2), 64)
+    answers = torch.cat([predict(pixels).logits.argmax(1) for pixels, _ in batches])
     return "".join(str(int(right)) for right in answers == torch.tensor(folder.labels))
 
 
