@@ -22,7 +22,7 @@ FROZEN = ("--model", "efficientnet_lite0", "--weights", "imagenet", "--freeze")
 RUNS = {  # what is trained, in this order: the last begins with the weights of the one before
     "from scratch": (),
     "frozen": FROZEN,
-    "fine-tuned": ("--weights", "module/frozen.pth", "--epochs", 5, "--lr", 1e-4),
+    "fine-tuned": ("--weights", "module/frozen.pth", "--epochs", 5),
 }
 SEEDS = range(3)
 

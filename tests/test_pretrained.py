@@ -14,6 +14,7 @@ from classifier.data.image_folder import read_folder
 from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
 from classifier.training import frozen, pretrained
+from classifier.training.config import FROM_IMAGENET, parse_config
 from tests.conftest import run_code, run_script
 from tools import learning_curve
 
@@ -56,6 +57,8 @@ def test_ants_and_bees_frozen(tmp_path):
     done = run_script("train.py", *run, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "features of every image once, 224 pixels wide" in done.stdout
+    tuned = parse_config("", ["--weights", str(tmp_path / "module/ants.pth")])  # small steps, also of what came from it
+    assert {name: getattr(tuned, name) for name in FROM_IMAGENET} == FROM_IMAGENET and tuned.size == 224
     done = run_script("evaluate.py", "module/ants.pth", "--device", "cpu", cwd=tmp_path)
     assert float(re.search(r"accuracy   ([\d.]+)% on 153 images", done.stdout)[1]) >= 92, done.stdout
     assert float(re.search(r"loss       ([\d.]+)", done.stdout)[1]) < 0.3  # 24 images do not make it certain

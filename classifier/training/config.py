@@ -119,6 +119,7 @@ RECIPES = {
 
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
+FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0}  # batch norm's statistics are of images of this size
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
 # what a network needs besides the default recipe: at 2e-3 AlexNet and VGG stay at chance
@@ -192,12 +193,14 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if values["model"] not in MODELS:
         raise UserError(unknown(chosen.model))
     if chosen.weights:
-        if chosen.weights == IMAGENET:
+        origin = chosen.weights
+        if origin == IMAGENET:
             preprocess = checkpoint.usual_preprocess(values["model"])
         else:
-            weights = checkpoint.load(Path(chosen.weights), trunk=True)
+            weights = checkpoint.load(Path(origin), trunk=True)
             values["model"], preprocess = chosen.model or weights.model, weights.preprocess
-        values |= FROZEN if chosen.freeze else FINE_TUNING
+            origin = weights.settings.get("weights")
+        values |= FROZEN if chosen.freeze else FROM_IMAGENET if origin == IMAGENET else FINE_TUNING
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
         values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
     if recipe.recipe != "classic":
