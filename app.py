@@ -55,7 +55,7 @@ class Settings:
     """The command line."""
 
     weights: conf.Positional[Annotated[Path | None, conf.arg(metavar="[WEIGHTS]")]] = None
-    """A .pth to begin with; all in module/ can be chosen on the page."""
+    """A .pth, or an .onnx of export.py, to begin with; all .pth in module/ can be chosen on the page."""
     port: int = 0
     """Port to listen on; 0: GRADIO_SERVER_PORT or PORT where one is set, or the first free one from 7860 on."""
     host: str = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"

@@ -37,11 +37,13 @@ from classifier.checkpoint import Checkpoint, CheckpointError, Stated
 from classifier.cli import plural, print_table, quoted, shorten
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.device import Precision, device_name, dtype_name, select_compute
+from classifier.device import Precision, device_name, dtype_name
 from classifier.evaluation import comparison, metrics, report
 from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
+from classifier.inference import onnx_file
 from classifier.inference.predictor import Prediction, build_predictor
+from zoo import MODELS
 
 Predictor = Callable[[Tensor], Prediction]
 MAX_COLUMNS = 90  # of the terminal for class names
@@ -54,7 +56,7 @@ class Settings:
     """The command line."""
 
     weights: conf.Positional[Annotated[tuple[Path, ...], conf.arg(metavar="[WEIGHTS ...]")]] = ()
-    """One or several .pth files; by default the newest in module/."""
+    """One or several .pth files, or .onnx of export.py; by default the newest in module/."""
     data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
     """Folder that holds test/<class>/* or <class>/*; by default the one that the network was trained on."""
     part: Part = "auto"
@@ -82,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
         settings = distributed.run_on_main_and_broadcast(lambda: cli.parse(Settings, title, args, least))
         paths = find_weights(settings.weights or [checkpoints.newest(Path("module"))])
         times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
-        loaded = [checkpoints.load(path, stated=settings.stated) for path in paths]
+        loaded = [onnx_file.load(path, stated=settings.stated) for path in paths]
         settings.part, folders = distributed.run_on_main_and_broadcast(
             lambda: select_images(loaded, settings.part, settings.data)
         )
@@ -131,7 +133,7 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
     found = [("*" in path.name and sorted(path.parent.glob(path.name))) or [path] for path in weights]
     paths = dict.fromkeys(itertools.chain(*found))
     last = {path.with_name(path.stem + checkpoints.LAST) for path in paths}
-    names = {path: path.stem for path in paths if path not in last}
+    names = {path: checkpoints.name_of(path) for path in paths if path not in last}
     long = {path: "-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in names}
     return {path: name if list(names.values()).count(name) == 1 else long[path] for path, name in names.items()}
 
@@ -144,7 +146,7 @@ def evaluate(
     With `flip`, those of the mean over each image and its mirror image, called `name`-flip.
     """
     preprocess, side, classes = checkpoint.preprocess, checkpoint.preprocess.size, ", ".join(folder.classes)
-    compute = select_compute(settings.device, settings.precision)
+    compute = onnx_file.select_compute(checkpoint, settings.device, settings.precision)
     print(f"\nweights    {checkpoint.path}")
     if not checkpoint.named:
         checkpoint.assumed += f"; class names from the folder, in order: {classes}"
@@ -225,8 +227,9 @@ def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> d
 
     These are the median and the 95th percentile, warm, from pixels (1, 3, S, S) on the CPU to the prediction there.
     """
-    network, side = checkpoint.network(), checkpoint.preprocess.size
-    with FlopCounterMode(display=False) as flops, torch.inference_mode():
+    side = checkpoint.preprocess.size
+    with FlopCounterMode(display=False) as flops, torch.inference_mode(), torch.device("meta"):  # shapes only
+        network = MODELS[checkpoint.model](num_classes=len(checkpoint.classes)).eval()
         network(torch.zeros(1, 3, side, side))
     image = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
     seconds = timeit.repeat(lambda: predict(image.to(device)), number=1, repeat=WARM_UP + TIMED)
@@ -246,6 +249,8 @@ def note_score(path: Path, time_ns: int, scores: dict) -> str:
     keys = ["accuracy", "interval", "loss", "count", "calibration_error", "neither", "folder", "date", "remarks"]
     keys += ["confusion_matrix"] * (len(scores["classes"]) <= MAX_CLASSES_IN_PTH)
     try:
+        if path.suffix != ".pth":
+            raise CheckpointError("only a .pth keeps scores")
         if path.name == checkpoints.SHIPPED:
             raise CheckpointError("it comes with the project")
         if not path.stat().st_mode & stat.S_IWRITE or path.stat().st_mtime_ns != time_ns:

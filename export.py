@@ -13,35 +13,42 @@ shows how. The pixels are exactly those of Pillow, with which the network was tr
 by up to 13 of 255. Before the file is written, its answers are compared with the network's on generated images.
 """
 
-import hashlib
 import inspect
 import json
 import logging
 import textwrap
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 from tyro import conf
 
 from classifier import checkpoint as checkpoints
 from classifier import cli
 from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError, plural
-from classifier.data.transforms import Preprocess
+from classifier.data import image_folder, loaders
+from classifier.data.image_folder import ImageFolder
 from classifier.device import Compute
+from classifier.evaluation import comparison, metrics
+from classifier.evaluation.report import EvalResult
+from classifier.evaluation.selection import select_images
 from classifier.files import atomic_write
-from classifier.inference.predictor import build_predictor, fold_batch_norm
+from classifier.inference import onnx_file
+from classifier.inference.calibration import balanced_subset
+from classifier.inference.predictor import build_predictor
 
+CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format)
 EXAMPLES = 16  # generated images that the file's answers are checked with
 TOLERANCE = 0.0005  # between a probability of the file and the network's
-WEIGHT_STEPS = 2**22  # in which Pillow's resize counts the weights of pixels
+DECIDING = 200  # images that decide on the steps of 8 bits
+MAX_LOSS = 0.005  # of accuracy, from which on 8 bits are called worse
+BATCH_SIZE = 32
 
 SNIPPET = """\
 import json
@@ -84,68 +91,23 @@ class Settings:
     """The .onnx to write; without one, the weights' name and folder."""
     overwrite: bool = False
     """Replace an existing file."""
+    int8: bool = False
+    """Compute with 8 bits, which is faster without a GPU; compares the accuracy with that of float32 on test images, or
+    without any on validation images. Writes <weights>-int8.onnx."""
+    data: Annotated[Path | None, conf.arg(metavar="DIR")] = None
+    """For --int8: holds train/<class>/* and test/<class>/*; by default the folder that the network was trained on."""
     stated: Annotated[Stated, conf.arg(name="")] = checkpoints.UNSTATED
-
-
-class ExportedNetwork(nn.Module):
-    """The way from a decoded image to its probabilities: (N, H, W, 3) uint8 -> (N, classes) float32."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        super().__init__()
-        self.network = fold_batch_norm(checkpoint.network())
-        self.preprocess, self.temperature = checkpoint.preprocess, checkpoint.temperature
-
-    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
-        x = self.preprocess.normalize(resize(image, self.preprocess))
-        return (self.network(x) / self.temperature).softmax(1)
-
-
-def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return what `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float64."""
-    size, (height, width) = preprocess.size, image.shape[1:3]
-    side = torch.sym_min(height, width)
-    kept = (side, side) if preprocess.resize == "crop" else (width, height)
-    filled = preprocess.filled(width, height) if preprocess.resize == "pad" else (size, size)
-    columns = resize_weights(width, kept[0], size, filled[0], dim=0)
-    rows = resize_weights(height, kept[1], size, filled[1], dim=1)
-    x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
-    x = round_to_pixels(x @ columns)  # (N, 3, H, size), as in Pillow
-    x = round_to_pixels(rows @ x)
-    if preprocess.resize == "pad":
-        inside = (rows.sum(1, keepdim=True) > 0) & (columns.sum(0) > 0)
-        x = torch.where(inside, x, torch.tensor(preprocess.bar_color).double().view(3, 1, 1))
-    return x
-
-
-def round_to_pixels(sums: Tensor) -> Tensor:
-    """Round sums in 1 / WEIGHT_STEPS to integers in 0..255, halves upwards."""
-    return (sums / WEIGHT_STEPS + 0.5).floor().clamp(0, 255)
-
-
-def resize_weights(length: int, kept: int, size: int, filled: int, dim: int) -> Tensor:
-    """Return the weight of each old pixel in each new one, along one side of an image: float64, in 1 / WEIGHT_STEPS.
-
-    `kept` of `length` old pixels become `filled` of `size` new ones, both in the middle; other new ones get nothing.
-    As in Pillow (src/libImaging/Resample.c), a triangle around the middle of each new pixel widens where the image gets
-    smaller, so that each old pixel counts.
-    `dim` is that of the old pixels in the result: older versions of onnxruntime cannot transpose float64.
-    """
-    old, new = torch.arange(length).unsqueeze(1 - dim), torch.arange(size).unsqueeze(dim)
-    new = new - (size - filled) // 2
-    # from the middle of a new pixel to that of an old one, in 1 / (2 * filled) old pixels: integers, so exact
-    distance = (filled * (2 * old + 1 - (length - kept)) - (2 * new + 1) * kept).abs()
-    weight = (1 - distance.double() / (2 * torch.sym_max(kept, filled))).clamp(min=0)
-    weight = (weight / weight.sum(dim, keepdim=True) * WEIGHT_STEPS).round()
-    return torch.where((new >= 0) & (new < filled), weight, 0)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Export, check, and print how to use the file."""
     settings = cli.parse(Settings, __doc__.split("\n")[0], args)
     need_packages()
+    from classifier.inference import onnx_graph  # needs them
+
     path = settings.weights or checkpoints.newest(Path("module"))
     checkpoint = checkpoints.load(path, stated=settings.stated)
-    target = settings.output or path.with_suffix(".onnx")
+    target = settings.output or path.with_name(f"{path.stem}{'-int8' * settings.int8}.onnx")
     if target.suffix != ".onnx":
         raise UserError(f"--output {target} has to end in .onnx.")
     if target.exists() and not settings.overwrite:
@@ -153,25 +115,30 @@ def main(args: Sequence[str] | None = None) -> None:
     preprocess, classes = checkpoint.preprocess, plural(len(checkpoint.classes), "class", "classes")
     print(f"weights    {path}")
     print(f"network    {checkpoint.model}, {classes}, {preprocess.size} x {preprocess.size} ({preprocess.resize})")
-    if checkpoint.assumed:
-        print(f"assumed    {checkpoint.assumed}")
-
+    images = select(checkpoint, settings.data) if settings.int8 else None
     try:
         with atomic_write(target) as file:  # opened before the work, so that a read-only folder shows at once
-            content = onnx_bytes(checkpoint)
-            difference = largest_difference(content, checkpoint)
+            model = onnx_graph.network_model(checkpoint)
+            content = onnx_graph.onnx_bytes(model, checkpoint)
+            written = onnx_file.from_session(target, content)
+            difference = largest_difference(written, checkpoint)
             if not difference <= TOLERANCE:  # or NaN
                 raise UserError(
                     f"Nothing is written: the ONNX of {path} differs from the network by {difference:.2g} in a "
                     f"probability, where {TOLERANCE} is allowed. Another version may do better: "
                     "pip install --upgrade -r requirements-export.txt"
                 )
+            if written.assumed:
+                print(f"assumed    {written.assumed}")
+            if images:
+                content = in_8_bits(model, checkpoint, content, *images)
             file.write(content)
     except OSError as error:
         message = f"{target} cannot be written ({error.strerror or error}). Choose another place with --output."
         raise UserError(message) from error
     print(f"written    {target}, {len(content) / 1e6:.1f} MB")
-    print(f"checked    on {EXAMPLES} generated images: probabilities differ by at most {difference:.1g}")
+    if not settings.int8:
+        print(f"checked    on {EXAMPLES} generated images: probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
     model = json.dumps(target.as_posix(), ensure_ascii=False)
     snippet = SNIPPET.format(decode=inspect.getsource(decode), model=model, side=2 * preprocess.size)
@@ -188,52 +155,80 @@ def need_packages() -> None:
             f"export.py needs packages that are missing here ({error}): pip install -r requirements-export.txt"
         ) from None
     onnxruntime.set_default_logger_severity(3)  # errors only
-    for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export"):
+    for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "root"):  # the last for quantization
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def onnx_bytes(checkpoint: Checkpoint) -> bytes:
-    """Return the network as the content of an .onnx, weights in float32."""
-    image = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's about itself
-        program = torch.onnx.export(
-            ExportedNetwork(checkpoint).eval().requires_grad_(False),
-            (image,),
-            dynamo=True,
-            input_names=["picture"],
-            output_names=["probabilities"],
-            dynamic_shapes={"image": {0: "pictures", 1: "height", 2: "width"}},
-            verbose=False,
+def select(checkpoint: Checkpoint, data: Path | None) -> tuple[ImageFolder, str, ImageFolder]:
+    """Return images that decide on the steps of 8 bits, and what the accuracy is measured on: its part and images.
+
+    The first are validation images; where these are not known, training images. Raises UserError without images.
+    """
+    part, (images,) = select_images([checkpoint], "auto", data)
+    try:
+        _, (deciding,) = select_images([checkpoint], "val", data)
+    except UserError:
+        root = data or Path(checkpoint.data.get("root") or "dataset")
+        deciding = image_folder.read_folder(root / "train", classes=images.classes)
+    return balanced_subset(deciding, DECIDING), part, balanced_subset(images)
+
+
+def in_8_bits(
+    model: object, checkpoint: Checkpoint, content: bytes, deciding: ImageFolder, part: str, images: ImageFolder
+) -> bytes:
+    """Return the .onnx in 8 bits, and print how its accuracy compares with that of `content`, in float32.
+
+    Args:
+        model: the network, from `network_model`.
+        checkpoint: what was exported.
+        content: the .onnx in float32.
+        deciding, part, images: from `select`.
+    """
+    from classifier.inference import onnx_graph  # needs packages of its own
+
+    def batches(folder: ImageFolder) -> Iterator[tuple[Tensor, Tensor]]:
+        dataset = loaders.ImageDataset(folder, checkpoint.preprocess, torch.get_num_threads())
+        return loaders.on_device(loaders.loader(dataset, BATCH_SIZE), CPU.device)
+
+    print(f"8 bits     by {plural(len(deciding), 'image')} of {deciding.root}", flush=True)
+    model = onnx_graph.quantized(model, (pixels for pixels, _ in batches(deciding)))
+    contents = {"float32": content, "int8": onnx_graph.onnx_bytes(model, checkpoint, in_8_bits=True)}
+    loaded = {name: onnx_file.from_session(checkpoint.path, content) for name, content in contents.items()}
+    predictors = {name: build_predictor(one, CPU) for name, one in loaded.items()}
+    answers = {name: [] for name in contents}
+    for pixels, _ in batches(images):
+        for name, predict in predictors.items():
+            answers[name].append(predict(pixels))
+    labels, results = torch.tensor(images.labels), []
+    for name, predictions in answers.items():
+        logits, _, is_ood = map(torch.cat, list(zip(*predictions, strict=True))[:3])
+        scores = metrics.score(logits, labels, images.classes, checkpoint.temperature)
+        scores["neither"] = is_ood.sum().item() if checkpoint.ood_stats else None
+        results.append(EvalResult(name, scores, [], logits, labels))
+    before, after = (result.report["accuracy"] for result in results)
+    (verdict,) = comparison.verdicts(results)
+    kind = "test images" if part == "test" else "validation images (there are no test images)"
+    print(f"accuracy   {before:.2%} in float32, {after:.2%} in 8 bits, on {len(images):,} {kind} of {images.root}")
+    print(f"           {verdict['words']}")
+    if checkpoint.ood_stats:
+        print("neither    {:,} of them in float32, {:,} in 8 bits".format(*(one.report["neither"] for one in results)))
+    if before - after > MAX_LOSS or (verdict["real"] and after < before):
+        print(
+            f"WORSE      8 bits lose {before - after:.2%} of accuracy. Use float32: python export.py {checkpoint.path}"
         )
-    model = program.model_proto
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")  # lines and folders of this machine, from which each came
-    notes = {
-        "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
-        "model": checkpoint.model,
-        "size": str(checkpoint.preprocess.size),
-        "resize": checkpoint.preprocess.resize,
-        "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
-    }
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=value)
-    return model.SerializeToString()
+    scores = {"history": checkpoint.scores.get("history", []), part: results[1].report}
+    return onnx_graph.onnx_bytes(model, replace(checkpoint, scores=scores), in_8_bits=True)
 
 
-def largest_difference(content: bytes, checkpoint: Checkpoint) -> float:
-    """Return the largest difference between probabilities from onnxruntime and from our predictor, both in float32."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    predict = build_predictor(checkpoint, Compute(torch.device("cpu"), torch.float32, torch.contiguous_format))
+def largest_difference(written: Checkpoint, checkpoint: Checkpoint) -> float:
+    """Return the largest difference between probabilities from an ONNX file and from our predictor, both in float32."""
+    predict = build_predictor(checkpoint, CPU)
     random, differences = np.random.default_rng(0), []
     for n in range(EXAMPLES // 2):  # two at a time, so that a mix-up would show; of several proportions
         blocks = random.integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
         pair = blocks.repeat(50, axis=1).repeat(60 - 7 * n, axis=2)
         expected = predict(torch.stack([checkpoint.preprocess.pixels(Image.fromarray(image)) for image in pair]))
-        (found,) = session.run(["probabilities"], {"picture": pair})
+        (found,) = written.session.run(["probabilities"], {"picture": pair})
         differences.append(np.abs(found - expected.probabilities.numpy()).max())
     return float(np.max(differences))
 

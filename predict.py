@@ -35,8 +35,9 @@ from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError, plural
 from classifier.data import archives
-from classifier.device import Precision, select_compute
+from classifier.device import Precision
 from classifier.files import class_folders
+from classifier.inference import onnx_file
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
 from classifier.prediction.sources import UnlabelledImage
@@ -50,7 +51,7 @@ class Settings:
     paths: Annotated[conf.Positional[tuple[str, ...]], conf.arg(metavar="IMAGES ...")] = ()
     """Images, folders, zips, patterns such as *.jpg; - reads paths from standard input."""
     weights: Path | None = None
-    """A .pth; without one, the newest in module/."""
+    """A .pth, or an .onnx of export.py; without one, the newest .pth in module/."""
     output: Path = Path("predictions.csv")
     """The table; the contact sheet has the same name with .png."""
     sort_into: Path | None = None
@@ -109,11 +110,11 @@ def command_line(args: Sequence[str] | None) -> Settings:
 
 def predict(settings: Settings) -> None:
     """Label the images that have no row yet, then make the other files from the table."""
-    checkpoint = checkpoints.load(settings.weights, stated=settings.stated)
+    checkpoint = onnx_file.load(settings.weights, stated=settings.stated)
     folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
     images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
     new = [image for name, image in images.items() if name not in table.rows]
-    compute = select_compute(settings.device, settings.precision)
+    compute = onnx_file.select_compute(checkpoint, settings.device, settings.precision)
     outputs.print_header(checkpoint, compute)
     outputs.print_kept(table, len(images) - len(new))
 

@@ -96,9 +96,11 @@ def build(checkpoint: Checkpoint, threads: int) -> dict[str, Predict]:
             torch.stack([pixels(image) for image in images])
         ).probabilities.numpy()
     export.need_packages()
+    from classifier.inference import onnx_graph  # needs them
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.onnx")
-        file.write_bytes(export.onnx_bytes(checkpoint, {}))
+        file.write_bytes(onnx_graph.onnx_bytes(onnx_graph.network_model(checkpoint), checkpoint))
         for name, count in {"onnxruntime": 1 if threads == 1 else 0, "onnxruntime, 2 threads": 2}.items():
             if threads > 1 or count < 2:  # 0: onnxruntime's default
                 settings = onnxruntime.SessionOptions()

@@ -104,6 +104,7 @@ class Checkpoint:
     path: Path | None = None  # not in the file, as the next ones
     assumed: str = ""  # for a state_dict of another program, which does not say it, as flags that would
     named: bool = True  # whether the names of the classes are known
+    session: object = None  # of onnxruntime: for an ONNX file, which has no state_dict; see inference/onnx_file.py
 
     def network(self) -> nn.Module:
         """Return the network with these weights, on the CPU, in evaluation mode."""
@@ -112,7 +113,7 @@ class Checkpoint:
         return network.eval()
 
 
-IN_FILE = [entry.name for entry in dataclasses.fields(Checkpoint)[:-4]]  # fields whose names are keys of the file, too
+IN_FILE = [entry.name for entry in dataclasses.fields(Checkpoint)[:-5]]  # fields whose names are keys of the file, too
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -120,10 +121,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises CheckpointError for a folder that cannot be written to or a full disk; an older file is still there.
     """
-    content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in IN_FILE}}
-    content["created"] = checkpoint.created or datetime.now().astimezone().isoformat(timespec="seconds")
-    content["versions"] = checkpoint.versions or versions()
-    content |= {"preprocess": checkpoint.preprocess.to_dict(), "novelty": checkpoint.ood_stats}
+    content = content_of(checkpoint)
     content["state_dict"] = {name: value.detach().cpu().clone() for name, value in checkpoint.state_dict.items()}
     try:
         with atomic_write(path) as file:
@@ -132,6 +130,14 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         raise CheckpointError(
             f"{path} could not be written: {error}. Free some space or choose another place."
         ) from error
+
+
+def content_of(checkpoint: Checkpoint) -> dict:
+    """Return what a file holds, by key; `from_content` undoes it."""
+    content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in IN_FILE}}
+    content["created"] = checkpoint.created or datetime.now().astimezone().isoformat(timespec="seconds")
+    content["versions"] = checkpoint.versions or versions()
+    return content | {"preprocess": checkpoint.preprocess.to_dict(), "novelty": checkpoint.ood_stats}
 
 
 def amend(path: Path, scores: dict | None = None, **fields) -> None:
@@ -169,6 +175,11 @@ def newest(folder: Path) -> Path:
     return max(files, key=lambda file: file.stat().st_mtime)
 
 
+def name_of(path: Path) -> str:
+    """Return what to call a file: an .onnx keeps its ending, as it is mostly beside a .pth."""
+    return path.name if path.suffix.lower() == ".onnx" else path.stem
+
+
 def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool = False) -> Checkpoint:
     """Read a .pth of ours, or a state_dict of a network in MODELS, about which `stated` says what it does not.
 
@@ -190,12 +201,13 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
         raise CheckpointError(message, file=path, flags=flags)
     else:
-        checkpoint = _from_train(path, content)
+        checkpoint = from_content(path, content)
     checkpoint.path = path
     return checkpoint
 
 
-def _from_train(path: Path, content: Mapping) -> Checkpoint:
+def from_content(path: Path, content: Mapping, weights: bool = True) -> Checkpoint:
+    """Return the checkpoint of a file of ours. Raises CheckpointError where a value, or if asked a weight, is amiss."""
     version, model = str(content["format"])[:20], str(content.get("model"))[:80]  # they may be anything
     if version != str(FORMAT):
         message = "{file} has format {format}; this version reads format {known}. Update the project."
@@ -208,7 +220,7 @@ def _from_train(path: Path, content: Mapping) -> Checkpoint:
         values |= {"preprocess": Preprocess.from_dict(content["preprocess"]), "ood_stats": content.get("novelty", {})}
         checkpoint = Checkpoint(**values)
         _check_values(checkpoint)
-        if shapes(checkpoint.state_dict) != shapes_of(model, len(checkpoint.classes)):
+        if weights and shapes(checkpoint.state_dict) != shapes_of(model, len(checkpoint.classes)):
             raise ValueError(f"its weights differ from those of {model} with {len(checkpoint.classes)} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = "{file} is not a complete .pth of train.py ({reason}). Train it again."

@@ -20,6 +20,7 @@ NEEDS = {
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
     "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],
     "photographs": [
+        "tests/test_onnx_file.py::test_8_bits_of_photographs",
         "tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes",
         "tests/test_pretrained.py::test_ants_and_bees_frozen",
         "tests/test_pretrained.py::test_imagenets_dogs_and_cats",

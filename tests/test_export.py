@@ -143,7 +143,8 @@ def test_the_file_describes_itself(project):
     assert notes["sha256"] == hashlib.sha256(Path("module/places.pth").read_bytes()).hexdigest()
     assert str(REPOSITORY).encode() not in Path("module/places.onnx").read_bytes()
 
-    (image,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    (image,), (probabilities, *others) = session.get_inputs(), session.get_outputs()
+    assert [output.name for output in others] == ["logits", "features"]
     assert (image.name, image.type) == ("picture", "tensor(uint8)")
     assert image.shape == ["pictures", "height", "width", 3]
     assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
@@ -243,7 +244,7 @@ def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     heading, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
     words = [line.split()[0] for line in heading.splitlines() if line]
-    assert words == ["weights", "network", "written", "checked", "To"]
+    assert words == ["weights", "network", "assumed", "written", "checked", "To"]
 
     (tmp_path / "images").mkdir()
     write_kinds(tmp_path / "images")

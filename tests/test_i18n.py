@@ -13,7 +13,7 @@ CHINESE = CATALOGUES["zh"]
 # modules whose errors visitors may see
 SHOWN = [ROOT / "classifier/data" / f"{name}.py" for name in ("archives", "decoders", "formats", "images")]
 SHOWN += [ROOT / "classifier" / name for name in ("checkpoint.py", "safe_load.py", "foreign.py")]
-SHOWN += [ROOT / "classifier" / "evaluation" / "plots.py"]
+SHOWN += [ROOT / "classifier" / name for name in ("evaluation/plots.py", "inference/onnx_file.py")]
 SHOWN += (ROOT / "webui").glob("*.py")
 FIELD = re.compile(r"\{(\w+)[^}]*\}")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import UNSTATED, Checkpoint, CheckpointError, Stated
 from classifier.cli import UserError, shorten
-from classifier.device import Compute, Precision, select_compute
+from classifier.device import Compute, Precision
 from classifier.evaluation.metrics import wilson_interval
+from classifier.inference import onnx_file
 from classifier.inference.cam import cam_predictor
 from webui.i18n import Translator
 
@@ -42,7 +43,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Models:
-    """The .pth files in `folder`, but for those to resume from, and `first`, wherever it is, which is preselected.
+    """The .pth files in `folder`, but for those to resume from, and `first`, a .pth or .onnx anywhere, preselected.
 
     `stated` is what `first` does not say of itself. Each is loaded when it is first asked for, and anew when its file
     has changed. Any thread may call the methods.
@@ -78,7 +79,7 @@ class Models:
         of 20 images promise less than 97% of 2,000. Raises UserError where no .pth can be loaded.
         """
         if self.first:
-            return self.first.stem
+            return checkpoints.name_of(self.first)
         found = self.found()
         good = {name: checkpoint for name, checkpoint in found.items() if isinstance(checkpoint, Checkpoint)}
         if not good:
@@ -102,7 +103,7 @@ class Models:
 
     def _paths(self) -> dict[str, Path]:
         """Return name -> file of all that may be asked for."""
-        found = {self.first.stem: self.first} if self.first else {}
+        found = {checkpoints.name_of(self.first): self.first} if self.first else {}
         first = self.first and self.first.resolve()
         for path in sorted(self.folder.glob("[!.]*.pth")):
             if not path.name.endswith(checkpoints.LAST) and path.resolve() != first:
@@ -141,14 +142,14 @@ def _stamp(path: Path) -> tuple[int, ...]:
 @functools.lru_cache(200)
 def _read_without_weights(path: Path, stamp: tuple[int, ...], stated: Stated) -> Checkpoint | UserError:
     try:
-        return dataclasses.replace(_read(path, stated), state_dict={}, resume={}, ood_stats={})
+        return dataclasses.replace(_read(path, stated), state_dict={}, resume={}, ood_stats={}, session=None)
     except CheckpointError as error:
         return error.with_traceback(None)
 
 
 def _read(path: Path, stated: Stated) -> Checkpoint:
     """Return the checkpoint. Raises CheckpointError, also where weights are not numbers."""
-    checkpoint = checkpoints.load(path, stated=stated)
+    checkpoint = onnx_file.load(path, stated)
     if not checkpoints.finite(checkpoint.state_dict):
         raise CheckpointError("{file} holds weights that are not numbers. Train it again.", file=path)
     return checkpoint
@@ -156,8 +157,8 @@ def _read(path: Path, stated: Stated) -> Checkpoint:
 
 @functools.lru_cache(MAX_LOADED)
 def _load(path: Path, stamp: tuple[int, ...], stated: Stated, device: str, precision: Precision) -> Loaded:
-    checkpoint, compute = _read(path, stated), select_compute(device, precision)
-    size = checkpoint.preprocess.size
+    checkpoint = _read(path, stated)
+    compute, size = onnx_file.select_compute(checkpoint, device, precision), checkpoint.preprocess.size
     try:
         predict = cam_predictor(checkpoint, compute)
         predict(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=compute.device))  # the first is the slowest

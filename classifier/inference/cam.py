@@ -28,6 +28,7 @@ from classifier.inference.predictor import (
     build_predictor,
     check_ood_stats,
     prediction_from_logits,
+    session_answers,
     with_features,
 )
 
@@ -46,8 +47,11 @@ def cam_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tensor]
     Maps are (N, classes, h, w) float32 on the CPU, h and w being those of the last feature map, in logits: by how much
     the class would exceed the mean of all classes if the whole image were like this place (but for the bias). Only the
     10 most probable classes have one; the maps of the others are 0, and all maps of a network without
-    `forward_features`. Raises CheckpointError for damaged OOD statistics.
+    `forward_features`. In an ONNX file all classes have maps, or none has. Raises CheckpointError for damaged OOD
+    statistics.
     """
+    if checkpoint.session:
+        return lambda images: session_answers(checkpoint, images)
     check_ood_stats(checkpoint)
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # a network of the user's own

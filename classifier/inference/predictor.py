@@ -37,6 +37,8 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
     Raises CheckpointError for damaged OOD statistics; the function raises UserError where the device has too little
     memory or logits are not finite.
     """
+    if checkpoint.session:
+        return lambda images: session_answers(checkpoint, images)[0]
     check_ood_stats(checkpoint)
     forward = (with_features if checkpoint.ood_stats else with_head_input)(checkpoint.network(), compute)
 
@@ -46,12 +48,30 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
         except torch.OutOfMemoryError:
             message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
             raise UserError(message) from None
-        prediction = prediction_from_logits(checkpoint, *output[:2])
-        if not prediction.logits.isfinite().all():
-            raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
-        return prediction
+        return check_finite(checkpoint, prediction_from_logits(checkpoint, *output[:2]))
 
     return predict
+
+
+def check_finite(checkpoint: Checkpoint, prediction: Prediction) -> Prediction:
+    """Return the prediction. Raises UserError for logits that are not finite."""
+    if not prediction.logits.isfinite().all():
+        raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
+    return prediction
+
+
+def session_answers(checkpoint: Checkpoint, images: Tensor) -> tuple[Prediction, Tensor]:
+    """Return what an ONNX file answers, from images as for `build_predictor`: a prediction, and maps as in cam.py.
+
+    Without OOD statistics no image is out of distribution, without maps these are 0: (N, classes, 1, 1).
+    """
+    names = [output.name for output in checkpoint.session.get_outputs()]
+    found = checkpoint.session.run(names, {"picture": images.permute(0, 2, 3, 1).contiguous().numpy()})
+    values = dict(zip(names, map(torch.from_numpy, found), strict=True))
+    is_ood = values["unlike"] > 0 if "unlike" in values else torch.zeros(len(images), dtype=torch.bool)
+    prediction = Prediction(values["logits"], values["probabilities"], is_ood, values["features"])
+    maps = values.get("maps", torch.zeros(len(images), len(checkpoint.classes), 1, 1))
+    return check_finite(checkpoint, prediction), maps
 
 
 def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
@@ -106,7 +126,7 @@ def optimize_for_inference(network: nn.Module, compute: Compute) -> Callable[[Te
 
 def with_head_input(network: nn.Module, compute: Compute) -> Callable[[Tensor], tuple[Tensor, Features]]:
     """Return a function as `optimize_for_inference` does, but to (logits, [input of the last linear layer (N, D)])."""
-    network, last_layer = _optimized(network, compute)
+    network, last_layer = optimized(network, compute)
     head_inputs: list[Tensor] = []
     last_layer.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].float()))
 
@@ -125,7 +145,25 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
     largest to the smallest, the channel means of the last map of that size, (N, C) each; then the input of the last
     linear layer, (N, D). The logits can be differentiated with respect to the last map. One thread at a time.
     """
-    network, last_layer = _optimized(network, compute)
+    network, last_layer = optimized(network, compute)
+    trunk, head = split_network(network, last_layer)
+
+    def forward(x: Tensor) -> tuple[Tensor, Features, Tensor]:
+        with torch.inference_mode():
+            last_map, means = trunk(x.to(compute.device, compute.dtype, memory_format=compute.memory_format))
+        with torch.inference_mode(False):
+            last_map = last_map.clone().requires_grad_()
+            logits, head_input = head(last_map)
+        return logits, [*means, head_input], last_map
+
+    return forward
+
+
+def split_network(network: nn.Module, last_layer: nn.Module) -> tuple[Callable, Callable]:
+    """Return two functions, which hooks in the network serve: x -> (last map, means), last map -> (logits, head input).
+
+    They are as `with_features` describes. Without `forward_features`, x is the last map, and there are no means.
+    """
     maps: dict[torch.Size, Tensor] = {}  # the last map of each size
     head_inputs: list[Tensor] = []
 
@@ -137,19 +175,19 @@ def with_features(network: nn.Module, compute: Compute) -> Callable[[Tensor], tu
         module.register_forward_hook(keep_map)
     last_layer.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].detach().float()))
 
-    def forward(x: Tensor) -> tuple[Tensor, Features, Tensor]:
+    def trunk(x: Tensor) -> tuple[Tensor, Features]:
         maps.clear()
-        with torch.inference_mode():
-            x = x.to(compute.device, compute.dtype, memory_format=compute.memory_format)
-            last_map = network.forward_features(x)
-            means = [_channel_means(values) for values in maps.values()]
+        last_map = network.forward_features(x) if hasattr(network, "forward_features") else x
+        means = [_channel_means(values) for values in maps.values()]
         maps.clear()
-        with torch.inference_mode(False):
-            last_map = last_map.clone().requires_grad_()
-            logits = network.forward_head(last_map).float()
-        return logits, [*means, head_inputs.pop()], last_map
+        return last_map, means
 
-    return forward
+    def head(last_map: Tensor) -> tuple[Tensor, Tensor]:
+        logits = network.forward_head(last_map) if hasattr(network, "forward_head") else network(last_map)
+        maps.clear()
+        return logits.float(), head_inputs.pop()
+
+    return trunk, head
 
 
 def _channel_means(values: Tensor) -> Tensor:
@@ -158,7 +196,7 @@ def _channel_means(values: Tensor) -> Tensor:
     return values[:, :, ::step, ::step].mean((2, 3), dtype=torch.float32)
 
 
-def _optimized(network: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
+def optimized(network: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
     """Return the copy that `optimize_for_inference` describes, and its last linear layer (or itself without one)."""
     network = fold_batch_norm(copy.deepcopy(network).eval()).requires_grad_(False)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]

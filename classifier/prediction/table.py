@@ -109,6 +109,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """Return a hash of all that a prediction depends on; evaluate.py may add scores to the .pth meanwhile."""
     facts = (checkpoint.model, checkpoint.classes, checkpoint.preprocess, checkpoint.temperature, checkpoint.ood_stats)
     digest = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace"))
+    if checkpoint.session:
+        digest.update(checkpoint.path.read_bytes())
     for values in checkpoint.state_dict.values():
         digest.update(values.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

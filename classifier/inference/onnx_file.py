@@ -1,0 +1,76 @@
+"""The .onnx that export.py writes, read as a .pth is, and computed by onnxruntime.
+
+Its metadata has under "checkpoint" what a .pth has beside weights and OOD statistics, which are in the graph. Its
+outputs are "probabilities", "logits", "features" (the input of the last linear layer) and, where the network has them,
+"unlike", the OOD score less its threshold, (N,), and "maps" as in cam.py.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from classifier import checkpoint as checkpoints
+from classifier import device
+from classifier.checkpoint import UNSTATED, Checkpoint, CheckpointError, Stated
+from classifier.device import Compute, Precision
+
+PROVIDERS = ("OpenVINOExecutionProvider", "CPUExecutionProvider")  # in order of preference
+NO_OOD = "that every image shows one of the classes: the file has no OOD statistics"
+NO_MAPS = "it has no heat maps"
+
+
+def load(path: Path, stated: Stated = UNSTATED) -> Checkpoint:
+    """Read a .pth as `checkpoint.load` does, or an .onnx of export.py, whose `session` takes the place of weights.
+
+    Raises CheckpointError also where onnxruntime is missing, or where another program wrote the .onnx.
+    """
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return checkpoints.load(path, stated=stated)
+    if stated != UNSTATED:
+        message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
+        raise CheckpointError(message, file=path, flags=flags)
+    return from_session(path, path)
+
+
+def from_session(path: Path, content: Path | bytes) -> Checkpoint:
+    """Return the checkpoint of an .onnx, given as its path or content, with as many threads as PyTorch has."""
+    try:
+        import onnxruntime  # an extra
+    except ImportError:
+        message = "{file} needs onnxruntime, which is missing here: pip install -r requirements-export.txt"
+        raise CheckpointError(message, file=path) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3  # errors only
+    providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+    try:
+        source = content if isinstance(content, bytes) else str(content)
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # of many kinds
+        message = "{file} is damaged, was not copied whole, or is not ONNX that onnxruntime reads ({reason})."
+        raise CheckpointError(message, file=path, reason=str(error).splitlines()[0][:200]) from error
+    names = {output.name for output in session.get_outputs()}
+    try:
+        values = json.loads(session.get_modelmeta().custom_metadata_map["checkpoint"])
+        if not names >= {"probabilities", "logits", "features"} or session.get_inputs()[0].name != "picture":
+            raise KeyError
+        checkpoint = checkpoints.from_content(path, values, weights=False)
+    except (KeyError, TypeError, ValueError) as error:
+        message = "{file} is not an .onnx of export.py, or of an earlier one. Write it again: python export.py WEIGHTS"
+        raise CheckpointError(message, file=path) from error
+    checkpoint.path, checkpoint.session, checkpoint.named = path, session, values.get("named") is not False
+    checkpoint.ood_stats = {"threshold": 0.0} if "unlike" in names else {}
+    lacks = [NO_OOD] * ("unlike" not in names) + [NO_MAPS] * ("maps" not in names)
+    checkpoint.assumed = "; ".join(filter(None, [str(values.get("assumed", "")), *lacks]))
+    return checkpoint
+
+
+def select_compute(checkpoint: Checkpoint, chosen: str, precision: Precision) -> Compute:
+    """Return what `device.select_compute` does; an ONNX file has a format of its own, and runs on the processor."""
+    if not checkpoint.session:
+        return device.select_compute(chosen, precision)
+    notes = checkpoint.session.get_modelmeta().custom_metadata_map
+    dtype = torch.int8 if notes.get("precision") == "int8" else torch.float32
+    provider = checkpoint.session.get_providers()[0].removesuffix("ExecutionProvider")
+    return Compute(torch.device("cpu"), dtype, torch.contiguous_format, f"as in the file; onnxruntime, {provider}")

@@ -1,0 +1,235 @@
+"""A network as ONNX: its graph from an image of any size to the answers, in float32 or in 8 bits.
+
+Nothing else imports this module: it needs onnx, onnxscript and, for 8 bits, onnxruntime (requirements-export.txt).
+"""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, compose, helper
+from torch import Tensor, nn
+
+from classifier import checkpoint as checkpoints
+from classifier.checkpoint import Checkpoint
+from classifier.data.transforms import Preprocess
+from classifier.device import Compute
+from classifier.inference.predictor import ood_score, optimized, split_network
+
+CPU = Compute(torch.device("cpu"), torch.float32, torch.contiguous_format)
+WEIGHT_STEPS = 2**22  # in which Pillow's resize counts the weights of pixels
+IN_8_BITS = ["Conv", "Gemm", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "Concat"]  # layers, and what joins them
+
+
+class ExportedNetwork(nn.Module):
+    """The way from pixels, (N, 3, size, size) float32 in 0..255, to the outputs that are named in `names`."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__()
+        self.network, last_layer = optimized(checkpoint.network(), CPU)
+        self.trunk, self.head = split_network(self.network, last_layer)
+        self.checkpoint = checkpoint
+        self.map_weights = self.linear_weights()
+        self.names = ["probabilities", "logits", "features", *["unlike"] * bool(checkpoint.ood_stats)]
+        self.names += ["maps"] * (self.map_weights is not None)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:  # noqa: D102
+        last_map, means = self.trunk(self.checkpoint.preprocess.normalize(pixels))
+        logits, head_input = self.head(last_map)
+        outputs = [(logits / self.checkpoint.temperature).softmax(1), logits, head_input]
+        if stats := self.checkpoint.ood_stats:
+            outputs.append(ood_score(stats, [*means, head_input]) - stats["threshold"])
+        if self.map_weights is not None:
+            outputs.append(F.conv2d(last_map, self.map_weights))
+        return tuple(outputs)
+
+    def linear_weights(self) -> Tensor | None:
+        """Return the weights (classes, C, 1, 1) of `maps`; None for a head that is not linear in the map's mean."""
+        if not hasattr(self.network, "forward_features"):
+            return None
+        size = self.checkpoint.preprocess.size
+        shape = self.trunk(torch.zeros(1, 3, size, size))[0].shape
+
+        def gradient(label: int, seed: int) -> Tensor:  # (C, h, w)
+            last_map = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+            return torch.autograd.grad(self.head(last_map)[0][0, label], last_map)[0][0]
+
+        first = gradient(0, seed=1)
+        for other in (gradient(0, seed=2), first.mean((1, 2), keepdim=True).expand_as(first)):
+            if not torch.allclose(first, other, rtol=1e-3, atol=1e-4 * first.abs().max().item()):
+                return None
+        weights = torch.stack([gradient(label, seed=1).sum((1, 2)) for label in range(len(self.checkpoint.classes))])
+        return (weights - weights.mean(0))[..., None, None]
+
+
+class Resize(nn.Module):
+    """`resize` as a module, to float32."""
+
+    def __init__(self, preprocess: Preprocess):
+        super().__init__()
+        self.preprocess = preprocess
+
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        return resize(image, self.preprocess).float()
+
+
+def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return what `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float64."""
+    size, (height, width) = preprocess.size, image.shape[1:3]
+    side = torch.sym_min(height, width)
+    kept = (side, side) if preprocess.resize == "crop" else (width, height)
+    filled = preprocess.filled(width, height) if preprocess.resize == "pad" else (size, size)
+    columns = resize_weights(width, kept[0], size, filled[0], dim=0)
+    rows = resize_weights(height, kept[1], size, filled[1], dim=1)
+    x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
+    x = round_to_pixels(x @ columns)  # (N, 3, H, size), as in Pillow
+    x = round_to_pixels(rows @ x)
+    if preprocess.resize == "pad":
+        inside = (rows.sum(1, keepdim=True) > 0) & (columns.sum(0) > 0)
+        x = torch.where(inside, x, torch.tensor(preprocess.bar_color).double().view(3, 1, 1))
+    return x
+
+
+def round_to_pixels(sums: Tensor) -> Tensor:
+    """Round sums in 1 / WEIGHT_STEPS to integers in 0..255, halves upwards."""
+    return (sums / WEIGHT_STEPS + 0.5).floor().clamp(0, 255)
+
+
+def resize_weights(length: int, kept: int, size: int, filled: int, dim: int) -> Tensor:
+    """Return the weight of each old pixel in each new one, along one side of an image: float64, in 1 / WEIGHT_STEPS.
+
+    `kept` of `length` old pixels become `filled` of `size` new ones, both in the middle; other new ones get nothing.
+    As in Pillow (src/libImaging/Resample.c), a triangle around the middle of each new pixel widens where the image gets
+    smaller, so that each old pixel counts.
+    `dim` is that of the old pixels in the result: older versions of onnxruntime cannot transpose float64.
+    """
+    old, new = torch.arange(length).unsqueeze(1 - dim), torch.arange(size).unsqueeze(dim)
+    new = new - (size - filled) // 2
+    # from the middle of a new pixel to that of an old one, in 1 / (2 * filled) old pixels: integers, so exact
+    distance = (filled * (2 * old + 1 - (length - kept)) - (2 * new + 1) * kept).abs()
+    weight = (1 - distance.double() / (2 * torch.sym_max(kept, filled))).clamp(min=0)
+    weight = (weight / weight.sum(dim, keepdim=True) * WEIGHT_STEPS).round()
+    return torch.where((new >= 0) & (new < filled), weight, 0)
+
+
+def exported(module: nn.Module, example: Tensor, dynamic: dict[int, str], names: list[str]) -> onnx.ModelProto:
+    """Return a module of one input, which is called names[0], as its outputs are by the other names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's about itself
+        program = torch.onnx.export(
+            module.eval().requires_grad_(False),
+            (example,),
+            dynamo=True,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
+    model = program.model_proto  # a new one each time
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")  # lines and folders of this machine, from which each came
+    return model
+
+
+def network_model(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Return the network from "pixels", (N, 3, size, size) float32 in 0..255, to its outputs, weights in float32."""
+    network, size = ExportedNetwork(checkpoint), checkpoint.preprocess.size
+    return exported(network, torch.zeros(2, 3, size, size), {0: "pictures"}, ["pixels", *network.names])
+
+
+def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelProto:
+    """Return a `network_model` whose layers before the last one compute with 8 bits.
+
+    What the layers give for these pixels (N, 3, size, size) decides on the steps. Weights have 7 bits and steps of
+    their own in each channel: processors without VNNI add pairs of products in 16 bits, which 8 bits would overflow.
+    """
+    from onnxruntime import quantization
+
+    wanted, names = {"logits"}, []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            names += [node.name] * (node.op_type in IN_8_BITS and "logits" not in node.output)
+
+    class Reader(quantization.CalibrationDataReader):
+        inputs = ({"pixels": pixels.float().numpy()} for pixels in batches)
+
+        def get_next(self) -> dict | None:
+            return next(self.inputs, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
+        source.write_bytes(model.SerializeToString())
+        quantization.quantize_static(
+            source,
+            target,
+            Reader(),
+            op_types_to_quantize=IN_8_BITS,
+            nodes_to_quantize=names,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return onnx.load(target)
+
+
+@lru_cache(1)
+def resize_nodes(preprocess: Preprocess) -> onnx.GraphProto:
+    """Return the graph from "picture", (N, H, W, 3) uint8, to "pixels"; images of the right size pass unchanged."""
+    example = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
+    dynamic = {0: "pictures", 1: "height", 2: "width"}
+    graph = exported(Resize(preprocess), example, dynamic, ["picture", "resized"]).graph
+    picture = graph.input.pop()
+    compose.add_prefix_graph(graph, "resize/", inplace=True)
+    to_pass = [
+        helper.make_node("Transpose", ["picture"], ["resize/turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["resize/turned"], ["resize/passed"], to=TensorProto.FLOAT),
+    ]
+    passed = helper.make_graph(
+        to_pass, "pass", [], [helper.make_tensor_value_info("resize/passed", TensorProto.FLOAT, None)]
+    )
+    nodes = [
+        helper.make_node("Shape", ["picture"], ["resize/shape"], start=1, end=3),
+        helper.make_node("Equal", ["resize/shape", "resize/size"], ["resize/equal"]),
+        helper.make_node("Cast", ["resize/equal"], ["resize/equal_int"], to=TensorProto.INT32),
+        helper.make_node("ReduceMin", ["resize/equal_int"], ["resize/both_int"], keepdims=0),
+        helper.make_node("Cast", ["resize/both_int"], ["resize/both"], to=TensorProto.BOOL),
+        helper.make_node("If", ["resize/both"], ["pixels"], then_branch=passed, else_branch=graph),
+    ]
+    size = helper.make_tensor("resize/size", TensorProto.INT64, [2], [preprocess.size] * 2)
+    return helper.make_graph(nodes, "resize", [picture], [], [size])
+
+
+def onnx_bytes(model: onnx.ModelProto, checkpoint: Checkpoint, in_8_bits: bool = False) -> bytes:
+    """Return the content of an .onnx: a `network_model` behind the resize, and what the checkpoint knows."""
+    model, resizing = onnx.ModelProto.FromString(model.SerializeToString()), resize_nodes(checkpoint.preprocess)
+    graph, layers = model.graph, list(model.graph.node)
+    del graph.node[:], graph.input[:]
+    graph.input.extend(resizing.input)
+    graph.initializer.extend(resizing.initializer)
+    graph.node.extend([*resizing.node, *layers])
+    content = checkpoints.content_of(replace(checkpoint, state_dict={}, resume={}, ood_stats={}))
+    content |= {"named": checkpoint.named, "assumed": checkpoint.assumed}
+    notes = {
+        "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
+        "model": checkpoint.model,
+        "size": str(checkpoint.preprocess.size),
+        "resize": checkpoint.preprocess.resize,
+        "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
+        "precision": "int8" if in_8_bits else "float32",
+        "checkpoint": json.dumps(content),
+    }
+    del model.metadata_props[:]
+    for key, value in notes.items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()
