@@ -3,10 +3,17 @@
     pip install -r requirements-export.txt                 once
     python export.py                                       the newest weights in module/, as module/<their name>.onnx
     python export.py module/flowers.pth --output f.onnx    others, to another place
+    python export.py --int8                                in 8 bits, which is faster on laptops, as <name>-int8.onnx
 
     input     picture         uint8 (N, H, W, 3)           N images of one size, any size: RGB, upright, 0..255
     output    probabilities   float32 (N, classes)         softmax of the logits, divided by the temperature
+              logits          float32 (N, classes)
+              features        float32 (N, D)               the input of the last linear layer
+              unlike          float32 (N,)                 above 0: unlike the training images, so none of the classes
+              maps            float32 (N, classes, h, w)   heat maps: by how much each place speaks for each class
     metadata  classes         JSON, in the order of the probabilities; and model, size, resize, sha256 of the weights
+
+There is no `unlike` where the weights have no OOD statistics, no `maps` where several layers follow the last map.
 
 Resizing, cropping and normalization are inside, so a program only has to decode images; what this prints at the end
 shows how. The pixels are exactly those of Pillow, with which the network was trained; ONNX's own Resize gives others,
