@@ -178,7 +178,9 @@ def test_imagenets_weights_come_once_and_are_checked(published, run):
 def test_imbalanced_classes_are_mentioned_and_weighed(run, tmp_path, capsys):
     make_images(tmp_path / "uneven" / "train", {"across": 60, "down": 12})
     run("--data", "uneven", *QUICK, "--balance", "weights")
-    assert "across has 4.9 times as many images as down; small classes count more" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "across has 4.9 times as many images as down; small classes count more" in said
+    assert "65 images are few" in said and "--weights imagenet --freeze --data uneven" in said
     weighed = checkpoint.load(Path("module/run.last.pth")).state_dict
     run("--data", "uneven", *QUICK, "--name", "other")
     assert not torch.equal(weighed["fc.bias"], checkpoint.load(Path("module/other.last.pth")).state_dict["fc.bias"])
