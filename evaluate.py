@@ -11,7 +11,8 @@ Expected for the weights that come with the project: 98.20% accuracy on 2,000 ph
 97.52% to 98.70%, in 8.3 seconds (4.2 ms per image) on two cores (AMD EPYC, bfloat16).
 
 A plain state_dict of a network in zoo/ will do as well. Every image counts once, whatever the number of processes. The
-report, logs/evaluate/<weights>/<time>/report.html, has figures, the most confident errors and label issues.
+report, logs/evaluate/<weights>/<time>/report.html, has figures, a map of the images, the worst errors and
+label issues.
 """
 
 import itertools
@@ -38,7 +39,7 @@ from classifier.cli import plural, print_table, quoted, shorten
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import Precision, device_name, dtype_name
-from classifier.evaluation import comparison, metrics, report
+from classifier.evaluation import comparison, gallery, metrics, report
 from classifier.evaluation.report import EvalResult
 from classifier.evaluation.selection import Part, is_part, remarks, select_images
 from classifier.inference import onnx_file
@@ -168,7 +169,7 @@ def evaluate(
 
     distributed.broadcast_object(None)  # the others wait until the main process has measured and written
     start = time.perf_counter()
-    logits, is_ood = infer(predict, checkpoint, folder, compute.device, settings)
+    logits, is_ood, shown = infer(predict, checkpoint, folder, compute.device, settings)
     seconds, labels = time.perf_counter() - start, torch.tensor(folder.labels)
     if not distributed.IS_MAIN:
         return None
@@ -197,13 +198,13 @@ def evaluate(
     history = checkpoint.scores.get("history") or checkpoint.resume.get("history") or []
     if flip:  # two passes; the training is shown with the first result
         name, history, scores["multiply_adds"] = f"{name}-flip", [], 2 * scores["multiply_adds"]
-    return EvalResult(name, scores, history, logits, labels)
+    return EvalResult(name, scores, history, logits, labels, shown)
 
 
 def infer(
     predict: Predictor, checkpoint: Checkpoint, folder: ImageFolder, device: torch.device, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """Return logits (N, classes) and is_ood (N,) of all images, with a progress bar on a terminal.
+) -> tuple[Tensor, Tensor, gallery.Gallery]:
+    """Return logits (N, classes) and is_ood (N,) of all images and a gallery, with a progress bar on a terminal.
 
     Of several processes each takes every n-th batch of those that one process would make, so on a CPU the logits are
     equal to the last digit.
@@ -213,13 +214,17 @@ def infer(
     images = loaders.ImageDataset(folder, checkpoint.preprocess, settings.workers)
     loader = loaders.loader(images, size, order=[index for batch in batches for index in batch.tolist()])
     bar = {"total": len(batches), "unit": " images", "unit_scale": size, "disable": distributed.DISABLE_TQDM}
-    own = []
-    for batch, (pixels, _) in zip(batches, tqdm(loaders.on_device(loader, device), leave=False, **bar), strict=True):
+    own, room = [], 2 * gallery.MAX_POINTS
+    answered = tqdm(loaders.on_device(loader, device), leave=False, **bar)
+    for batch, (pixels, labels) in zip(batches, answered, strict=True):
         prediction = predict(pixels)
-        own.append((batch, prediction.logits, prediction.is_ood))
+        shown = gallery.choose(batch, len(folder), pixels, prediction, labels, room)
+        room -= len(shown.indices)
+        own.append((batch, prediction.logits, prediction.is_ood, *shown))
     parts = itertools.chain(*distributed.all_gather_object(own))
-    order, logits, is_ood = map(torch.cat, zip(*parts, strict=True))
-    return logits[order.argsort()], is_ood[order.argsort()]
+    order, logits, is_ood, *shown = map(torch.cat, zip(*parts, strict=True))
+    shown = gallery.Gallery(*(values[shown[0].argsort()] for values in shown))
+    return logits[order.argsort()], is_ood[order.argsort()], shown
 
 
 def costs(checkpoint: Checkpoint, predict: Predictor, device: torch.device) -> dict:

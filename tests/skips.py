@@ -11,7 +11,7 @@ import pytest
 
 # what may be missing -> the tests that need it: files, or the beginnings of names
 NEEDS = {
-    "browser": ["tests/test_page.py"],
+    "browser": ["tests/test_page.py", "tests/test_gallery.py::test_in_a_browser"],
     "cases": [
         "tests/test_images.py::test_cases_of_other_projects",
         "tests/test_predict.py::test_the_second_of_two_photographs_under_one_name",

@@ -121,9 +121,9 @@ def test_report(project, capsys):
     folder = report_of("colors")
     written = {file.name for file in folder.iterdir()}
     figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
-    assert written == figures | {"predictions.csv", "report.html", "report.json", "suspects.csv"}
+    assert written == figures | {"predictions.csv", "report.html", "report.json", "suspects.csv", "projector"}
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 2
     assert "http" not in page  # nothing is fetched
     for text in ("84.62%", "on 13 images", "红", "Possible label issues", "latency", 'scope="row">blue'):
         assert text in page, text

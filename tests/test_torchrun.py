@@ -72,12 +72,14 @@ def project(tmp_path, monkeypatch):
 
 
 def reports():
-    """Of each network the newest report.json, without what is measured, predictions.csv, and the device."""
+    """Of each network the newest report.json, without what is measured; predictions and images; and the device."""
     found = {}
     for path in sorted(Path("logs/evaluate").glob("run*/*/report.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         scores = {key: value for key, value in report.items() if key not in MEASURED}
-        found[path.parts[2]] = scores, path.with_name("predictions.csv").read_bytes(), report["device"]
+        page = path.with_name("report.html").read_text(encoding="utf-8")
+        shown = path.with_name("predictions.csv").read_bytes(), re.search(r'"images">(.*?)</script>', page)[1]
+        found[path.parts[2]] = scores, shown, report["device"]
     return found
 
 
@@ -92,8 +94,8 @@ def test_three_processes_score_as_one(project):
     evaluate.main(list(map(str, command)))
     one = reports()
     assert set(one) == set(several) == {"run", "run-flip"}
-    for name, (scores, table, device) in one.items():
-        assert (scores, table) == several[name][:2]  # to the last digit
+    for name, (scores, shown, device) in one.items():
+        assert (scores, shown) == several[name][:2]  # to the last digit
         assert scores["count"] == 23 and several[name][2] == f"3 processes, each on {device}"
 
 

@@ -21,6 +21,7 @@ from classifier.cli import UserError, plural, print_table, shorten
 from classifier.data.image_folder import ImageFolder
 from classifier.data.transforms import Preprocess
 from classifier.evaluation import metrics, plots
+from classifier.evaluation.gallery import Gallery, page_rows, write_projector
 
 CONFIDENT = 0.9  # probability of another class than the label from which on the label may be wrong
 MAX_IMAGES_ON_SHEET = 32
@@ -29,7 +30,7 @@ THUMBNAIL = Preprocess(size=144, resize="crop")
 # the mark of utf-8-sig tells Excel the encoding; a file name that is no valid text keeps its bytes
 CSV_TEXT = {"encoding": "utf-8-sig", "errors": sys.getfilesystemencodeerrors(), "newline": ""}
 ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-ENVIRONMENT.globals |= {"plural": plural, "confident": CONFIDENT}
+ENVIRONMENT.globals |= {"plural": plural, "confident": CONFIDENT, "confusions": metrics.confusions}
 PAGE = ENVIRONMENT.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 
@@ -42,6 +43,7 @@ class EvalResult:
     history: list[dict]  # the epochs of its training, as far as the .pth holds them
     logits: Tensor  # (N, classes)
     labels: Tensor  # (N,)
+    gallery: Gallery | None = None  # images for the page; of cross-validation there are none
 
     @property
     def correct(self) -> Tensor:
@@ -117,7 +119,10 @@ def write_report(result: EvalResult, folder: ImageFolder, target: Path) -> Path:
     if not report["learned_from"]:
         issues = [(*rows[i], f"{confidence[i]:.4f}") for i in errors if confidence[i] >= CONFIDENT]
         tables["suspects.csv"] = [("path", "label", "answer", "sure"), *issues]
-    return write(target, report, figures, {"results": [result], "issues": issues}, tables)
+    page = {"results": [result], "issues": issues, "names": [row[1:] for row in rows]}
+    if result.gallery:
+        page["images"] = page_rows(result.gallery, folder.paths, result.labels, probabilities)
+    return write(target, report, figures, page, tables)
 
 
 def sheet(folder: ImageFolder, indices: Sequence[int], titles: Sequence[str], wrong: Tensor) -> Figure:
@@ -130,8 +135,9 @@ def sheet(folder: ImageFolder, indices: Sequence[int], titles: Sequence[str], wr
 def write(target: Path, report: dict, figures: dict[str, Figure], page: dict, tables: dict[str, Iterable]) -> Path:
     """Write all files into `target`/<time>, all or none, and return the page.
 
-    `report` is for report.json, `page` for report.html; `figures` and `tables` (rows) go by file name. Raises UserError
-    if the folder cannot be written to or the disk is full.
+    `report` is for report.json, `page` for report.html and its `names` (label and prediction of each image) for
+    TensorBoard's projector; `figures` and `tables` (rows) go by file name. Raises UserError if the folder cannot be
+    written to or the disk is full.
     """
     folder = target / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -150,6 +156,8 @@ def write(target: Path, report: dict, figures: dict[str, Figure], page: dict, ta
         for name, rows in tables.items():
             with (unfinished / name).open("w", **CSV_TEXT) as file:
                 csv.writer(file).writerows(rows)
+        if page.get("images"):
+            write_projector(page["results"][0].gallery, page["names"], unfinished / "projector")
         unfinished.rename(folder)
     except OSError as error:
         reason = error.strerror or error

@@ -4,8 +4,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from classifier.cli import UserError, plural
 from classifier.data.formats import HEAD_BYTES, has_image_extension, image_extension
 from classifier.files import safe_name
@@ -23,48 +21,47 @@ def name_families(found: Source, pattern: re.Pattern) -> None:
     Raises:
         UserError: the pattern matches no name, or puts all images of a class into one family.
     """
-    parts, families = defaultdict(set), defaultdict(list)
+    parts, families, expression = defaultdict(set), defaultdict(list), f"--group-by '{pattern.pattern}'"
     for image in found.images:
         match = pattern.search(image.name)
-        image.family = (match[1 if pattern.groups else 0] or "") if match else ""
+        image.family = (match[min(pattern.groups, 1)] or "") if match else ""
         families[image.label].append(image.family)
         parts[image.family].add(image.split)
-    alone = sum(not image.family for image in found.images)
     advice = (
-        f"It is searched in paths such as {found.images[0].name}, and should find what names an animal or a patient."
+        f"It is searched in paths such as {found.images[0].name}, and should find what names a patient, for example."
     )
-    if alone == len(found.images):
-        raise UserError(f"--group-by '{pattern.pattern}' matches none of {plural(alone, 'image')}. {advice}")
+    if not any(parts):
+        raise UserError(f"{expression} matches none of {plural(len(found.images), 'image')}. {advice}")
     for label, names in families.items():
-        if len(names) > 1 and len({*names}) == 1 and names[0]:
+        if len(names) > 1 and names[0] and {*names} == {names[0]}:
             raise UserError(
-                f"--group-by '{pattern.pattern}' puts all {len(names):,} images of class '{label}' into one group, "
-                f"'{names[0]}', so none could be for testing. {advice}"
+                f"{expression} puts all {len(names):,} images of class '{label}' into one group, '{names[0]}', so none "
+                f"could be for testing. {advice}"
             )
-    found.notes.append(f"{plural(len({*parts} - {''}), 'group')} of images that belong together: groups.csv")
-    if alone:
-        found.notes.append(f"{plural(alone, 'image')} that --group-by does not match, each a group of its own")
-    if spanning := sorted(name for name, of in parts.items() if name and len(of) > 1):
-        found.notes.append(
-            f"{plural(len(spanning), 'group')} in several parts of the source, such as '{spanning[0]}': scores will "
-            "look better than they are"
-        )
+    alone = sum(not image.family for image in found.images)
+    spanning = sorted(name for name, of in parts.items() if name and len(of) > 1)
+    notes = {
+        f"{plural(len({*parts} - {''}), 'group')} of images that belong together: groups.csv": True,
+        f"{plural(alone, 'image')} that --group-by does not match, each a group of its own": alone,
+        f"{plural(len(spanning), 'group')} in several parts of the source, such as '{''.join(spanning[:1])}': scores "
+        "will look better than they are": spanning,
+    }
+    found.notes += [note for note, holds in notes.items() if holds]
 
 
 def join_units(images: Sequence[SourceImage]) -> None:
     """Set `unit` of each image, after `find_duplicates`."""
-    for image in images:
-        image.unit = image.group
-    if related := [image for image in images if image.family]:
-        from scipy import sparse  # not at the top: only --group-by needs it
+    roots = {}
 
-        size = 1 + max(image.group for image in images)
-        names, family = np.unique([image.family for image in related], return_inverse=True)
-        edges = [image.group for image in related], size + family
-        graph = sparse.coo_array((np.ones(len(related)), edges), shape=[size + len(names)] * 2)
-        unit = sparse.csgraph.connected_components(graph, directed=False)[1].tolist()
-        for image in images:
-            image.unit = unit[image.group]
+    def root(key: int | str) -> int | str:
+        while roots.setdefault(key, key) != key:
+            key = roots[key]
+        return key
+
+    for image in images:
+        roots[root(image.group)] = root(image.family or image.group)
+    for image in images:
+        image.unit = root(image.group)
 
 
 def family_rows(images: Sequence[SourceImage]) -> list[tuple[str, str]]:
