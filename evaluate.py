@@ -11,8 +11,7 @@ Expected for the weights that come with the project: 98.20% accuracy on 2,000 ph
 97.52% to 98.70%, in 8.3 seconds (4.2 ms per image) on two cores (AMD EPYC, bfloat16).
 
 A plain state_dict of a network in zoo/ will do as well. Every image counts once, whatever the number of processes. The
-report, logs/evaluate/<weights>/<time>/report.html, has figures, a map of the images, the worst errors and
-label issues.
+report, logs/evaluate/<weights>/<time>/report.html, has figures, a map of the images, errors and label issues.
 """
 
 import itertools
