@@ -79,7 +79,7 @@ def test_too_few_images_for_a_curve(bars, trunk, tmp_path):
     for file in [*(tmp_path / "few/train").glob("*/?[0-9].png")]:
         file.unlink()
     done = run_script("tools/learning_curve.py", "--data", "few", *trunk, cwd=tmp_path)
-    assert done.returncode == 2 and "has 9 training images; a curve needs at least 11" in done.stderr
+    assert done.returncode == 2 and "has 9 training images; a curve needs at least 15" in done.stderr
 
 
 # ---- cross-validation

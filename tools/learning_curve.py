@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         test, part = image_folder.read_folder(Path(found.root, "test"), classes=found.training.classes), "test"
     training, scored = frozen.features_of(cfg, (found.training, test))
     smallest = training[1].bincount().min().item()
-    sizes = [*(n for n in SIZES if n < smallest), smallest]
+    sizes = [*(n for n in SIZES if n < 0.7 * smallest), smallest]
     if len(sizes) < 4:
-        raise UserError(f"The smallest class has {plural(smallest, 'training image')}; a curve needs at least 11.")
+        raise UserError(f"The smallest class has {plural(smallest, 'training image')}; a curve needs at least 15.")
     wrong = np.stack([errors(training, scored, n) for n in sizes])  # (sizes, draws, scored images) of 0 and 1
 
     rates, future = 1 - wrong.mean(2), [2 * smallest, 4 * smallest]
@@ -124,13 +124,16 @@ def draw(rows: Sequence[tuple], smallest: int) -> Figure:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     n, mean, low, high = (np.array(column, float) for column in zip(*rows, strict=True))
-    measured, ahead = n <= smallest, n >= smallest
+    measured, ahead = n <= smallest, n > smallest
     axes.fill_between(n[measured], low[measured], high[measured], alpha=0.2, lw=0)
     axes.plot(n[measured], mean[measured], "o-", label="measured: mean, and all draws")
+    axes.plot(n[n >= smallest], mean[n >= smallest], "--", color=plots.FAINT, zorder=0)
     reach = [(mean - low)[ahead], (high - mean)[ahead]]
-    axes.errorbar(n[ahead], mean[ahead], reach, fmt="o--", capsize=3, label="extrapolated: 90% interval")
+    axes.errorbar(n[ahead], mean[ahead], reach, fmt="o", capsize=3, label="extrapolated: 90% interval")
     axes.set(xscale="log", xlabel="training images per class", ylabel="accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xticks(n, [f"{size:,.0f}" for size in n], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y")
     axes.legend(loc="lower right")
     return figure
