@@ -38,7 +38,7 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli
 from classifier.checkpoint import Checkpoint, Stated
-from classifier.cli import UserError, plural
+from classifier.cli import UserError, plural, quoted
 from classifier.data import image_folder, loaders
 from classifier.data.image_folder import ImageFolder
 from classifier.device import Compute
@@ -183,13 +183,9 @@ def select(checkpoint: Checkpoint, data: Path | None) -> tuple[ImageFolder, str,
 def in_8_bits(
     model: object, checkpoint: Checkpoint, content: bytes, deciding: ImageFolder, part: str, images: ImageFolder
 ) -> bytes:
-    """Return the .onnx in 8 bits, and print how its accuracy compares with that of `content`, in float32.
+    """Return the .onnx in 8 bits, and print how its accuracy compares with that of `content`, the one in float32.
 
-    Args:
-        model: the network, from `network_model`.
-        checkpoint: what was exported.
-        content: the .onnx in float32.
-        deciding, part, images: from `select`.
+    `model` is the checkpoint's `onnx_graph.network_model`; the last three are from `select`.
     """
     from classifier.inference import onnx_graph  # needs packages of its own
 
@@ -199,18 +195,14 @@ def in_8_bits(
 
     print(f"8 bits     by {plural(len(deciding), 'image')} of {deciding.root}", flush=True)
     model = onnx_graph.quantized(model, (pixels for pixels, _ in batches(deciding)))
-    contents = {"float32": content, "int8": onnx_graph.onnx_bytes(model, checkpoint, in_8_bits=True)}
-    loaded = {name: onnx_file.from_session(checkpoint.path, content) for name, content in contents.items()}
-    predictors = {name: build_predictor(one, CPU) for name, one in loaded.items()}
-    answers = {name: [] for name in contents}
-    for pixels, _ in batches(images):
-        for name, predict in predictors.items():
-            answers[name].append(predict(pixels))
-    labels, results = torch.tensor(images.labels), []
-    for name, predictions in answers.items():
-        logits, _, is_ood = map(torch.cat, list(zip(*predictions, strict=True))[:3])
+    contents = {"float32": content, "int8": onnx_graph.onnx_bytes(model, checkpoint, "int8")}
+    results, neither, labels = [], [], torch.tensor(images.labels)
+    for name, written in contents.items():
+        predict = build_predictor(onnx_file.from_session(checkpoint.path, written), CPU)
+        answers = [predict(pixels) for pixels, _ in batches(images)]
+        logits = torch.cat([answer.logits for answer in answers])
+        neither.append(sum(answer.is_ood.sum().item() for answer in answers))
         scores = metrics.score(logits, labels, images.classes, checkpoint.temperature)
-        scores["neither"] = is_ood.sum().item() if checkpoint.ood_stats else None
         results.append(EvalResult(name, scores, [], logits, labels))
     before, after = (result.report["accuracy"] for result in results)
     (verdict,) = comparison.verdicts(results)
@@ -218,13 +210,11 @@ def in_8_bits(
     print(f"accuracy   {before:.2%} in float32, {after:.2%} in 8 bits, on {len(images):,} {kind} of {images.root}")
     print(f"           {verdict['words']}")
     if checkpoint.ood_stats:
-        print("neither    {:,} of them in float32, {:,} in 8 bits".format(*(one.report["neither"] for one in results)))
+        print(f"neither    {neither[0]:,} of them in float32, {neither[1]:,} in 8 bits")
     if before - after > MAX_LOSS or (verdict["real"] and after < before):
-        print(
-            f"WORSE      8 bits lose {before - after:.2%} of accuracy. Use float32: python export.py {checkpoint.path}"
-        )
+        print(f"WORSE      8 bits lose {before - after:.2%}. Use float32: python export.py {quoted(checkpoint.path)}")
     scores = {"history": checkpoint.scores.get("history", []), part: results[1].report}
-    return onnx_graph.onnx_bytes(model, replace(checkpoint, scores=scores), in_8_bits=True)
+    return onnx_graph.onnx_bytes(model, replace(checkpoint, scores=scores), "int8")
 
 
 def largest_difference(written: Checkpoint, checkpoint: Checkpoint) -> float:

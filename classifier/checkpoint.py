@@ -196,18 +196,18 @@ def load(path: Path, mmap: bool = False, stated: Stated = UNSTATED, trunk: bool 
         raise CheckpointError("{file} holds a {kind}, not a .pth of train.py or a state_dict.", file=path, kind=kind)
     if not content.keys() >= OURS:
         checkpoint = plain(path, content, stated, trunk)
-    elif stated != UNSTATED:
-        message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
-        raise CheckpointError(message, file=path, flags=flags)
     else:
-        checkpoint = from_content(path, content)
+        checkpoint = from_content(path, content, stated)
     checkpoint.path = path
     return checkpoint
 
 
-def from_content(path: Path, content: Mapping, weights: bool = True) -> Checkpoint:
+def from_content(path: Path, content: Mapping, stated: Stated = UNSTATED, weights: bool = True) -> Checkpoint:
     """Return the checkpoint of a file of ours. Raises CheckpointError where a value, or if asked a weight, is amiss."""
+    if stated != UNSTATED:
+        message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
+        raise CheckpointError(message, file=path, flags=flags)
     version, model = str(content["format"])[:20], str(content.get("model"))[:80]  # they may be anything
     if version != str(FORMAT):
         message = "{file} has format {format}; this version reads format {known}. Update the project."

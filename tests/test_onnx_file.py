@@ -159,7 +159,7 @@ def test_worse_is_called_worse(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "100.00% in float32, 50.00% in 8 bits" in shown
     assert "float32 is better than int8" in shown
-    assert "WORSE      8 bits lose 50.00% of accuracy. Use float32: python export.py module/outlier.pth" in shown
+    assert "WORSE      8 bits lose 50.00%. Use float32: python export.py module/outlier.pth" in shown
 
 
 def test_a_file_without_statistics_or_maps_says_so(tmp_path, monkeypatch, capsys):
@@ -186,7 +186,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch, inside):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), foreign)
     cut.write_bytes(EXACT.read_bytes()[:100_000])
     for path, words in (
-        (foreign, "is not an .onnx of export.py"),
+        (foreign, "export.py did not write it"),
         (cut, "damaged"),
         (tmp_path / "no.onnx", "not exist"),
     ):

@@ -27,14 +27,10 @@ def load(path: Path, stated: Stated = UNSTATED) -> Checkpoint:
     """
     if path.suffix.lower() != ".onnx" or not path.is_file():
         return checkpoints.load(path, stated=stated)
-    if stated != UNSTATED:
-        message = "{file} says itself how images are prepared and what its classes are. Leave out {flags}."
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in stated.given())
-        raise CheckpointError(message, file=path, flags=flags)
-    return from_session(path, path)
+    return from_session(path, path, stated)
 
 
-def from_session(path: Path, content: Path | bytes) -> Checkpoint:
+def from_session(path: Path, content: Path | bytes, stated: Stated = UNSTATED) -> Checkpoint:
     """Return the checkpoint of an .onnx, given as its path or content, with as many threads as PyTorch has."""
     try:
         import onnxruntime  # an extra
@@ -45,19 +41,14 @@ def from_session(path: Path, content: Path | bytes) -> Checkpoint:
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3  # errors only
     providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
     try:
-        source = content if isinstance(content, bytes) else str(content)
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # of many kinds
-        message = "{file} is damaged, was not copied whole, or is not ONNX that onnxruntime reads ({reason})."
-        raise CheckpointError(message, file=path, reason=str(error).splitlines()[0][:200]) from error
-    names = {output.name for output in session.get_outputs()}
-    try:
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        names = {output.name for output in session.get_outputs()}
         values = json.loads(session.get_modelmeta().custom_metadata_map["checkpoint"])
-        if not names >= {"probabilities", "logits", "features"} or session.get_inputs()[0].name != "picture":
-            raise KeyError
-        checkpoint = checkpoints.from_content(path, values, weights=False)
-    except (KeyError, TypeError, ValueError) as error:
-        message = "{file} is not an .onnx of export.py, or of an earlier one. Write it again: python export.py WEIGHTS"
+        checkpoint = checkpoints.from_content(path, values, stated, weights=False)
+    except CheckpointError:
+        raise
+    except Exception as error:  # onnxruntime's own are of many kinds
+        message = "{file} is damaged, or export.py did not write it, or an earlier one. Again: python export.py WEIGHTS"
         raise CheckpointError(message, file=path) from error
     checkpoint.path, checkpoint.session, checkpoint.named = path, session, values.get("named") is not False
     checkpoint.ood_stats = {"threshold": 0.0} if "unlike" in names else {}

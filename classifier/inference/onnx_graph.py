@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, compose, helper
+from onnx import compose, parser
 from torch import Tensor, nn
 
 from classifier import checkpoint as checkpoints
@@ -36,8 +36,12 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.network, last_layer = optimized(checkpoint.network(), CPU)
         self.trunk, self.head = split_network(self.network, last_layer)
-        self.checkpoint = checkpoint
-        self.map_weights = self.linear_weights()
+        self.checkpoint, self.map_weights = checkpoint, None
+        if hasattr(self.network, "forward_features"):
+            last_map = self.trunk(torch.rand(1, 3, *[checkpoint.preprocess.size] * 2))[0]
+            mean, weight = last_map.mean((2, 3)), getattr(last_layer, "weight", torch.empty(0))
+            if weight.shape[1:] == mean.shape[1:] and torch.allclose(self.head(last_map)[1], mean, 1e-3):  # see cam.py
+                self.map_weights = (weight - weight.mean(0))[..., None, None]
         self.names = ["probabilities", "logits", "features", *["unlike"] * bool(checkpoint.ood_stats)]
         self.names += ["maps"] * (self.map_weights is not None)
 
@@ -51,51 +55,29 @@ class ExportedNetwork(nn.Module):
             outputs.append(F.conv2d(last_map, self.map_weights))
         return tuple(outputs)
 
-    def linear_weights(self) -> Tensor | None:
-        """Return the weights (classes, C, 1, 1) of `maps`; None for a head that is not linear in the map's mean."""
-        if not hasattr(self.network, "forward_features"):
-            return None
-        size = self.checkpoint.preprocess.size
-        shape = self.trunk(torch.zeros(1, 3, size, size))[0].shape
-
-        def gradient(label: int, seed: int) -> Tensor:  # (C, h, w)
-            last_map = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-            return torch.autograd.grad(self.head(last_map)[0][0, label], last_map)[0][0]
-
-        first = gradient(0, seed=1)
-        for other in (gradient(0, seed=2), first.mean((1, 2), keepdim=True).expand_as(first)):
-            if not torch.allclose(first, other, rtol=1e-3, atol=1e-4 * first.abs().max().item()):
-                return None
-        weights = torch.stack([gradient(label, seed=1).sum((1, 2)) for label in range(len(self.checkpoint.classes))])
-        return (weights - weights.mean(0))[..., None, None]
-
 
 class Resize(nn.Module):
-    """`resize` as a module, to float32."""
+    """What `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float32."""
 
     def __init__(self, preprocess: Preprocess):
         super().__init__()
         self.preprocess = preprocess
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
-        return resize(image, self.preprocess).float()
-
-
-def resize(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return what `Preprocess.pixels` does, by operations of ONNX: (N, H, W, 3) uint8 -> (N, 3, size, size) float64."""
-    size, (height, width) = preprocess.size, image.shape[1:3]
-    side = torch.sym_min(height, width)
-    kept = (side, side) if preprocess.resize == "crop" else (width, height)
-    filled = preprocess.filled(width, height) if preprocess.resize == "pad" else (size, size)
-    columns = resize_weights(width, kept[0], size, filled[0], dim=0)
-    rows = resize_weights(height, kept[1], size, filled[1], dim=1)
-    x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
-    x = round_to_pixels(x @ columns)  # (N, 3, H, size), as in Pillow
-    x = round_to_pixels(rows @ x)
-    if preprocess.resize == "pad":
-        inside = (rows.sum(1, keepdim=True) > 0) & (columns.sum(0) > 0)
-        x = torch.where(inside, x, torch.tensor(preprocess.bar_color).double().view(3, 1, 1))
-    return x
+        preprocess = self.preprocess
+        size, (height, width) = preprocess.size, image.shape[1:3]
+        side = torch.sym_min(height, width)
+        kept = (side, side) if preprocess.resize == "crop" else (width, height)
+        filled = preprocess.filled(width, height) if preprocess.resize == "pad" else (size, size)
+        columns = resize_weights(width, kept[0], size, filled[0], dim=0)
+        rows = resize_weights(height, kept[1], size, filled[1], dim=1)
+        x = image.permute(0, 3, 1, 2).double()  # (N, 3, H, W); the sums have too many digits for float32
+        x = round_to_pixels(x @ columns)  # (N, 3, H, size), as in Pillow
+        x = round_to_pixels(rows @ x)
+        if preprocess.resize == "pad":
+            inside = (rows.sum(1, keepdim=True) > 0) & (columns.sum(0) > 0)
+            x = torch.where(inside, x, torch.tensor(preprocess.bar_color).double().view(3, 1, 1))
+        return x.float()
 
 
 def round_to_pixels(sums: Tensor) -> Tensor:
@@ -189,28 +171,29 @@ def resize_nodes(preprocess: Preprocess) -> onnx.GraphProto:
     example = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # its size does not matter
     dynamic = {0: "pictures", 1: "height", 2: "width"}
     graph = exported(Resize(preprocess), example, dynamic, ["picture", "resized"]).graph
-    picture = graph.input.pop()
-    compose.add_prefix_graph(graph, "resize/", inplace=True)
-    to_pass = [
-        helper.make_node("Transpose", ["picture"], ["resize/turned"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["resize/turned"], ["resize/passed"], to=TensorProto.FLOAT),
-    ]
-    passed = helper.make_graph(
-        to_pass, "pass", [], [helper.make_tensor_value_info("resize/passed", TensorProto.FLOAT, None)]
-    )
-    nodes = [
-        helper.make_node("Shape", ["picture"], ["resize/shape"], start=1, end=3),
-        helper.make_node("Equal", ["resize/shape", "resize/size"], ["resize/equal"]),
-        helper.make_node("Cast", ["resize/equal"], ["resize/equal_int"], to=TensorProto.INT32),
-        helper.make_node("ReduceMin", ["resize/equal_int"], ["resize/both_int"], keepdims=0),
-        helper.make_node("Cast", ["resize/both_int"], ["resize/both"], to=TensorProto.BOOL),
-        helper.make_node("If", ["resize/both"], ["pixels"], then_branch=passed, else_branch=graph),
-    ]
-    size = helper.make_tensor("resize/size", TensorProto.INT64, [2], [preprocess.size] * 2)
-    return helper.make_graph(nodes, "resize", [picture], [], [size])
+    compose.add_prefix_graph(graph, "resize_", inplace=True, rename_inputs=False)
+    del graph.input[:]
+    text = """resize (uint8[pictures, height, width, 3] picture) => (float[pictures, 3, SIDE, SIDE] pixels)
+        <int64[2] size = {SIDE, SIDE}> {
+            sides = Shape <start = 1, end = 3> (picture)
+            equal = Equal (sides, size)
+            integers = Cast <to = 6> (equal)
+            least = ReduceMin <keepdims = 0> (integers)
+            ready = Cast <to = 9> (least)
+            pixels = If (ready) <
+                then_branch = pass () => (float[pictures, 3, SIDE, SIDE] passed) {
+                    turned = Transpose <perm = [0, 3, 1, 2]> (picture)
+                    passed = Cast <to = 1> (turned)
+                },
+                else_branch = resize () => (float resized) {resized = Identity (pixels)}  # in its place comes `graph`
+            >
+        }"""
+    whole = parser.parse_graph(text.replace("SIDE", str(preprocess.size)))
+    next(part for part in whole.node[-1].attribute if part.name == "else_branch").g.CopyFrom(graph)
+    return whole
 
 
-def onnx_bytes(model: onnx.ModelProto, checkpoint: Checkpoint, in_8_bits: bool = False) -> bytes:
+def onnx_bytes(model: onnx.ModelProto, checkpoint: Checkpoint, precision: str = "float32") -> bytes:
     """Return the content of an .onnx: a `network_model` behind the resize, and what the checkpoint knows."""
     model, resizing = onnx.ModelProto.FromString(model.SerializeToString()), resize_nodes(checkpoint.preprocess)
     graph, layers = model.graph, list(model.graph.node)
@@ -226,7 +209,7 @@ def onnx_bytes(model: onnx.ModelProto, checkpoint: Checkpoint, in_8_bits: bool =
         "size": str(checkpoint.preprocess.size),
         "resize": checkpoint.preprocess.resize,
         "sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
-        "precision": "int8" if in_8_bits else "float32",
+        "precision": precision,
         "checkpoint": json.dumps(content),
     }
     del model.metadata_props[:]
