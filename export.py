@@ -213,7 +213,7 @@ def in_8_bits(
         print(f"neither    {neither[0]:,} of them in float32, {neither[1]:,} in 8 bits")
     if before - after > MAX_LOSS or (verdict["real"] and after < before):
         print(f"WORSE      8 bits lose {before - after:.2%}. Use float32: python export.py {quoted(checkpoint.path)}")
-    scores = {"history": checkpoint.scores.get("history", []), part: results[1].report}
+    scores = {"history": checkpoint.scores.get("history", []), part: results[1].report | {"neither": neither[1]}}
     return onnx_graph.onnx_bytes(model, replace(checkpoint, scores=scores), "int8")
 
 

@@ -16,8 +16,10 @@ from classifier.checkpoint import UNSTATED, Checkpoint, CheckpointError, Stated
 from classifier.device import Compute, Precision
 
 PROVIDERS = ("OpenVINOExecutionProvider", "CPUExecutionProvider")  # in order of preference
-NO_OOD = "that every image shows one of the classes: the file has no OOD statistics"
-NO_MAPS = "it has no heat maps"
+LACKS = {
+    "unlike": "that every image shows one of the classes: the file has no OOD statistics",
+    "maps": "it has no heat maps",
+}
 
 
 def load(path: Path, stated: Stated = UNSTATED) -> Checkpoint:
@@ -52,7 +54,7 @@ def from_session(path: Path, content: Path | bytes, stated: Stated = UNSTATED) -
         raise CheckpointError(message, file=path) from error
     checkpoint.path, checkpoint.session, checkpoint.named = path, session, values.get("named") is not False
     checkpoint.ood_stats = {"threshold": 0.0} if "unlike" in names else {}
-    lacks = [NO_OOD] * ("unlike" not in names) + [NO_MAPS] * ("maps" not in names)
+    lacks = [words for name, words in LACKS.items() if name not in names]
     checkpoint.assumed = "; ".join(filter(None, [str(values.get("assumed", "")), *lacks]))
     return checkpoint
 

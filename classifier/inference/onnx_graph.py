@@ -1,6 +1,6 @@
 """A network as ONNX: its graph from an image of any size to the answers, in float32 or in 8 bits.
 
-Nothing else imports this module: it needs onnx, onnxscript and, for 8 bits, onnxruntime (requirements-export.txt).
+It needs the packages of requirements-export.txt, so only functions of export.py import it.
 """
 
 import hashlib

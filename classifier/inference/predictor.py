@@ -48,16 +48,12 @@ def build_predictor(checkpoint: Checkpoint, compute: Compute) -> Callable[[Tenso
         except torch.OutOfMemoryError:
             message = f"{compute.device} has too little memory for {len(images)} images. Try a smaller --batch-size."
             raise UserError(message) from None
-        return check_finite(checkpoint, prediction_from_logits(checkpoint, *output[:2]))
+        prediction = prediction_from_logits(checkpoint, *output[:2])
+        if not prediction.logits.isfinite().all():
+            raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
+        return prediction
 
     return predict
-
-
-def check_finite(checkpoint: Checkpoint, prediction: Prediction) -> Prediction:
-    """Return the prediction. Raises UserError for logits that are not finite."""
-    if not prediction.logits.isfinite().all():
-        raise UserError(f"{checkpoint.path} gives logits that are not finite. Train again with a smaller --lr.")
-    return prediction
 
 
 def session_answers(checkpoint: Checkpoint, images: Tensor) -> tuple[Prediction, Tensor]:
@@ -69,9 +65,8 @@ def session_answers(checkpoint: Checkpoint, images: Tensor) -> tuple[Prediction,
     found = checkpoint.session.run(names, {"picture": images.permute(0, 2, 3, 1).contiguous().numpy()})
     values = dict(zip(names, map(torch.from_numpy, found), strict=True))
     is_ood = values["unlike"] > 0 if "unlike" in values else torch.zeros(len(images), dtype=torch.bool)
-    prediction = Prediction(values["logits"], values["probabilities"], is_ood, values["features"])
     maps = values.get("maps", torch.zeros(len(images), len(checkpoint.classes), 1, 1))
-    return check_finite(checkpoint, prediction), maps
+    return Prediction(values["logits"], values["probabilities"], is_ood, values["features"]), maps
 
 
 def prediction_from_logits(checkpoint: Checkpoint, logits: Tensor, features: Features) -> Prediction:
