@@ -21,6 +21,7 @@ by up to 13 of 255. Before the file is written, its answers are compared with th
 """
 
 import inspect
+import io
 import json
 import logging
 import textwrap
@@ -145,7 +146,9 @@ def main(args: Sequence[str] | None = None) -> None:
         raise UserError(message) from error
     print(f"written    {target}, {len(content) / 1e6:.1f} MB")
     if not settings.int8:
-        print(f"checked    on {EXAMPLES} generated images: probabilities differ by at most {difference:.1g}")
+        print(
+            f"checked    on {EXAMPLES} images and {len(example_files())} files of different kinds: probabilities differ by at most {difference:.1g}"
+        )
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
     model = json.dumps(target.as_posix(), ensure_ascii=False)
     snippet = SNIPPET.format(decode=inspect.getsource(decode), model=model, side=2 * preprocess.size)
@@ -218,7 +221,10 @@ def in_8_bits(
 
 
 def largest_difference(written: Checkpoint, checkpoint: Checkpoint) -> float:
-    """Return the largest difference between probabilities from an ONNX file and from our predictor, both in float32."""
+    """Return the largest difference between probabilities from an ONNX file and from our predictor, both in float32.
+
+    Images of several sizes, and files as `decode`, which is printed for use with the ONNX file, reads them.
+    """
     predict = build_predictor(checkpoint, CPU)
     random, differences = np.random.default_rng(0), []
     for n in range(EXAMPLES // 2):  # two at a time, so that a mix-up would show; of several proportions
@@ -227,7 +233,29 @@ def largest_difference(written: Checkpoint, checkpoint: Checkpoint) -> float:
         expected = predict(torch.stack([checkpoint.preprocess.pixels(Image.fromarray(image)) for image in pair]))
         (found,) = written.session.run(["probabilities"], {"picture": pair})
         differences.append(np.abs(found - expected.probabilities.numpy()).max())
+    for file in example_files():
+        expected = predict(checkpoint.preprocess.read(file)[None])
+        image = decode(io.BytesIO(file), 2 * checkpoint.preprocess.size)
+        (found,) = written.session.run(["probabilities"], {"picture": image[None]})
+        differences.append(np.abs(found - expected.probabilities.numpy()).max())
     return float(np.max(differences))
+
+
+def example_files() -> list[bytes]:
+    """Return an image as files of the kinds that programs decode differently: modes, transparency, turned by EXIF."""
+    blocks = np.random.default_rng(1).integers(0, 256, (6, 5, 4), dtype=np.uint8).repeat(20, 0).repeat(30, 1)
+    rgba, turned = Image.fromarray(blocks), Image.Exif()
+    turned[0x0112] = 6
+    grey = Image.fromarray(blocks[..., 0].astype(np.uint16) * 257)  # 16 bits
+    files = []
+    for image, kind, options in (
+        (grey, "PNG", {}), (grey, "PNG", {"transparency": grey.getpixel((0, 0))}), (rgba.convert("LA"), "PNG", {}),
+        (rgba, "WEBP", {"lossless": True}), (rgba.convert("P"), "GIF", {"transparency": 3}),
+        (rgba.convert("CMYK"), "JPEG", {}), (rgba.convert("RGB"), "JPEG", {"exif": turned}),
+    ):  # fmt: skip
+        image.save(file := io.BytesIO(), kind, **options)
+        files.append(file.getvalue())
+    return files
 
 
 if __name__ == "__main__":
