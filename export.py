@@ -146,9 +146,8 @@ def main(args: Sequence[str] | None = None) -> None:
         raise UserError(message) from error
     print(f"written    {target}, {len(content) / 1e6:.1f} MB")
     if not settings.int8:
-        print(
-            f"checked    on {EXAMPLES} images and {len(example_files())} files of different kinds: probabilities differ by at most {difference:.1g}"
-        )
+        images = f"{EXAMPLES} generated images and {len(example_files())} files of different kinds"
+        print(f"checked    on {images}: probabilities differ by at most {difference:.1g}")
     print("\nTo use it, in a program that has onnxruntime and Pillow (pip install onnxruntime pillow):\n")
     model = json.dumps(target.as_posix(), ensure_ascii=False)
     snippet = SNIPPET.format(decode=inspect.getsource(decode), model=model, side=2 * preprocess.size)

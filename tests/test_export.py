@@ -167,7 +167,7 @@ def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, c
     assert target.stat().st_size > 4 * 3 * 3 * SIZE * SIZE
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
     shown = capsys.readouterr().out
-    assert str(target) in shown and "on 16 generated images" in shown
+    assert str(target) in shown and "on 16 generated images and 7 files of different kinds" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
