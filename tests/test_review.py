@@ -159,12 +159,13 @@ def test_of_many_classes_the_most_probable_have_keys(project):
 def test_the_newest_list_of_these_weights_is_taken(project):
     list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000")
     list_issues(project, "dataset", {"cat/3.png": 0.94}, "20260401-100000", "other.pth")
+    own = Checkpoint("resnet18", ["cat", "dog"], Preprocess(32), {}, path=Path("w.pth"))
     Path("logs/evaluate/w/20260501-100000").mkdir()  # without a list: it learned from the images
-    assert [issue.file for issue in label_issues(Path("w.pth"), Path("logs"))[1]] == ["test/cat/2.png"]
+    assert [issue.file for issue in label_issues(own, Path("logs"))[1]] == ["test/cat/2.png"]
     older = list_issues(project, "dataset", {"cat/1.png": 0.99}, "20260201-100000")
     report = json.loads((older / "report.json").read_text(encoding="utf-8")) | {"part": "val"}
     (older / "report.json").write_text(json.dumps(report), encoding="utf-8")  # of other images: it counts as well
-    root, issues = label_issues(Path("w.pth"), Path("logs"))
+    root, issues = label_issues(own, Path("logs"))
     assert root == project / "dataset" / "test" and len(issues) == click()[0].total == 2
 
 

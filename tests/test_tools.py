@@ -1,7 +1,6 @@
 """tools/: a learning rate, a learning curve, cross-validation."""
 
 import csv
-import os
 import shutil
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def test_too_few_images_for_a_curve(bars, trunk, tmp_path):
 # ---- cross-validation
 
 
-def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_path):
+def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_path, monkeypatch):
     data = shutil.copytree(bars, tmp_path / "data")
     (data / "train/across/0.png").rename(data / "train/down/wrong.png")
     done = run_script("tools/cross_validate.py", "--folds", 4, "--data", "data", *trunk, "--freeze", cwd=tmp_path)
@@ -96,7 +95,7 @@ def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_p
     assert "down/wrong.png" in (report / "suspects.csv").read_text(encoding="utf-8-sig")
     assert "predicts the fold that it has not learned from" in (report / "report.html").read_text(encoding="utf-8")
     known = Checkpoint("resnet18", ["across", "down"], Preprocess(32), {}, path=tmp_path / "any.pth")
-    os.chdir(tmp_path)  # paths in reports are relative
+    monkeypatch.chdir(tmp_path)  # paths in reports are relative
     assert "train/down/wrong.png" in [issue.file for issue in label_issues(known, Path("logs"))[1]]
     known.classes = ["ant", "bee"]
     assert label_issues(known, Path("logs")) == (None, [])
