@@ -87,17 +87,18 @@ def test_without_the_package_the_command_that_installs_it_is_named(tmp_path, bar
     assert "Traceback" not in done.stderr
 
 
-@needs_photographs
-@pytest.mark.skipif(not os.environ.get("LONG"), reason="minutes: make test-long")
-def test_the_learning_curve_foresees_a_thousand_images(cats_and_dogs, tmp_path):
-    for index, (content, label) in enumerate(cats_and_dogs(2000)):
-        path = tmp_path / ("test" if index % 2 else "train") / ("cat", "dog")[label] / f"{index}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    cfg = frozen.parse("", ["--device", "cpu"])
-    training, scored = frozen.features_of(cfg, [read_folder(tmp_path / part) for part in ("train", "test")])
-    sizes = [3, 5, 10, 20, 50, 100]
-    wrong = torch.tensor([learning_curve.errors(training, scored, size).tolist() for size in sizes]).numpy()
-    (expected,), (low,), (high,) = learning_curve.extrapolate(sizes, wrong, [1000])
-    truth = 1 - learning_curve.errors(training, scored, 1000).mean()
-    assert low <= truth <= high and abs(expected - truth) < 0.01
+if os.environ.get("LONG"):  # make test-long: minutes
+
+    @needs_photographs
+    def test_the_learning_curve_foresees_a_thousand_images(cats_and_dogs, tmp_path):
+        for index, (content, label) in enumerate(cats_and_dogs(2000)):
+            path = tmp_path / ("test" if index % 2 else "train") / ("cat", "dog")[label] / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        cfg = frozen.parse("", ["--device", "cpu"])
+        training, scored = frozen.features_of(cfg, [read_folder(tmp_path / part) for part in ("train", "test")])
+        sizes = [3, 5, 10, 20, 50, 100]
+        wrong = torch.tensor([learning_curve.errors(training, scored, size).tolist() for size in sizes]).numpy()
+        (expected,), (low,), (high,) = learning_curve.extrapolate(sizes, wrong, [1000])
+        truth = 1 - learning_curve.errors(training, scored, 1000).mean()
+        assert low <= truth <= high and abs(expected - truth) < 0.01
