@@ -114,6 +114,18 @@ def test_folds_of_whole_trainings(bars, tmp_path):
     assert len(rows_of(report / "predictions.csv")) == 80
 
 
-def test_folds_that_cannot_be_made(bars, tmp_path):
-    done = run_script("tools/cross_validate.py", "--folds", 1, "--data", bars, cwd=tmp_path)
-    assert done.returncode == 2 and "--folds is 1; expected 2 to 100" in done.stderr
+@pytest.mark.parametrize(
+    ("folds", "images", "message"),
+    [
+        (1, 40, "--folds is 1; expected 2 to 100"),
+        (2, 40, "needs --folds 3 or more"),
+        (3, 2, "down has too few different images for 3 folds"),
+        (5, 2, "down has too few different images"),
+    ],
+)
+def test_folds_that_cannot_be_made(folds, images, message, bars, trunk, tmp_path):
+    data = shutil.copytree(bars, tmp_path / "data")
+    for file in [*(data / "train/down").iterdir()][images:]:
+        file.unlink()
+    done = run_script("tools/cross_validate.py", "--folds", folds, "--data", "data", *trunk, "--freeze", cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

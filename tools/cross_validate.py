@@ -31,8 +31,8 @@ from classifier.evaluation import metrics, report
 from classifier.evaluation.report import EvalResult
 from classifier.inference.calibration import fit_temperature
 from classifier.inference.predictor import build_predictor
-from classifier.training import config, frozen
-from classifier.training.config import TrainConfig
+from classifier.training import frozen
+from classifier.training.config import TrainConfig, parse_config
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 NAME = "cross-validation"
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, flags = parser.parse_known_args(argv)
     if not 2 <= own.folds <= 100:
         raise UserError(f"--folds is {own.folds}; expected 2 to 100.")
-    chosen = config.peek(flags)
-    is_whole = not chosen.freeze and bool({"--recipe", "--model", "--weights", "--epochs"} & {*flags})
-    cfg = config.parse_config(__doc__, flags) if is_whole else frozen.parse(__doc__, flags)
+    given = {word.partition("=")[0] for word in flags}
+    is_whole = "--freeze" not in given and bool(given & {"--recipe", "--model", "--weights", "--epochs"})
+    cfg = parse_config(__doc__, flags) if is_whole else frozen.parse(__doc__, flags)
     if image_folder.is_shards(cfg.data):
         raise UserError("Cross-validation needs folders of images, not shards: --data DIR.")
     root = Path(cfg.data)
@@ -95,12 +95,17 @@ def frozen_features(
 ) -> Iterator[Tensor]:
     """Yield calibrated logits of each fold, from a last layer fitted to all others; the next fold chooses its C."""
     ((x, labels),) = frozen.features_of(cfg, [images])
+    if len(folds) < 3:
+        raise UserError("A frozen network needs --folds 3 or more: one is predicted, one chooses the penalty.")
     for number, fold in enumerate(folds):
         validation = folds[(number + 1) % len(folds)]
         is_other = torch.ones(len(x), dtype=torch.bool)
         is_other[fold] = False
         everything = is_other.clone()
         is_other[validation] = False
+        counts = labels[is_other].bincount(minlength=len(images.classes)).tolist()
+        if rare := [name for name, count in zip(images.classes, counts, strict=True) if not count]:
+            raise UserError(f"{images.root / rare[0]} has too few different images for {len(folds)} folds. Add images.")
         layer, strength = frozen.fit_best(x[is_other], labels[is_other], x[validation], labels[validation])
         temperature = fit_temperature(layer(x[validation]), labels[validation])
         (layer,) = frozen.fit(x[everything], labels[everything], [strength])

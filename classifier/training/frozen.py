@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from classifier import distributed
-from classifier.cli import plural
+from classifier.cli import UserError, plural
 from classifier.data.image_folder import ImageFolder
 from classifier.data.loaders import ImageDataset, loader, on_device
 from classifier.data.transforms import NORMALIZATIONS, Preprocess
@@ -19,7 +19,7 @@ from classifier.device import Compute, select_compute
 from classifier.evaluation import metrics
 from classifier.inference.predictor import optimize_for_inference
 from classifier.training import pretrained
-from classifier.training.config import IMAGENET, LARGEST_BATCH, TrainConfig, parse_config
+from classifier.training.config import IMAGENET, LARGEST_BATCH, TrainConfig, parse_config, peek
 from classifier.training.datasets import Loaders
 from zoo import MODELS
 
@@ -49,6 +49,8 @@ def fit_last_layer(
     start = time.perf_counter()
     parts = (features(model, batches, data.preprocess, compute) for batches in (data.train_once, data.val))
     (x, labels), validation = parts
+    if len(labels.unique()) < last_layer(model).out_features:  # of few shards, of which an epoch omits images
+        raise UserError("The features computed lack a whole class. Use folders or fewer shards, or leave out --freeze.")
     layer, strength = distributed.run_on_main_and_broadcast(lambda: fit_best(x, labels, *validation, class_weights))
     for network in (model, ema):
         last_layer(network).load_state_dict(layer.state_dict())
@@ -109,7 +111,7 @@ def fit(x: Tensor, labels: Tensor, strengths: Iterable[float], class_weights: Te
 
 def parse(description: str, argv: Sequence[str]) -> TrainConfig:
     """Return the command line of train.py with --freeze, and without --weights with ImageNet's EfficientNet-Lite0."""
-    network = () if "--weights" in argv else ("--model", "efficientnet_lite0", "--weights", IMAGENET)
+    network = () if peek(argv).weights else ("--model", "efficientnet_lite0", "--weights", IMAGENET)
     return parse_config(description, [*network, "--freeze", *argv])
 
 
