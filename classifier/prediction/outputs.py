@@ -49,7 +49,7 @@ def print_kept(table: Table, count: int) -> None:
     if count:
         print(f"kept       {plural(count, 'row')} in {table.path}")
     if table.removed:
-        print(f"removed    {plural(table.removed, 'row')} of files that are gone or have changed")
+        print(f"removed    {plural(table.removed, 'row')} whose file is gone, has changed or was not recorded")
     sys.stdout.flush()
 
 

@@ -33,7 +33,7 @@ class Table:
         self.columns = ["path", "class", *(f"P({name})" for name in checkpoint.classes), "note"]
         self.note = {"name": checkpoint.path.as_posix(), "weights": fingerprint(checkpoint), "files": {}}
         self.rows: dict[str, list[str]] = {}
-        self.removed = 0  # rows of files that are gone or have changed
+        self.removed = 0  # rows whose file is gone, has changed or was not recorded
         self._rewrite = self._has_begun = False
 
     def resume(self, images: Mapping[str, UnlabelledImage], restart: bool) -> None:
