@@ -336,7 +336,7 @@ def test_an_image_that_is_replaced_gets_a_new_row(run):
     assert list(rows) == [name for name in before if name not in changed] + changed
     assert [rows[name]["class"] for name in changed] == ["dog", "dog", "dog", ""]
     assert all(rows[name] == before[name] for name in before if name not in changed)
-    assert "kept       6 rows" in run.shown and "removed    4 rows of files" in run.shown
+    assert "kept       6 rows" in run.shown and "removed    4 rows whose file" in run.shown
     assert "new        4 images (1 unreadable) in" in run.shown
     assert run("photos") == rows and run.new == 0 and "removed" not in run.shown
 
@@ -371,7 +371,7 @@ def test_rows_of_files_that_are_gone_go_and_all_others_stay(run, monkeypatch):
     Path("photos/9.png").unlink()
     assert run("a.zip")["later.png"]["class"] == "cat"  # exists, and was not named today
     assert "kept       2 rows" in run.shown
-    assert "removed    2 rows of files" in run.shown  # photos/0.png was named, and not there
+    assert "removed    2 rows whose file" in run.shown  # photos/0.png was named, and not there
 
 
 @pytest.mark.parametrize("content", ["path;class\r\n", "\ufeffpath,class,P(cat),P(dog),note\r\na.png,cat\r\n"])
