@@ -9,6 +9,7 @@ functions here return at once.
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -50,16 +51,16 @@ def process_group() -> Iterator[None]:
         yield
         return
     store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    if LOCAL_WORLD_SIZE == WORLD_SIZE:  # restarts are counted per machine, so that several may count differently
-        # a restarted process must not find the addresses that dead processes have left in the store
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    attempt = join_attempt(store, rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with (
         Path(os.devnull).open("w", errors="replace") as null,
         contextlib.redirect_stdout(sys.stdout if IS_MAIN else null),
     ):
         try:
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+            own = dist.PrefixStore(f"attempt {attempt}", store)
+            dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=TIMEOUT)
+            store.add(f"joined {rank}", attempt - store.add(f"joined {rank}", 0))
             yield
         except RuntimeError as error:
             if not peer_lost(error):
@@ -68,6 +69,20 @@ def process_group() -> Iterator[None]:
             raise UserError(f"Another process has ended or cannot be reached; see its message. ({reason})") from None
         sys.stdout.flush()
     dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def join_attempt(store: dist.Store, rank: int) -> int:
+    """Return the number of the attempt that this process belongs to; the main process begins it.
+
+    torchrun restarts the processes of each machine on its own, and its store keeps the addresses of dead processes:
+    a process that is started again waits until the main process has been started again, too.
+    """
+    if rank == 0:
+        return store.add("attempt", 1)
+    joined = store.add(f"joined {rank}", 0)
+    while (attempt := store.add("attempt", 0)) <= joined:
+        time.sleep(0.1)
+    return attempt
 
 
 def peer_lost(error: BaseException) -> bool:
