@@ -4,6 +4,7 @@
     python train.py --model resnet34 --epochs 20
     python train.py --weights module/catdog-resnet18.pth --data flowers     start from trained weights
     python train.py --weights imagenet --freeze         train only the last layer
+    python train.py --teacher module/NAME.pth           learn its answers in place of the labels
     python train.py --recipe quick                      or long, or classic: a published baseline, for comparison
     python train.py --resume module/NAME.last.pth       resume a run, bit for bit; auto: the newest unfinished one
     torchrun --nproc-per-node=8 train.py                --batch-size is divided among the processes: docs/scaling.md
@@ -67,12 +68,16 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
-    ema = AveragedModel(model, use_buffers=True)  # its weights are validated and saved
+    ema = AveragedModel(model)  # its weights are validated and saved
     if cfg.sync_bn:
         model = distributed.synchronize_batch_norm(model)
 
     # ---- batches
     data = datasets.build_loaders(found, origin, cfg, compute)
+    if cfg.teacher:
+        from classifier.training import teacher
+
+        answers = teacher.load(cfg, state, classes, data.preprocess, compute)
 
     # ---- optimizer
     groups = param_groups(model, cfg.weight_decay, cfg.early_lr)
@@ -121,7 +126,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                     ddp_model.require_backward_grad_sync = micro_step == cfg.accumulate - 1  # all-reduce once
                     with compute.autocast():
                         outputs = ddp_model(x)  # logits (N, classes); of GoogLeNet in training three of them
-                    loss = training_loss(outputs, targets, cfg.label_smoothing, class_weights)
+                    wanted = answers(x) if cfg.teacher else targets
+                    loss = training_loss(outputs, wanted, cfg.label_smoothing, class_weights)
                     share = len(x) * distributed.WORLD_SIZE / batch_size  # DDP averages over the processes
                     scaler.scale(loss * share).backward()
                     logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
@@ -147,7 +153,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
             bar.close()
 
             # ---- validate the averaged weights, keep the best
-            distributed.broadcast_buffers(ema.module)
+            if not cfg.freeze:
+                datasets.update_batch_norm(ema.module, data, compute)
             val_batches = loaders.on_device(data.val, compute.device)
             own = metrics.infer(optimize_for_inference(ema.module, compute), val_batches, data.preprocess)
             logits, labels = (distributed.gather_strided(part, len(found.validation)) for part in own)

@@ -30,7 +30,7 @@ def full():
         "resnet18", ["cat", "dog"], Preprocess(size=192, resize="squash"), {},
         scores={"test": TEST, "val": {"accuracy": 0.9, "count": 500}, "history": HISTORY},
         data={"root": "/home/somebody/dataset", "kind": "images", "train": 18995, "val": 500},
-        settings={"weights": "module/earlier.pth"},
+        settings={"weights": "module/earlier.pth", "teacher": "module/b0.pth,module/r.pth"},
         created="2026-11-22T15:31:38+00:00", temperature=0.38,
         ood_stats={"threshold": 2.5}, path=Path("module/pets.pth"),
     )  # fmt: skip
@@ -53,6 +53,7 @@ def test_all_that_the_file_holds(full):
         "Classes 2: cat, dog",
         "18,995 images in dataset",
         "Pretrained on earlier.pth",
+        "Taught by b0.pth, r.pth",
         "95.6% on 2,000 test images (95% interval 94.6% to 96.4%)",
         "expected calibration error 0.7 percentage points",
         "3 epochs in 30 min; epoch 2 was the best",

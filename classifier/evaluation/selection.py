@@ -64,8 +64,11 @@ def remarks(checkpoint: Checkpoint, folder: ImageFolder, part: Part) -> list[str
             "This is no test score: the epoch and the temperature were chosen on these images; expect slightly less on "
             "new ones."
         )
+        may_know = "which may have been trained on some of these images."
         if (weights := checkpoint.settings.get("weights")) not in (None, "", "imagenet"):
-            found.append(f"Training started from {weights}, which may have been trained on some of these images.")
+            found.append(f"Training started from {weights}, {may_know}")
+        if teacher := checkpoint.settings.get("teacher"):
+            found.append(f"The network learned the answers of {teacher}, {may_know}")
     return found
 
 

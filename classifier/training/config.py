@@ -36,6 +36,8 @@ class TrainConfig:
     """Start from this .pth, or from imagenet; size, resizing, mean and std come with it. Empty: random weights."""
     freeze: bool = False
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
+    teacher: Annotated[str, conf.arg(metavar="FILE,...")] = ""
+    """Learn the mean of these networks' answers in place of the labels (knowledge distillation)."""
     early_lr: float = 1.0
     """Learning rate of the first layers, as a share of that of the last ones."""
 
@@ -103,7 +105,7 @@ class TrainConfig:
     @property
     def fits_last_layer(self) -> bool:
         """Whether every image has the same features in every epoch, so that the last layer is fitted to them."""
-        return self.freeze and self.augment == "off" and self.mix == "off"
+        return self.freeze and self.augment == "off" and self.mix == "off" and not self.teacher
 
 
 RECIPES = {
@@ -120,6 +122,7 @@ RECIPES = {
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
 FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0}  # batch norm's statistics are of images of this size
+TAUGHT = {"label_smoothing": 0.0}  # a teacher's answers are smooth already
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
 # what a network needs besides the default recipe: at 2e-3 AlexNet and VGG stay at chance
@@ -134,7 +137,7 @@ RANGES = {
 }  # fmt: skip
 
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
-MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
+MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data", "teacher"}
 AUTO = "auto"  # as --resume
 LARGEST_BATCH = 64  # where --batch-size is left open
 MIN_STEPS = 16  # of an epoch: so many updates at least, likewise
@@ -144,7 +147,8 @@ IMAGENET = "imagenet"  # as --weights
 def peek(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the flags that decide about the others' defaults; `parse_config` reports mistakes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag, default in {"--recipe": "default", "--resume": "", "--model": "", "--weights": ""}.items():
+    flags = {"--recipe": "default", "--resume": "", "--model": "", "--weights": "", "--teacher": ""}
+    for flag, default in flags.items():
         parser.add_argument(flag, nargs="?", default=default)
     parser.add_argument("--freeze", action="store_true")
     return parser.parse_known_args(argv)[0]
@@ -203,6 +207,8 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
         values |= FROZEN if chosen.freeze else FROM_IMAGENET if origin == IMAGENET else FINE_TUNING
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
         values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
+    if chosen.teacher:
+        values |= TAUGHT
     if recipe.recipe != "classic":
         values = NETWORKS.get(values["model"], {}) | values
     return replace(recipe, **values)

@@ -1,12 +1,15 @@
 """The images of a training run: which are trained on, which validate, and their batches."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
 
 from classifier import distributed
 from classifier.checkpoint import Checkpoint
@@ -14,11 +17,12 @@ from classifier.cli import UserError, plural
 from classifier.data import image_folder, loaders
 from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
-from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput
+from classifier.data.transforms import CROP_MARGIN, NORMALIZATIONS, Augment, Preprocess, TrainingInput, resize_batch
 from classifier.device import Compute
 from classifier.training.config import TrainConfig, batch_size_for
 
 SAMPLE = Path(TrainConfig.data, "sample")  # the drawings
+BATCH_NORM_IMAGES = 1000  # of training, in all processes together
 SHOWN = 24  # validation images in TensorBoard
 
 
@@ -148,9 +152,9 @@ class Loaders:
 
     preprocess: Preprocess  # of whole images; the network sees them so in validation
     training_input: TrainingInput  # makes a micro-batch what the network sees in training
-    train: Iterable[tuple[Tensor, Tensor]]  # micro-batches; call `start_epoch` before each pass
-    train_once: Iterable[tuple[Tensor, Tensor]]  # every training image of this process once
-    val: Iterable[tuple[Tensor, Tensor]]
+    train: DataLoader  # micro-batches; call `start_epoch` before each pass
+    train_once: DataLoader  # every training image of this process once, in an order of its own
+    val: DataLoader
     shown: list[int]  # indices of some of the validation images
     pixels: Tensor  # these, (n, 3, size, size) uint8
     parts: int  # micro-batches of a step, in all processes together
@@ -200,7 +204,8 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
         for part, prepare in ((found.training, train_preprocess), (found.validation, preprocess))
     )
     sampler = loaders.ResumableSampler(len(training), cfg.seed, found.steps, cfg.accumulate)
-    own_training, own = (distributed.shard(range(len(part))) for part in (training, validation))
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(cfg.seed)).tolist()
+    own_training, own = distributed.shard(order), distributed.shard(range(len(validation)))
     shown = torch.linspace(0, len(own) - 1, min(SHOWN, len(own))).long().tolist()
     return Loaders(
         preprocess,
@@ -213,3 +218,26 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
         parts,
         sampler,
     )
+
+
+def update_batch_norm(model: nn.Module, data: Loaders, compute: Compute) -> None:
+    """Estimate batch norm's statistics anew, from some training images as the network sees them in validation.
+
+    Those that training leaves belong to other weights (the average runs behind, and batch norm's own behind that), to
+    crops, and to smaller images while they grow. Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018.
+    """
+    preprocess, batch_size = data.preprocess, data.train_once.batch_size
+    count = max(1, BATCH_NORM_IMAGES // distributed.WORLD_SIZE // batch_size)
+
+    def inputs() -> Iterator[Tensor]:
+        batches = loaders.on_device(itertools.islice(data.train_once, count), compute.device)
+        for i, (images, _) in enumerate(batches):
+            if i == 0 or len(images) == batch_size:  # each batch counts as much as any other
+                x = preprocess.normalize(resize_batch(images, preprocess.size))
+                yield x.contiguous(memory_format=compute.memory_format)
+
+    torch.manual_seed(0)  # of dropout before a batch norm, if a network has such
+    with compute.autocast():
+        update_bn(inputs(), model)
+    model.eval()
+    distributed.average_buffers(model)
