@@ -255,7 +255,7 @@ def note_score(path: Path, time_ns: int, scores: dict) -> str:
     try:
         if path.suffix != ".pth":
             raise CheckpointError("only a .pth keeps scores")
-        if path.name == checkpoints.SHIPPED:
+        if path.name in checkpoints.SHIPPED:
             raise CheckpointError("it comes with the project")
         if not path.stat().st_mode & stat.S_IWRITE or path.stat().st_mtime_ns != time_ns:
             raise CheckpointError("it is read-only, or has changed meanwhile")  # by a run

@@ -80,7 +80,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         answers = teacher.load(cfg, state, classes, data.preprocess, compute)
 
     # ---- optimizer
-    groups = param_groups(model, cfg.weight_decay, cfg.early_lr)
+    groups = param_groups(model, cfg.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=cfg.lr, fused=compute.device.type != "mps")
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
     ddp_model = distributed.data_parallel(torch.compile(model) if cfg.compile else model)
@@ -112,7 +112,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             while state.step < (epoch + 1) * steps_per_epoch and not cfg.fits_last_layer:
                 start, step, lr = time.perf_counter(), state.step, lr_at(state.step, cfg.epochs * steps_per_epoch, cfg)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr * group["lr_scale"]
+                    group["lr"] = lr
                 sums = [0.0, 0.0]  # losses, correct predictions
                 batch_size = data.step_size(step - epoch * steps_per_epoch)  # in all processes together
                 for micro_step in range(cfg.accumulate):

@@ -44,7 +44,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("images", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("module") / checkpoints.SHIPPED)
+    parser.add_argument("--weights", type=Path, default=Path("module") / checkpoints.SHIPPED[-1])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each measurement")
     options = parser.parse_args()

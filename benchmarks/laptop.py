@@ -63,7 +63,7 @@ def write(folder: Path) -> None:
     export.need_packages()
     from classifier.inference import onnx_graph  # needs them
 
-    checkpoint = checkpoints.load(Path("module", checkpoints.SHIPPED))
+    checkpoint = checkpoints.load(Path("module", checkpoints.SHIPPED[-1]))
     checkpoint = replace(checkpoint, preprocess=replace(checkpoint.preprocess, size=SIDE), path=folder / "x.pth")
     checkpoints.save(checkpoint, checkpoint.path)
     model = onnx_graph.network_model(checkpoint)

@@ -36,7 +36,7 @@ ROUNDS = 40
 def main() -> None:
     """Start the page, measure, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("weights", type=Path, nargs="?", default=PROJECT / "module" / checkpoints.SHIPPED)
+    parser.add_argument("weights", type=Path, nargs="?", default=PROJECT / "module" / checkpoints.SHIPPED[-1])
     weights = parser.parse_args().weights.resolve()
     rows = [("", "measured", "bar")]
     with tempfile.TemporaryDirectory() as name:

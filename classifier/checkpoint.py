@@ -31,7 +31,8 @@ from zoo import MODELS, class_dependent, shapes, shapes_of
 FORMAT = 1
 OURS = {"format", "preprocess"}  # keys that no other program's file has together
 LAST = ".last.pth"  # ends the name of the file to resume from
-SHIPPED = "catdog-resnet18.pth"  # comes with the project, and is used where there is no other
+# come with the project, the best first, and are used where there are no others
+SHIPPED = ("catdog-efficientnet_lite0.pth", "catdog-resnet18.pth")
 TUTORIAL = dataclasses.replace(NORMALIZATIONS["half"], resize="squash")  # how the scripts of many tutorials preprocess
 LITE = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)  # (x - 127) / 128 of values in 0..255
 
@@ -164,15 +165,17 @@ def in_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def newest(folder: Path) -> Path:
-    """Return the newest .pth that is not to resume from; the one that comes with the project only if it is alone.
+    """Return the newest .pth that is not to resume from; where there is none, the best that comes with the project.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError where there is none of these either.
     """
-    files = [file for file in folder.glob("*.pth") if not file.name.endswith(LAST)]
-    files = [file for file in files if file.name != SHIPPED] or files
-    if not files:
-        raise CheckpointError("{folder} holds no .pth yet. Train a network first: python train.py", folder=folder)
-    return max(files, key=lambda file: file.stat().st_mtime)
+    own = [file for file in folder.glob("*.pth") if not file.name.endswith(LAST) and file.name not in SHIPPED]
+    if own:
+        return max(own, key=lambda file: file.stat().st_mtime)
+    for file in (folder / name for name in SHIPPED):
+        if file.is_file():
+            return file
+    raise CheckpointError("{folder} holds no .pth yet. Train a network first: python train.py", folder=folder)
 
 
 def name_of(path: Path) -> str:

@@ -47,7 +47,7 @@ def image(size: tuple[int, int] = (120, 80)) -> Image.Image:
 def running_page(folder: Path) -> Iterator[Server]:
     """The page with two networks, that of the project and a file that is none; label issues to review."""
     (folder / "module").mkdir()
-    shutil.copy2(APP.parent / "module" / checkpoints.SHIPPED, folder / "module")
+    shutil.copy2(APP.parent / "module" / checkpoints.SHIPPED[-1], folder / "module")
     save_weights(folder / "module" / "other.pth", seed=1, accuracy=0.91)
     weights = save_weights(folder / "module" / "three.pth")
     (folder / "module" / "broken.pth").write_bytes(b"no weights at all")

@@ -103,7 +103,7 @@ def test_val_without_test_chooses_the_epoch_and_is_never_called_a_test(folder):
     assert "rose: 12 training images, 4 for validation" in said
     leak = "1 of 12 validation images is also a training image (for example, dataset/val/rose/0.png is the same as "
     assert leak + "dataset/train/rose/3.png)" in said
-    shutil.copy(Path(checkpoint.__file__).parents[1] / "module" / checkpoint.SHIPPED, folder / "module")
+    shutil.copy(Path(checkpoint.__file__).parents[1] / "module" / checkpoint.SHIPPED[-1], folder / "module")
     said = ran("evaluate.py", "module/catdog-resnet18.pth", "module/run.pth", "--device", "cpu", cwd=folder)
     assert "dataset/val, 12 validation images of" in said and "This is no test score" in said and leak in said
     assert "left out   module/catdog-resnet18.pth: " in said and said.endswith("python app.py module/run.pth\n")

@@ -42,7 +42,7 @@ def test_the_dockerfile_copies_and_starts_what_the_page_needs(tmp_path):
     lines = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
     steps = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))  # the last of each kind
     copy_project(tmp_path)
-    assert (tmp_path / "module" / "catdog-resnet18.pth").exists() and not (tmp_path / "tests").exists()
+    assert (tmp_path / "module" / "catdog-efficientnet_lite0.pth").exists() and not (tmp_path / "tests").exists()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     assert steps["ENV"].startswith("PORT=") and steps["USER"] == "classifier"

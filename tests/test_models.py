@@ -22,6 +22,7 @@ from webui.models import Models
 from zoo import MODELS
 
 PIXELS = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
+OURS = SHIPPED[0].removesuffix(".pth")
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +110,13 @@ def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_
 @pytest.mark.parametrize(
     ("files", "best"),
     [
-        ({"plain": None, SHIPPED[:-4]: {}}, SHIPPED[:-4]),  # a plain state_dict does not say which classes
+        ({"plain": None, OURS: {}}, OURS),  # a plain state_dict does not say which classes
         ({"a": {"scores": scored(0.99, part="val")}, "b": {"scores": scored(0.9)}}, "a"),
         ({"a": {"scores": scored(1.0, 20)}, "b": {"scores": scored(0.97)}}, "b"),  # 20 images promise little
         ({"a": {}, "b": {"scores": scored(0.6)}}, "b"),
         ({"a": {"kind": "drawings", "scores": scored(1.0)}, "b": {"scores": scored(0.6)}}, "b"),
-        ({"own": {"scores": scored(0.8, part="val")}, SHIPPED[:-4]: {"scores": scored(0.98)}}, "own"),
-        ({"drawn": {"kind": "drawings", "scores": scored(0.99)}, SHIPPED[:-4]: {"scores": scored(0.98)}}, SHIPPED[:-4]),
+        ({"own": {"scores": scored(0.8, part="val")}, OURS: {"scores": scored(0.98)}}, "own"),
+        ({"drawn": {"kind": "drawings", "scores": scored(0.99)}, OURS: {"scores": scored(0.98)}}, OURS),
         ({"flowers": {"scores": scored(0.8), "classes": ("rose", "tulip")}, "cats": {"scores": scored(0.98)}},
          "flowers"),  # scores on other images say nothing of these
     ],

@@ -89,7 +89,7 @@ def test_networks_that_the_images_of_the_newest_do_not_suit_are_left_out(root):
     assert str(select_images([first, other], "val", None)[1][1]) == f"its images are other ones, of {root / 'train'}"
     newer = dataclasses.replace(other, created="2026-01-01")
     assert isinstance(select_images([first, newer], "val", None)[1][0], UserError)
-    shipped = dataclasses.replace(newer, classes=["ant", "bee"], created="2027-01-01", path=Path("module", SHIPPED))
+    shipped = dataclasses.replace(newer, classes=["ant", "bee"], created="2027-01-01", path=Path("module", SHIPPED[0]))
     gone = dataclasses.replace(first, data={"root": "gone"})
     shutil.copytree(root / "train", root / "test")
     part, (unfit, folder, missing) = select_images([shipped, first, gone], "auto", None)

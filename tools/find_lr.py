@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format).train(not cfg.freeze)
     data = datasets.build_loaders(found, origin, cfg, compute)
-    optimizer = torch.optim.AdamW(param_groups(model, cfg.weight_decay, cfg.early_lr))
+    optimizer = torch.optim.AdamW(param_groups(model, cfg.weight_decay))
     batches = itertools.chain.from_iterable(loaders.on_device(data.train, compute.device) for _ in RATES)
     mean, smoothed = 0.0, []
     for step, (rate, (images, labels)) in enumerate(zip(RATES, batches, strict=False)):
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+            group["lr"] = rate
         x, targets = data.training_input(images, labels, cfg.size, step, 0, len(labels))
         with compute.autocast():
             outputs = model(x)

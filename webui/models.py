@@ -127,7 +127,7 @@ def learned_from_drawings(checkpoint: Checkpoint) -> bool:
 
 def _rank(checkpoint: Checkpoint) -> tuple[bool, bool, bool]:
     """Return what goes before accuracy: photographs, known class names (no plain state_dict), a user's own weights."""
-    return not learned_from_drawings(checkpoint), checkpoint.named, checkpoint.path.name != checkpoints.SHIPPED
+    return not learned_from_drawings(checkpoint), checkpoint.named, checkpoint.path.name not in checkpoints.SHIPPED
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

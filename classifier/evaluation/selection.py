@@ -19,15 +19,15 @@ def select_images(
 ) -> tuple[Part, list[ImageFolder | UserError]]:
     """Return the part, "test" or "val", and for each network the same images, or why they do not suit it.
 
-    Labels are in the order of the network's logits. The newest network decides on the images, but for the one that
-    comes with the project. "auto" is "test" where there are test images. `data` is where the images are; None: where
+    Labels are in the order of the network's logits. The newest network decides on the images, but for those that
+    come with the project. "auto" is "test" where there are test images. `data` is where the images are; None: where
     the checkpoints say.
 
     Raises:
         UserError: there are no such images, classes that the network lacks, or unknown validation images; of several
             networks, for the newest, if they suit none of them.
     """
-    ages = [(checkpoint.path.name != SHIPPED, checkpoint.created) for checkpoint in checkpoints]
+    ages = [(checkpoint.path.name not in SHIPPED, checkpoint.created) for checkpoint in checkpoints]
     order = sorted(range(len(checkpoints)), key=ages.__getitem__, reverse=True)
     if part == "auto":
         root = data or Path(checkpoints[order[0]].data.get("root") or "dataset")

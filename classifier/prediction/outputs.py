@@ -36,7 +36,7 @@ def print_header(checkpoint: Checkpoint, compute: Compute) -> None:
     """Print which network labels the images, and on what."""
     print(f"weights    {checkpoint.path}")
     if checkpoint.data.get("kind") == "drawings":
-        print(f"           trained on drawings only; for photographs use --weights module/{checkpoints.SHIPPED}")
+        print(f"           trained on drawings only; for photographs use --weights module/{checkpoints.SHIPPED[0]}")
     if checkpoint.assumed:
         print(f"assumed    {checkpoint.assumed}")
     classes, size = plural(len(checkpoint.classes), "class", "classes"), checkpoint.preprocess.size

@@ -38,8 +38,6 @@ class TrainConfig:
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
     teacher: Annotated[str, conf.arg(metavar="FILE,...")] = ""
     """Learn the mean of these networks' answers in place of the labels (knowledge distillation)."""
-    early_lr: float = 1.0
-    """Learning rate of the first layers, as a share of that of the last ones."""
 
     epochs: int = 10
     """How often every image is shown. The schedules span all epochs, also with --resume."""
@@ -132,7 +130,7 @@ NETWORKS = {name: {"lr": 3e-4} for name in MODELS if name.startswith(("alexnet",
 RANGES = {
     "epochs": (1, 100_000), "batch_size": (0, 65_536), "lr": (1e-9, 100), "weight_decay": (0, 100), "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99), "ema": (0, 0.99999), "size": (32, 1024), "grow_from": (0.1, 1), "enlarge": (0.5, 2),
-    "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "early_lr": (0, 1), "crop": (0.05, 1),
+    "val": (0.001, 0.9), "seed": (0, 2**31), "workers": (0, 256), "crop": (0.05, 1),
     "cover": (0, 1), "fold": (1, 1000), "accumulate": (1, 65_536), "save_every": (0, 100_000),
 }  # fmt: skip
 

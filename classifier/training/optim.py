@@ -1,7 +1,6 @@
 """How the weights are updated: loss, parameter groups, and the schedules of learning rate, image size and EMA."""
 
 import math
-from collections import defaultdict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,19 +28,12 @@ def training_loss(
     return sum((AUXILIARY_WEIGHT * other for other in auxiliary), start=loss)
 
 
-def param_groups(model: nn.Module, weight_decay: float, early_lr: float = 1.0) -> list[dict]:
-    """Return groups for the optimizer, each with its `lr_scale`, a share of the learning rate.
-
-    Kernels and matrices are decayed; biases and batch norm's scales, which have one dimension, are not. The first
-    quarter of the tensors gets the scale `early_lr`, the last quarter 1, and those between lie between, evenly on a
-    logarithmic scale (Howard and Ruder, https://arxiv.org/abs/1801.06146: discriminative fine-tuning).
-    """
-    parameters = list(model.parameters())
-    groups = defaultdict(list)
-    for i, parameter in enumerate(parameters):
-        scale = early_lr ** (1 - (4 * i // len(parameters)) / 3)
-        groups[scale, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
-    return [{"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()]
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Return two groups for the optimizer: kernels and matrices are decayed, biases and batch norm's scales are not."""
+    decayed, others = [], []
+    for parameter in model.parameters():
+        (decayed if parameter.ndim > 1 else others).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def lr_at(step: int, total_steps: int, cfg: TrainConfig) -> float:
