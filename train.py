@@ -32,7 +32,15 @@ from classifier.inference.calibration import fit_ood
 from classifier.inference.predictor import optimize_for_inference
 from classifier.training import datasets, report
 from classifier.training.config import TrainConfig
-from classifier.training.optim import ema_decay_at, image_size_at, lr_at, param_groups, training_loss
+from classifier.training.optim import (
+    batch_scores,
+    ema_decay_at,
+    image_size_at,
+    lr_at,
+    param_groups,
+    set_lr,
+    training_loss,
+)
 from classifier.training.report import TensorBoard, catch_signals, explain_errors, stop_run
 from classifier.training.run import Run, Saver, check_image_size, open_run
 from zoo import MODELS
@@ -69,8 +77,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
     ema = AveragedModel(model)  # its weights are validated and saved
-    if cfg.sync_bn:
-        model = distributed.synchronize_batch_norm(model)
+    model = distributed.synchronize_batch_norm(model) if cfg.sync_bn else model
 
     # ---- batches
     data = datasets.build_loaders(found, origin, cfg, compute)
@@ -111,9 +118,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
             bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, len(found.training))
             while state.step < (epoch + 1) * steps_per_epoch and not cfg.fits_last_layer:
                 start, step, lr = time.perf_counter(), state.step, lr_at(state.step, cfg.epochs * steps_per_epoch, cfg)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                sums = [0.0, 0.0]  # losses, correct predictions
+                set_lr(optimizer, lr)
+                sums = torch.zeros(3, dtype=torch.float64)  # losses, correct predictions, signals
                 batch_size = data.step_size(step - epoch * steps_per_epoch)  # in all processes together
                 for micro_step in range(cfg.accumulate):
                     images, labels = next(batches)  # uint8 (N, 3, S, S), (N,)
@@ -130,11 +136,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                     loss = training_loss(outputs, wanted, cfg.label_smoothing, class_weights)
                     share = len(x) * distributed.WORLD_SIZE / batch_size  # DDP averages over the processes
                     scaler.scale(loss * share).backward()
-                    logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
-                    labels = targets if targets.ndim == 1 else targets.argmax(1)
-                    sums[0] += metrics.loss(logits, targets) * len(x)  # without smoothing, as in validation
-                    sums[1] += metrics.accuracy(logits, labels) * len(x)
-                sums = torch.tensor([*sums, len(signals)], dtype=torch.float64)
+                    sums[:2] += batch_scores(outputs, targets)
+                sums[2] = len(signals)
                 loss_sum, correct, stop = distributed.all_reduce_sum(sums).tolist()
                 if not math.isfinite(loss_sum):
                     raise UserError(f"The loss is {loss_sum} in step {step + 1}. Try a smaller --lr in a new run.")
@@ -150,11 +153,11 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 if stop:
                     stop_run(run, saver, board, signals)
                 saver.save_if_due()
+            batches.close()
             bar.close()
 
             # ---- validate the averaged weights, keep the best
-            if not cfg.freeze:
-                datasets.update_batch_norm(ema.module, data, compute)
+            datasets.update_batch_norm(ema.module, data, compute)
             val_batches = loaders.on_device(data.val, compute.device)
             own = metrics.infer(optimize_for_inference(ema.module, compute), val_batches, data.preprocess)
             logits, labels = (distributed.gather_strided(part, len(found.validation)) for part in own)

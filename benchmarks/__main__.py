@@ -67,9 +67,9 @@ class Bench:
         options = (*SHAPE, "--grow-from", 1, "--epochs", 2)
         return self.train(cwd, *options, project=project, **environment)[-1]["images_per_second"]
 
-    def evaluated_per_second(self, cwd: Path, weights: Path, project: Path = PROJECT) -> float:
+    def evaluated_per_second(self, cwd: Path, weights: Path, project: Path = PROJECT, **environment: str) -> float:
         """Return the speed of evaluate.py on dataset/test, from files to predictions."""
-        run(project / "evaluate.py", weights, "--data", "dataset/test", cwd=cwd)
+        run(project / "evaluate.py", weights, "--data", "dataset/test", cwd=cwd, **environment)
         report = max((cwd / "logs" / "evaluate").glob("*/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
         written = json.loads(report.read_text(encoding="utf-8"))
         return written["count"] / written["seconds"]
@@ -131,11 +131,18 @@ def evaluation(bench: Bench, options: argparse.Namespace) -> dict:
     """Measure evaluation of 1,000 test images at 224 pixels, from files to predictions."""
     root, weights = bench.take(0, 1000), weights_of(bench)
     plain = ("benchmarks.plain", "evaluate", "dataset/test", "--weights", weights)
+    exact, small = weights.with_suffix(".onnx"), weights.with_name("bench-int8.onnx")
+    run(PROJECT / "export.py", weights, cwd=root)
+    run(PROJECT / "export.py", weights, "--int8", "--data", bench.images, cwd=root)
     return in_turns(
         options.rounds,
         {
             "plain": lambda: rate(*plain, cwd=root),
             "evaluate.py": lambda: bench.evaluated_per_second(root, weights),
+            "avx2 plain": lambda: rate(*plain, cwd=root, **AVX2),
+            "avx2": lambda: bench.evaluated_per_second(root, weights, **AVX2),
+            "onnx": lambda: bench.evaluated_per_second(root, exact),
+            "int8": lambda: bench.evaluated_per_second(root, small),
         },
     )
 
@@ -213,8 +220,15 @@ def report(results: dict) -> str:
                 ("train.py against the network's steps alone", "0.95", "train.py", "compute"),
             )
         ),
-        ("evaluate.py against the plain loop", "5", f"{judge['evaluate.py'] / judge['plain']:.2f}",
-         f"{judge['evaluate.py']:.0f} / {judge['plain']:.0f}"),
+        *(
+            (name, goal, f"{judge[one] / judge[other]:.2f}", f"{judge[one]:.0f} / {judge[other]:.0f}")
+            for name, goal, one, other in (
+                ("evaluate.py against the plain loop", "5", "evaluate.py", "plain"),
+                ("the same without bfloat16 and AVX-512", "", "avx2", "avx2 plain"),
+                ("evaluate.py with the .onnx file, against the plain loop without them", "2", "onnx", "avx2 plain"),
+                ("with the .onnx file of 8 bits, likewise", "2", "int8", "avx2 plain"),
+            )
+        ),
         (f"minutes to {PUBLISHED:.1%}, --recipe quick, against the plain loop's", "8",
          f"{plain / fast['minutes']:.1f}" if fast["minutes"] else "not reached",
          f"{fast['minutes'] or math.nan:.1f} / {plain:.0f} min"),

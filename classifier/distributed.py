@@ -28,7 +28,7 @@ LOCAL_WORLD_SIZE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on th
 IS_MAIN = RANK == 0
 DISABLE_TQDM = None if IS_MAIN else True  # None: only where the output is no terminal
 TIMEOUT = timedelta(hours=2)  # the others wait while one process decodes all images once
-PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "NCCL", "Connection refused")
+PEER_LOST = ("closed by peer", "likely closed", "reset by peer", "Broken pipe", "NCCL", "Connection refused")
 
 T = TypeVar("T")
 
@@ -50,17 +50,15 @@ def process_group() -> Iterator[None]:
     if WORLD_SIZE == 1:
         yield
         return
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    attempt = join_attempt(store, rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with (
         Path(os.devnull).open("w", errors="replace") as null,
         contextlib.redirect_stdout(sys.stdout if IS_MAIN else null),
     ):
         try:
-            own = dist.PrefixStore(f"attempt {attempt}", store)
+            store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            own = dist.PrefixStore(f"attempt {join_attempt(store, rank, world_size)}", store)
             dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=TIMEOUT)
-            store.add(f"joined {rank}", attempt - store.add(f"joined {rank}", 0))
             yield
         except RuntimeError as error:
             if not peer_lost(error):
@@ -71,17 +69,23 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def join_attempt(store: dist.Store, rank: int) -> int:
-    """Return the number of the attempt that this process belongs to; the main process begins it.
+def join_attempt(store: dist.Store, rank: int, world_size: int) -> int:
+    """Return the number of the attempt that this process belongs to, once all processes have been started for it.
 
-    torchrun restarts the processes of each machine on its own, and its store keeps the addresses of dead processes:
-    a process that is started again waits until the main process has been started again, too.
+    torchrun's store keeps the addresses of dead processes, and torchrun restarts the processes of each machine on its
+    own. So every process counts its lives in the store, and the main process gives each new life an attempt, once.
     """
-    if rank == 0:
-        return store.add("attempt", 1)
-    joined = store.add(f"joined {rank}", 0)
-    while (attempt := store.add("attempt", 0)) <= joined:
-        time.sleep(0.1)
+    if rank:
+        return int(store.get(f"attempt of {rank}, life {store.add(f'lives {rank}', 1)}"))  # waits for it
+    attempt, missing = store.add("attempt", 1), set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            life, known = store.add(f"lives {other}", 0), store.add(f"known {other}", 0)
+            if life > known:
+                store.add(f"known {other}", life - known)
+                store.set(f"attempt of {other}, life {life}", str(attempt))
+                missing.remove(other)
+        time.sleep(0.02)
     return attempt
 
 

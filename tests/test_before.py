@@ -25,7 +25,13 @@ from webui.review import Review
 from webui.site import Site
 
 BEFORE = REPOSITORY / "tests" / "before"
-REMOVED = {"--find-lr", "--no-find-lr", "--patience", "--unfreeze-after"}  # the first two: tools/find_lr.py
+REMOVED = {
+    "--early-lr",
+    "--find-lr",
+    "--no-find-lr",
+    "--patience",
+    "--unfreeze-after",
+}  # the next two: tools/find_lr.py
 REMOVED |= {"--keep-feedback-pictures", "--no-keep-feedback-pictures"}
 CPU = ("--device", "cpu", "--workers", "0")
 

@@ -82,6 +82,7 @@ def test_a_resumed_run_ends_with_the_same_weights(run, taught, extra):
     with pytest.raises(SystemExit):
         run(*command, fault="SIGTERM", at=6)
     Path("moved").mkdir()
+    checkpoint.amend(Path("a.pth"), scores={"test": {"accuracy": 0.5}})  # as evaluate.py does
     shutil.move("a.pth", "moved/a.pth")
     run("--resume", "module/run.last.pth", "--teacher", "moved/a.pth")
     whole, resumed = (checkpoint.load(Path(f"module/{name}.last.pth")) for name in ("whole", "run"))
@@ -94,6 +95,8 @@ def test_a_resumed_run_refuses_another_teacher(run, taught):
     taught("a.pth", seed=1)
     with pytest.raises(UserError, match="the run began with other weights"):
         run("--resume", "module/run.last.pth")
+    with pytest.raises(UserError, match=r"these differ: teacher a\.pth -> "):
+        run("--resume", "module/run.last.pth", "--teacher", "")
 
 
 def test_a_teacher_of_other_classes_or_none_is_refused(run, taught):

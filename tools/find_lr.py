@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project, whe
 import torch
 
 from classifier import cli
-from classifier.cli import print_table
+from classifier.cli import UserError, print_table
 from classifier.data import loaders
 from classifier.device import select_compute
 from classifier.training import datasets, frozen, pretrained
@@ -29,6 +29,8 @@ DIVERGED = 4  # times the smallest smoothed loss: there the test ends
 def main(argv: list[str] | None = None) -> None:
     """Set up as train.py does, make a step at each rate, print the smoothed losses and a suggestion."""
     cfg = parse_config(__doc__, argv)
+    if cfg.teacher:
+        raise UserError("Here the network learns from the labels. Leave out --teacher.")
     compute, found = select_compute(cfg.device, cfg.precision), datasets.read(cfg)
     classes = found.training.classes
     torch.manual_seed(cfg.seed)

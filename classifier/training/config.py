@@ -135,7 +135,7 @@ RANGES = {
 }  # fmt: skip
 
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
-MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data", "teacher"}
+MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
 AUTO = "auto"  # as --resume
 LARGEST_BATCH = 64  # where --batch-size is left open
 MIN_STEPS = 16  # of an epoch: so many updates at least, likewise
@@ -164,7 +164,8 @@ def parse_config(description: str, argv: Sequence[str] | None = None, saved: Che
         cfg = replace(cfg, epochs=1)
     _check(cfg)
     changed = {name for name in vars(cfg) if getattr(cfg, name) != getattr(defaults, name)}
-    if saved and (refused := sorted(changed - MAY_CHANGE_ON_RESUME)):
+    moved = {"teacher"} if cfg.teacher and defaults.teacher else set()  # teacher.py compares the weights
+    if saved and (refused := sorted(changed - MAY_CHANGE_ON_RESUME - moved)):
         listed = ", ".join(f"{name} {getattr(defaults, name)} -> {getattr(cfg, name)}" for name in refused)
         raise UserError(
             f"A resumed run keeps its settings, but these differ: {listed}. To change them, start a new run from its "

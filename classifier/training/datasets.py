@@ -153,7 +153,7 @@ class Loaders:
     preprocess: Preprocess  # of whole images; the network sees them so in validation
     training_input: TrainingInput  # makes a micro-batch what the network sees in training
     train: DataLoader  # micro-batches; call `start_epoch` before each pass
-    train_once: DataLoader  # every training image of this process once, in an order of its own
+    train_once: DataLoader  # training images of this process, each once: all, or those for `update_batch_norm`
     val: DataLoader
     shown: list[int]  # indices of some of the validation images
     pixels: Tensor  # these, (n, 3, size, size) uint8
@@ -205,7 +205,8 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
     )
     sampler = loaders.ResumableSampler(len(training), cfg.seed, found.steps, cfg.accumulate)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(cfg.seed)).tolist()
-    own_training, own = distributed.shard(order), distributed.shard(range(len(validation)))
+    some = order if cfg.fits_last_layer else order[:BATCH_NORM_IMAGES]
+    own_training, own = distributed.shard(some), distributed.shard(range(len(validation)))
     shown = torch.linspace(0, len(own) - 1, min(SHOWN, len(own))).long().tolist()
     return Loaders(
         preprocess,
@@ -225,7 +226,10 @@ def update_batch_norm(model: nn.Module, data: Loaders, compute: Compute) -> None
 
     Those that training leaves belong to other weights (the average runs behind, and batch norm's own behind that), to
     crops, and to smaller images while they grow. Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018.
+    A frozen network keeps its own.
     """
+    if not next(model.parameters()).requires_grad:
+        return
     preprocess, batch_size = data.preprocess, data.train_once.batch_size
     count = max(1, BATCH_NORM_IMAGES // distributed.WORLD_SIZE // batch_size)
 

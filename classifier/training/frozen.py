@@ -112,7 +112,10 @@ def fit(x: Tensor, labels: Tensor, strengths: Iterable[float], class_weights: Te
 def parse(description: str, argv: Sequence[str]) -> TrainConfig:
     """Return the command line of train.py with --freeze, and without --weights with ImageNet's EfficientNet-Lite0."""
     network = () if peek(argv).weights else ("--model", "efficientnet_lite0", "--weights", IMAGENET)
-    return parse_config(description, [*network, "--freeze", *argv])
+    cfg = parse_config(description, [*network, "--freeze", *argv])
+    if cfg.teacher:
+        raise UserError("Here the last layer is fitted to the labels. Leave out --teacher.")
+    return cfg
 
 
 def features_of(cfg: TrainConfig, folders: Sequence[ImageFolder]) -> list[tuple[Tensor, Tensor]]:

@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifier.evaluation import metrics
 from classifier.training.config import TrainConfig
 
 AUXILIARY_WEIGHT = 0.3  # of the loss of each of GoogLeNet's auxiliary classifiers, as in its paper
@@ -26,6 +28,20 @@ def training_loss(
         for logits in (outputs if isinstance(outputs, tuple) else (outputs,))
     )
     return sum((AUXILIARY_WEIGHT * other for other in auxiliary), start=loss)
+
+
+def batch_scores(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """Return the sum of losses, without smoothing as in validation, and the correct predictions: (2,) float64."""
+    logits = (outputs[0] if isinstance(outputs, tuple) else outputs).detach().float()
+    labels = targets if targets.ndim == 1 else targets.argmax(1)
+    scores = metrics.loss(logits, targets), metrics.accuracy(logits, labels)
+    return len(logits) * torch.tensor(scores, dtype=torch.float64)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classifier import checkpoint
+from classifier import checkpoint, distributed
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess, resize_batch
 from classifier.device import Compute
@@ -32,21 +32,24 @@ def load(
 
     Raises UserError: no such file, other classes than those of the training images, other files than the run had.
     """
-    teachers = [checkpoint.load(Path(name.strip())) for name in cfg.teacher.split(",")]
-    digest = hashlib.sha256()
+    teachers = [checkpoint.load(Path(name.strip())) for name in cfg.teacher.split(",") if name.strip()]
+    content = hashlib.sha256()  # of what the answers depend on; evaluate.py adds scores to a file
     for one in teachers:
-        digest.update(one.path.read_bytes())
+        content.update(repr((one.model, one.preprocess, one.temperature)).encode())
+        for value in one.state_dict.values():
+            content.update(value.contiguous().flatten().view(torch.uint8).numpy())
         if one.classes != classes:
             raise UserError(
                 f"--teacher {one.path} knows {', '.join(one.classes)}; expected the classes of the training images, "
                 f"{', '.join(classes)}."
             )
-    if state.teacher not in ("", digest.hexdigest()):
+    digest = content.hexdigest()
+    if state.teacher not in ("", digest) or len(set(distributed.all_gather_object(digest))) > 1:
         raise UserError(
-            f"--teacher {cfg.teacher}: the run began with other weights. A resumed run needs the same teacher; if the "
-            "file was moved, name it with --teacher."
+            f"--teacher {cfg.teacher}: the run began with other weights, or another process has others. All need the "
+            "same teacher to the end; if its file was moved, name it with --teacher."
         )
-    state.teacher = digest.hexdigest()
+    state.teacher = digest
     names = " and ".join(f"{one.path} ({one.model})" for one in teachers)
     print(f"learns from the {'mean of the ' * (len(teachers) > 1)}answers of {names}")
     networks = [(one, optimize_for_inference(one.network(), compute)) for one in teachers]
@@ -57,6 +60,9 @@ def load(
         for one, forward in networks:
             logits = forward(one.preprocess.normalize(resize_batch(pixels, one.preprocess.size)))
             found.append((logits / one.temperature).softmax(1))
-        return torch.stack(found).mean(0)
+        mean = torch.stack(found).mean(0)
+        if not mean.isfinite().all():
+            raise UserError(f"--teacher {cfg.teacher} gives answers that are not numbers. Try --precision fp32.")
+        return mean
 
     return answers
