@@ -10,7 +10,7 @@ from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.data.image_folder import read_folder
 from classifier.data.transforms import Preprocess
-from classifier.inference.calibration import balanced_subset, fit_ood, fit_ood_stats
+from classifier.inference.calibration import balanced_subset, blur, fit_ood, fit_ood_stats
 from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import build_predictor, check_ood_stats, ood_score, with_features
 from tests.conftest import make_images
@@ -45,20 +45,20 @@ def test_what_lies_elsewhere_scores_higher(other):
     assert unlike.median() > known.max()
 
 
-def test_the_threshold_keeps_95_percent_of_future_images():
+def test_the_threshold_keeps_96_percent_of_future_images():
     shares = []
     for seed in range(0, 40, 2):
         stats = fit_ood_stats(clusters(300, seed), clusters(200, 1000 + seed))
         shares.append((ood_score(stats, clusters(500, 2000 + seed)) <= stats["threshold"]).float().mean().item())
-    assert 0.94 < sum(shares) / len(shares) < 0.97
+    assert 0.95 < sum(shares) / len(shares) < 0.975
 
 
-def test_without_enough_finite_features_there_is_no_threshold_and_with_19_images_it_is_the_largest_score():
-    assert fit_ood_stats(clusters(300, 0), clusters(18, 1)) == {} == fit_ood_stats(clusters(1, 0), clusters(19, 1))
+def test_without_enough_finite_features_there_is_no_threshold_and_with_24_images_it_is_the_largest_score():
+    assert fit_ood_stats(clusters(300, 0), clusters(23, 1)) == {} == fit_ood_stats(clusters(1, 0), clusters(24, 1))
     broken = clusters(30, 0)
     broken[0][3, 1] = torch.nan
     assert fit_ood_stats(broken, clusters(30, 1)) == {} == fit_ood_stats(clusters(30, 1), broken)
-    few = clusters(19, 1)
+    few = clusters(24, 1)
     stats = fit_ood_stats(clusters(4, 0), few)  # with fewer images than channels
     check_ood_stats(with_stats(stats))
     assert ood_score(stats, few).max().item() == stats["threshold"]
@@ -130,3 +130,32 @@ def test_damaged_statistics_are_refused(change):
     for build in (build_predictor, cam_predictor):
         with pytest.raises(CheckpointError, match=r"file\.pth .*novelty"):
             build(with_stats(stats), CPU)
+
+
+def test_where_blurred_images_have_longer_vectors_length_counts_for_nothing():
+    """As in networks that know ImageNet; else a blurred image of the classes passes, and any other as well."""
+    longer, shorter = clusters(9, 4, length=8.0), clusters(9, 4, length=3.0)
+    by_length, without = (fit_ood_stats(clusters(300, 0), clusters(200, 1), part) for part in (shorter, longer))
+    assert by_length["std"][0].isfinite() and without["std"][0] == torch.inf
+    check_ood_stats(with_stats(without))
+    far, long = clusters(100, 3, shift=3.0, length=9.0), clusters(100, 2, length=9.0)
+    assert (ood_score(without, far) > without["threshold"]).all()
+    torch.testing.assert_close(ood_score(without, long), ood_score(without, clusters(100, 2, length=1.0)))
+    assert (ood_score(by_length, long) < ood_score(by_length, clusters(100, 2, length=1.0))).all()
+
+
+def test_blurred_images_that_were_fitted_are_less_unusual():
+    blurred = clusters(200, 5, shift=3.0)
+    known, others = clusters(300, 0), clusters(200, 1)
+    plain, taught = fit_ood_stats(known, others), fit_ood_stats(known, others, [values[:20] for values in blurred])
+    before, after = (ood_score(stats, blurred).mean() for stats in (plain, taught))
+    assert 0 < after < 0.7 * before
+
+
+def test_blur_keeps_shape_and_brightness_and_takes_detail():
+    images = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8)
+    found = blur(images)
+    assert found.shape == images.shape and found.dtype == torch.uint8
+    torch.testing.assert_close(found.float().mean((1, 2, 3)), images.float().mean((1, 2, 3)), rtol=0.05, atol=0)
+    details = found.float().std((1, 2, 3))
+    assert (details.diff() > 0).all() and details[0] < 0.3 * images[0].float().std()

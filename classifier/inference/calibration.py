@@ -4,19 +4,20 @@ The out-of-distribution score tells whether an image is unlike everything that t
 class is the answer. It adds two numbers, each in standard deviations over validation images:
 
 - how short the input of the last linear layer is. Features that training made for the classes hardly respond to other
-  things: Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", 2023.
+  things: Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", 2023. Where it is longer for
+  blurred images, as in networks that know ImageNet, it says nothing and counts for nothing.
 - how unusual the channel means of the earlier feature maps are: the Mahalanobis distance of Lee et al., "A Simple
   Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, its logarithm averaged
-  over the maps, with one Gaussian for all classes. The last two sizes of maps are left out: they tell the classes
-  apart and little else.
+  over the maps, with one Gaussian for all classes. The last sizes of maps are left out: they tell the classes apart
+  and little else.
 
-Its limit: much of what it notices is how an image was made. Blurred and very small images count as unlike, whatever
-they show. benchmarks/novelty.md has the numbers.
+Much of what such statistics notice is how an image was made, so a few of the training images are blurred: blur alone is
+then less unusual. benchmarks/novelty.md has the numbers.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +26,14 @@ from torch import Tensor
 from classifier.checkpoint import Checkpoint
 from classifier.data import loaders
 from classifier.data.image_folder import ImageFolder
-from classifier.data.transforms import Preprocess
+from classifier.data.transforms import Preprocess, resize_batch
 from classifier.device import Compute
 from classifier.inference.predictor import EPSILON, Features, ood_parts, ood_score, with_features
 
 MAX_OOD_IMAGES = 2000  # of training and of validation
-KNOWN_SHARE = 0.95  # of the images of the classes; the others are wrongly called unlike
-MIN_VALIDATION_IMAGES = 19  # with fewer, no threshold keeps 95% of future images
-SIZES_LEFT_OUT = 2  # of feature maps, at the end
+KNOWN_SHARE = 0.96  # of the images of the classes; the others are wrongly called unlike
+MIN_VALIDATION_IMAGES = 24  # with fewer, no threshold keeps so many of future images
+LEAST_SHARE = 0.1  # of the side, to which images are shrunk that stand for blurred ones
 MIN_SHRINKAGE = 0.01
 BATCH_SIZE = 64
 
@@ -67,29 +68,49 @@ def fit_ood(checkpoint: Checkpoint, compute: Compute, training: ImageFolder, val
     network = checkpoint.network()
     if not hasattr(network, "forward_features"):  # a network of the user's own
         return {}
-    forward = with_features(network, compute)
-    batches = (loaders.on_device(_some(part, checkpoint.preprocess), compute.device) for part in (training, validation))
-    return fit_ood_stats(*(infer_features(forward, part, checkpoint.preprocess)[1] for part in batches))
+    forward, preprocess, first = with_features(network, compute), checkpoint.preprocess, []
+
+    def batches(part: ImageFolder) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in loaders.on_device(_some(part, preprocess), compute.device):
+            first.extend(images[:1] if part is training else ())
+            yield images, labels
+
+    known, others = (infer_features(forward, batches(part), preprocess)[1] for part in (training, validation))
+    blurred = infer_features(forward, [(blur(torch.stack(first)), None)], preprocess)[1]
+    return fit_ood_stats(known, others, blurred)
 
 
-def fit_ood_stats(training: list[Tensor], validation: list[Tensor]) -> dict:
-    """Return what `predictor.ood_score` needs: tensors and plain values, at most 1.5 MB for any network in MODELS.
+def blur(images: Tensor) -> Tensor:
+    """Shrink images (N, 3, S, S) to shares of the side from LEAST_SHARE to nearly 1, and enlarge them again."""
+    side, shares = images.shape[-1], LEAST_SHARE ** torch.linspace(1, 0, len(images) + 1)[:-1]
+    small = (resize_batch(image[None], math.ceil(share * side)) for image, share in zip(images, shares, strict=True))
+    return torch.cat([resize_batch(image, side) for image in small])
 
-    They are empty for fewer than 19 validation images, 2 training images, or features that are not finite.
+
+def fit_ood_stats(training: list[Tensor], validation: list[Tensor], blurred: list[Tensor] | None = None) -> dict:
+    """Return what `predictor.ood_score` needs: tensors and plain values, a few MB at most for any network in MODELS.
+
+    They are empty for fewer than 24 validation images, 2 training images, or features that are not finite.
 
     Args:
         training: features from `predictor.with_features`, (N, C) each.
         validation: features of images that the network has not learned from.
+        blurred: features of a few training images that were blurred.
     """
+    blurred = blurred or [values[:0] for values in training]
     count = len(validation[-1])
     finite = all(values.isfinite().all() for values in [*training, *validation])
     if count < MIN_VALIDATION_IMAGES or len(training[-1]) < 2 or not finite:
         return {}
-    stats = {}
-    for i, values in enumerate(training[: max(1, len(training) - 1 - SIZES_LEFT_OUT)]):
-        stats |= {f"map{i}.{name}": value for name, value in _gaussian(values.double().cpu()).items()}
+    tells_by_length = not blurred[-1].norm(dim=1).mean() > training[-1].norm(dim=1).mean()
+    stats, left_out = {}, 2 if tells_by_length else 1
+    for i in range(max(1, len(training) - 1 - left_out)):
+        values = torch.cat([training[i], blurred[i]]).double().cpu()
+        stats |= {f"map{i}.{name}": value for name, value in _gaussian(values).items()}
     parts = ood_parts(stats, validation)
     stats["mean"], stats["std"] = parts.mean(0), parts.std(0).clamp_min(EPSILON)
+    if not tells_by_length:
+        stats["std"][0] = math.inf  # so that the length counts for nothing
     rank = math.ceil(KNOWN_SHARE * (count + 1))  # of (count + 1) images, the new one among them
     stats["threshold"] = ood_score(stats, validation).sort().values[rank - 1].item()
     return stats
