@@ -110,7 +110,7 @@ def test_only_the_most_probable_classes_have_a_map():
 
 
 def test_predictions_are_those_of_the_predictor(monkeypatch):
-    checkpoint, images = of_zoo("resnet18"), noise(20)
+    checkpoint, images = of_zoo("resnet18"), noise(24)
     _, features, _ = with_features(checkpoint.network(), CPU)(checkpoint.preprocess.normalize(images))
     checkpoint.temperature, checkpoint.ood_stats = 2.5, fit_ood_stats(features, features)
     blank = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)

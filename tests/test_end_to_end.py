@@ -159,7 +159,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
     arguments = "--data odd --name odd --batch-size 4 --epochs 1 --augment off --workers 0 --val 0.3 " + sizes
     with own_signals():
         train.main([*arguments.split(), "--device", "cpu", "--precision", "fp32"])
-    trained = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black image
+    *trained, blurred = [x for x in seen if x.any()]  # TensorBoard's graph is drawn with a black image
 
     images = image_folder.read_folder(root)
     saved = checkpoint.load(tmp_path / "module" / "odd.pth")
@@ -183,3 +183,4 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
     for x in trained:
         assert any(torch.equal(x, other) for other in evaluated)
     assert len({x.numpy().tobytes() for x in trained}) == 3
+    assert not any(torch.equal(blurred, other) for other in evaluated)  # the last, for what is unlike all of them

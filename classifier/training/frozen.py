@@ -69,8 +69,11 @@ def features(
     trunk.set_submodule(next(name for name, module in trunk.named_modules() if module is head), nn.Identity())
     bar = tqdm(batches, desc="features", unit="batch", leave=False, disable=distributed.DISABLE_TQDM)
     own = metrics.infer(optimize_for_inference(trunk, compute), on_device(bar, compute.device), preprocess)
-    x, labels = map(torch.cat, zip(*distributed.all_gather_object(own), strict=True))
-    return x, labels
+    parts = distributed.all_gather_object(own)
+    x, labels = map(torch.cat, zip(*parts, strict=True))
+    places = [torch.arange(len(part)) * len(parts) + rank for rank, (_, part) in enumerate(parts)]
+    order = torch.cat(places).argsort()  # that of a single process
+    return x[order], labels[order]
 
 
 def fit_best(
