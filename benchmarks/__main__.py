@@ -205,29 +205,34 @@ def table(rows: list[tuple]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
+def ratios(rates: dict[str, float], *rows: tuple[str, str, str, str]) -> list[tuple]:
+    """Return a row of the table for each (name, goal, one, other), but for rates that were not measured."""
+    return [
+        (name, goal, f"{rates[one] / rates[other]:.2f}", f"{rates[one]:.1f} / {rates[other]:.1f}")
+        for name, goal, one, other in rows
+        if one in rates
+    ]
+
+
 def report(results: dict) -> str:
     """Return speed.md."""
     train, judge, epoch, fast = (results[part] for part in PARTS)
     more, plain = epoch["cold"] - epoch["warm"], PUBLISHED_IMAGES / train["plain"] / 60
     bars = [
         ("", "goal", "measured", "images/s"),
-        *(
-            (name, goal, f"{train[one] / train[other]:.2f}", f"{train[one]:.1f} / {train[other]:.1f}")
-            for name, goal, one, other in (
-                ("train.py against the plain loop", "3.2", "train.py", "plain"),
-                ("the same without bfloat16 and AVX-512", "1.0", "avx2", "avx2 plain"),
-                ("train.py against timm, tuned", "1.1", "train.py", "timm"),
-                ("train.py against the network's steps alone", "0.95", "train.py", "compute"),
-            )
+        *ratios(
+            train,
+            ("train.py against the plain loop", "3.2", "train.py", "plain"),
+            ("the same without bfloat16 and AVX-512", "1.0", "avx2", "avx2 plain"),
+            ("train.py against timm, tuned", "1.1", "train.py", "timm"),
+            ("train.py against the network's steps alone", "0.95", "train.py", "compute"),
         ),
-        *(
-            (name, goal, f"{judge[one] / judge[other]:.2f}", f"{judge[one]:.0f} / {judge[other]:.0f}")
-            for name, goal, one, other in (
-                ("evaluate.py against the plain loop", "5", "evaluate.py", "plain"),
-                ("the same without bfloat16 and AVX-512", "", "avx2", "avx2 plain"),
-                ("evaluate.py with the .onnx file, against the plain loop without them", "2", "onnx", "avx2 plain"),
-                ("with the .onnx file of 8 bits, likewise", "2", "int8", "avx2 plain"),
-            )
+        *ratios(
+            judge,
+            ("evaluate.py against the plain loop", "5", "evaluate.py", "plain"),
+            ("the same without bfloat16 and AVX-512", "", "avx2", "avx2 plain"),
+            ("evaluate.py with the .onnx file, against the plain loop without them", "2", "onnx", "avx2 plain"),
+            ("with the .onnx file of 8 bits, likewise", "2", "int8", "avx2 plain"),
         ),
         (f"minutes to {PUBLISHED:.1%}, --recipe quick, against the plain loop's", "8",
          f"{plain / fast['minutes']:.1f}" if fast["minutes"] else "not reached",

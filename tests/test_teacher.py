@@ -103,8 +103,9 @@ def test_a_teacher_of_other_classes_or_none_is_refused(run, taught):
     taught("cats.pth", classes=["cat", "dog"])
     with pytest.raises(UserError, match=r"cats\.pth knows cat, dog; expected .* the training images, across"):
         run("--teacher", "cats.pth")
-    with pytest.raises(UserError, match=r"missing\.pth"):
-        run("--teacher", "missing.pth")
+    for names, message in (("missing.pth", r"missing\.pth"), (" , ", "names no file")):
+        with pytest.raises(UserError, match=message):
+            run("--teacher", names)
 
 
 # ---- batch norm

@@ -18,7 +18,7 @@ from classifier.data import loaders
 from classifier.device import select_compute
 from classifier.training import datasets, frozen, pretrained
 from classifier.training.config import parse_config
-from classifier.training.optim import param_groups, training_loss
+from classifier.training.optim import param_groups, set_lr, training_loss
 from zoo import MODELS
 
 RATES = torch.logspace(-6, 0, 100).tolist()
@@ -44,8 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = itertools.chain.from_iterable(loaders.on_device(data.train, compute.device) for _ in RATES)
     mean, smoothed = 0.0, []
     for step, (rate, (images, labels)) in enumerate(zip(RATES, batches, strict=False)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_lr(optimizer, rate)
         x, targets = data.training_input(images, labels, cfg.size, step, 0, len(labels))
         with compute.autocast():
             outputs = model(x)

@@ -34,7 +34,7 @@ class RunState:
 
     logs: str = ""  # TensorBoard's folder
     format: str = ""  # of numbers
-    teacher: str = ""  # digest of the files
+    teacher: str = ""  # digest of its weights
     step: int = 0  # steps made
     loss_sum: float = 0.0  # this and the next three are of the epoch under way
     correct: int = 0

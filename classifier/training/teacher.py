@@ -28,11 +28,13 @@ def load(
     """Return a function from the student's input, normalized by `preprocess`, to what it has to answer.
 
     (N, 3, H, W) -> (N, classes), the mean of the teachers' calibrated probabilities. Each teacher sees the pixels that
-    the student sees, mixed images too, resized to the side that it was trained for. `state` keeps the files' digest.
+    the student sees, mixed images too, resized to the side that it was trained for. `state` keeps the weights' digest.
 
-    Raises UserError: no such file, other classes than those of the training images, other files than the run had.
+    Raises UserError: no such file, other classes than those of the training images, other weights than the run had.
     """
     teachers = [checkpoint.load(Path(name.strip())) for name in cfg.teacher.split(",") if name.strip()]
+    if not teachers:
+        raise UserError(f"--teacher {cfg.teacher} names no file. Expected one or several .pth, separated by commas.")
     content = hashlib.sha256()  # of what the answers depend on; evaluate.py adds scores to a file
     for one in teachers:
         content.update(repr((one.model, one.preprocess, one.temperature)).encode())
