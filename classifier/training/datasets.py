@@ -204,12 +204,9 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
         for part, prepare in ((found.training, train_preprocess), (found.validation, preprocess))
     )
     sampler = loaders.ResumableSampler(len(training), cfg.seed, found.steps, cfg.accumulate)
-    some = range(len(training))
-    if not cfg.fits_last_layer:
-        some = torch.randperm(len(training), generator=torch.Generator().manual_seed(cfg.seed))[
-            :BATCH_NORM_IMAGES
-        ].tolist()
-    own_training, own = distributed.shard(some), distributed.shard(range(len(validation)))
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(cfg.seed))
+    once = range(len(training)) if cfg.fits_last_layer else order[:BATCH_NORM_IMAGES].tolist()
+    own_training, own = distributed.shard(once), distributed.shard(range(len(validation)))
     shown = torch.linspace(0, len(own) - 1, min(SHOWN, len(own))).long().tolist()
     return Loaders(
         preprocess,
