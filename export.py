@@ -195,8 +195,17 @@ def in_8_bits(
         dataset = loaders.ImageDataset(folder, checkpoint.preprocess, torch.get_num_threads())
         return loaders.on_device(loaders.loader(dataset, BATCH_SIZE), CPU.device)
 
+    def unlike(written: bytes) -> Tensor:  # of the images that decide, from the largest on
+        session = onnx_file.from_session(checkpoint.path, written).session
+        pixels = (pixels.permute(0, 2, 3, 1).contiguous().numpy() for pixels, _ in batches(deciding))
+        scores = np.concatenate([session.run(["unlike"], {"picture": values})[0] for values in pixels])
+        return torch.from_numpy(scores).sort(descending=True).values
+
     print(f"8 bits     by {plural(len(deciding), 'image')} of {deciding.root}", flush=True)
     model = onnx_graph.quantized(model, (pixels for pixels, _ in batches(deciding)))
+    if checkpoint.ood_stats:  # rounding makes every image a little unusual: as many stay unlike as in float32
+        before, after = unlike(content), unlike(onnx_graph.onnx_bytes(model, checkpoint))
+        onnx_graph.raise_threshold(model, after[(before > 0).sum()].item())
     contents = {"float32": content, "int8": onnx_graph.onnx_bytes(model, checkpoint, "int8")}
     results, neither, labels = [], [], torch.tensor(images.labels)
     for name, written in contents.items():

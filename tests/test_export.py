@@ -34,7 +34,7 @@ CASES = REPOSITORY.parent / "shared" / "cases" / "images"  # where they are
 CLASSES = ["blue", "红", "a \"b\""]  # fmt: skip
 SIZE = 24
 BUILDERS = dict(MODELS)  # before tests put others there
-FAMILIES = {"vgg11_bn": 64, "googlenet": 32, "densenet121": 32}  # size
+FAMILIES = {"vgg11_bn": 64, "googlenet": 32, "densenet121": 32, "efficientnet_lite0": 32}  # size
 
 
 class Places(nn.Module):

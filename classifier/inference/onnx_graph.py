@@ -12,10 +12,11 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import compose, parser
+from onnx import compose, numpy_helper, parser
 from torch import Tensor, nn
 
 from classifier import checkpoint as checkpoints
@@ -133,14 +134,17 @@ def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPr
 
     What the layers give for these pixels (N, 3, size, size) decides on the steps. Weights have 7 bits and steps of
     their own in each channel: processors without VNNI add pairs of products in 16 bits, which 8 bits would overflow.
+    Those of depthwise convolutions, where each product is added in 32 bits, have 8: EfficientNet needs them.
     """
     from onnxruntime import quantization
 
-    wanted, names = {"logits"}, []
+    wanted, names, all_bits = {"logits"}, [], {}
     for node in reversed(model.graph.node):
         if wanted & set(node.output):
             wanted |= set(node.input)
             names += [node.name] * (node.op_type in IN_8_BITS and "logits" not in node.output)
+            if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute):
+                all_bits[node.input[1]] = [{"axis": 0, "reduce_range": False}]
 
     class Reader(quantization.CalibrationDataReader):
         inputs = ({"pixels": pixels.float().numpy()} for pixels in batches)
@@ -161,8 +165,16 @@ def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPr
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": all_bits},
         )
         return onnx.load(target)
+
+
+def raise_threshold(model: onnx.ModelProto, by: float) -> None:
+    """Subtract a number from the output "unlike" of a `network_model`, in place."""
+    (node,) = (node for node in model.graph.node if "unlike" in node.output)
+    (threshold,) = (values for values in model.graph.initializer if values.name == node.input[1])
+    threshold.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(threshold) + np.float32(by), threshold.name))
 
 
 @lru_cache(1)
