@@ -73,7 +73,7 @@ class Settings:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the fastest."""
     precision: Precision = "auto"
-    """fp32, bf16 or fp16; auto takes bf16 where the processor or GPU computes it natively."""
+    """fp32, bf16 or fp16; auto takes bf16 where the processor or GPU is faster with it."""
     stated: Annotated[Stated, conf.arg(name="")] = UNSTATED
 
 

@@ -68,7 +68,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """auto: bf16 where the processor or GPU computes it natively, otherwise fp32."""
+    """auto: bf16 where the processor or GPU is faster with it, otherwise fp32."""
     stated: Annotated[Stated, conf.arg(name="")] = checkpoints.UNSTATED
 
 

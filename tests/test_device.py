@@ -8,17 +8,22 @@ import pytest
 import torch
 
 from classifier.cli import UserError
-from classifier.device import native_format, select_compute, select_device
+from classifier.device import bfloat16_is_faster, dtype_name, fastest_format, select_compute, select_device
 from tests.conftest import run_code
 
-BFLOAT16 = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"  # what this processor computes natively
+FASTEST = fastest_format(torch.device("cpu"))[0]  # of this processor
 
 
 @pytest.mark.parametrize(
     ("limit", "precision", "recorded", "expected"),
     [
         ("ONEDNN_MAX_CPU_ISA=AVX2", "auto", "", "float32 channels-last"),
-        ("ONEDNN_MAX_CPU_ISA=nonsense", "auto", "", f"{BFLOAT16} channels-last"),  # which oneDNN ignores
+        (
+            "ONEDNN_MAX_CPU_ISA=nonsense",
+            "auto",
+            "",
+            f"{dtype_name(FASTEST)} channels-last",
+        ),  # which oneDNN ignores
         ("X=", "fp32", "bfloat16 channels-last", "float32 channels-last"),
         ("X=", "bf16", "", "bfloat16 channels-last"),
         ("X=", "auto", "float32", "float32"),
@@ -36,16 +41,31 @@ def test_first_counts_what_is_asked_for_then_what_was_recorded_then_what_the_cpu
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch comes without oneDNN")
-def test_onednn_says_the_same_of_its_instructions():
+def test_bfloat16_only_where_onednn_has_instructions_for_it():
     code = """
 import torch
-from classifier.device import select_compute
 torch.nn.Conv2d(3, 64, 3)(torch.ones(8, 3, 32, 32))
-print(select_compute("cpu", "auto").format)
 """
-    *verbose, chosen = run_code(code, ONEDNN_VERBOSE="1").stdout.splitlines()
+    verbose = run_code(code, ONEDNN_VERBOSE="1").stdout.splitlines()
     instructions = next(line for line in verbose if ",isa:" in line)
-    assert chosen == ("bfloat16" if "bfloat16" in instructions else "float32") + " channels-last"
+    assert "bfloat16" in instructions or torch.float32 == FASTEST
+
+
+@pytest.mark.parametrize(
+    ("cpu", "has_bf16", "has_amx", "limit", "expected"),
+    [
+        ("AMD EPYC", True, False, "", True),  # Zen 4 and later
+        ("AMD EPYC", False, False, "", False),
+        ("AMD EPYC", True, False, "avx2", False),
+        ("Intel Xeon", True, False, "", False),  # Cooper Lake, or a virtual machine without AMX
+        ("Intel Xeon", True, True, "", True),
+        ("Intel Xeon", True, True, "AVX512_CORE_BF16", False),
+        ("Intel Xeon", True, True, "AVX512_CORE_AMX", True),
+        ("CPU", False, False, "", False),
+    ],
+)
+def test_bfloat16_on_processors_that_are_faster_with_it(cpu, has_bf16, has_amx, limit, expected):
+    assert bfloat16_is_faster(cpu, has_bf16, has_amx, limit) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,8 +74,8 @@ print(select_compute("cpu", "auto").format)
 )
 def test_the_format_of_a_gpu_follows_from_its_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert native_format(torch.device("cuda")) == (expected, torch.channels_last)
-    assert native_format(torch.device("mps")) == (torch.float32, torch.contiguous_format)
+    assert fastest_format(torch.device("cuda")) == (expected, torch.channels_last)
+    assert fastest_format(torch.device("mps")) == (torch.float32, torch.contiguous_format)
 
 
 def test_several_machines_compute_in_the_format_of_the_main_process_and_have_no_common_batch_norm_on_cpus():

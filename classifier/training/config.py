@@ -96,7 +96,7 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """auto: bf16 where the processor or GPU computes it natively, otherwise fp32."""
+    """auto: bf16 where the processor or GPU is faster with it, otherwise fp32."""
     compile: bool = False
     """Use torch.compile: 45 s at the start on two cores, and no faster there; meant for GPUs."""
 
