@@ -76,7 +76,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
-    ema = AveragedModel(model)  # its weights are validated and saved
+    ema = AveragedModel(model, use_buffers=bool(cfg.weights))  # its weights are validated and saved
     model = distributed.synchronize_batch_norm(model) if cfg.sync_bn else model
 
     # ---- batches
@@ -157,7 +157,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             bar.close()
 
             # ---- validate the averaged weights, keep the best
-            datasets.update_batch_norm(ema.module, data, compute)
+            datasets.update_batch_norm(ema.module, cfg, data, compute)
             val_batches = loaders.on_device(data.val, compute.device)
             own = metrics.infer(optimize_for_inference(ema.module, compute), val_batches, data.preprocess)
             logits, labels = (distributed.gather_strided(part, len(found.validation)) for part in own)

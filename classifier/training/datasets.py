@@ -221,14 +221,16 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
     )
 
 
-def update_batch_norm(model: nn.Module, data: Loaders, compute: Compute) -> None:
+def update_batch_norm(model: nn.Module, cfg: TrainConfig, data: Loaders, compute: Compute) -> None:
     """Estimate batch norm's statistics anew, from some training images as the network sees them in validation.
 
     Those that training leaves belong to other weights (the average runs behind, and batch norm's own behind that), to
     crops, and to smaller images while they grow. Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018.
-    A frozen network keeps its own.
+    With --weights, the average of training's statistics stays, which follows slowly from those that the weights came
+    with: fine-tuning on 219 images of ants and bees then reaches 93% in place of 88%.
     """
-    if not next(model.parameters()).requires_grad:
+    if cfg.weights:
+        distributed.broadcast_buffers(model)
         return
     preprocess, batch_size = data.preprocess, data.train_once.batch_size
     count = max(1, BATCH_NORM_IMAGES // distributed.WORLD_SIZE // batch_size)
