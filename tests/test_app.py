@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from PIL import Image
 
 import app
 from classifier.cli import run
+from tests.raw_images import make_zip
 from tests.running_page import CLASSES, ROTATED, app_process, image, save_weights
 from webui.classify import Answer, to_csv
 from webui.i18n import macros
@@ -38,9 +38,6 @@ def good(tmp_path_factory) -> Path:
     return path
 
 
-GREY = Image.fromarray(np.linspace(0, 65535, 120 * 80).reshape(80, 120).astype(np.uint16))
-
-
 def expected(server, path: Path) -> torch.Tensor:
     with torch.inference_mode():
         x = server.weights.preprocess.normalize(server.weights.preprocess.read(path)).unsqueeze(0)
@@ -55,21 +52,19 @@ def check_answer(answer: dict, probabilities: torch.Tensor) -> None:
     torch.testing.assert_close(torch.tensor([got[name] for name in CLASSES]), probabilities, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "options"),
-    [
+def test_the_answer_is_the_networks_whatever_the_image_is_called(client, server, tmp_path):
+    grey = Image.fromarray(np.linspace(0, 65535, 120 * 80).reshape(80, 120).astype(np.uint16))
+    for name, content, options in (
         ("x" * 296 + ".jpg", image(), {"format": "jpeg"}),
         ("../../etc/cat.jpg", image(), {"format": "jpeg", "exif": ROTATED}),
-        ("a\\b/猫 %2e.jpg", GREY, {"format": "png"}),  # of the kinds that tests/test_images.py has, the oddest
+        ("a\\b/猫 %2e.jpg", grey, {"format": "png"}),  # of the kinds that tests/test_images.py has, the oddest
         ("我的 狗.avif", image(), {"format": "avif"}),
-    ],
-)
-def test_the_answer_is_the_networks_whatever_the_image_is_called(name, content, options, client, server, tmp_path):
-    content.save(tmp_path / "image", **options)
-    upload = send(server, (tmp_path / "image").read_bytes(), name) | {"orig_name": name}
-    check_answer(client.predict(upload, api_name="/classify"), expected(server, tmp_path / "image"))
-    answers = json.loads(call(server, [upload], "classify_many").split("data: ")[1])[0]
-    assert [answer["file"] for answer in answers] == [name]
+    ):
+        content.save(tmp_path / "image", **options)
+        upload = send(server, (tmp_path / "image").read_bytes(), name) | {"orig_name": name}
+        check_answer(client.predict(upload, api_name="/classify"), expected(server, tmp_path / "image"))
+        answers = json.loads(call(server, [upload], "classify_many").split("data: ")[1])[0]
+        assert [answer["file"] for answer in answers] == [name]
 
 
 def test_an_unreadable_file_or_none_is_answered_with_the_reason(client, server):
@@ -83,37 +78,25 @@ def test_an_unreadable_file_or_none_is_answered_with_the_reason(client, server):
             client.predict(wanted, api_name=name)
 
 
-def make_zip(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def test_many_images_and_a_zip_with_bad_ones_among_them(client, server, good, tmp_path):
-    bad = tmp_path / "truncated.jpg"
-    bad.write_bytes(good.read_bytes()[:-900])
-    content = {"inner/1.jpg": good.read_bytes(), "inner/2.jpg": b"no image", "notes.txt": b"no image either"}
-    holiday, notes = make_zip(tmp_path / "holiday.zip", content), make_zip(tmp_path / "notes.zip", {"notes.txt": b"-"})
-    files = [bad, holiday, good, notes, good]
+def test_many_images_and_zips_with_bad_ones_among_them(client, server, good, tmp_path):
+    content = good.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[:-900])
+    (tmp_path / "damaged.zip").write_bytes(b"no zip")
+    make_zip(tmp_path / "notes.zip", {"notes.txt": b"-"})
+    make_zip(tmp_path / "holiday.zip", {"1.jpg": content, "2.jpg": b"no image", "notes.txt": b"no image either"})
+    files = [tmp_path / f"{name}.zip" for name in ("holiday", "notes", "damaged")]
+    files = [tmp_path / "cut.jpg", good, *files, good]
     answers = client.predict([handle_file(path) for path in files], api_name="/classify_many")
-    names = ["truncated.jpg", "holiday.zip/inner/1.jpg", "holiday.zip/inner/2.jpg", "good.jpg", "notes.zip", "good.jpg"]
+    names = ["cut.jpg", "good.jpg", "holiday.zip/1.jpg", "holiday.zip/2.jpg", "notes.zip", "damaged.zip", "good.jpg"]
     assert [answer["file"] for answer in answers] == names
-    for answer in (answers[1], answers[3], answers[5]):
-        check_answer(answer, expected(server, good))
-    assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[2]["error"]
+    for number in (1, 2, 6):
+        check_answer(answers[number], expected(server, good))
+    assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[3]["error"]
     assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
-
-
-def test_a_zip_of_very_many_or_that_is_none_is_refused_without_a_path_of_the_server(client, good, tmp_path):
-    content = {f"{i}.jpg": good.read_bytes() if i < 3 else b"no image" for i in range(520)}
-    many = make_zip(tmp_path / "many.zip", content)
+    assert "damaged" in answers[5]["error"] and not re.search(r"[/\\](tmp|gradio|classifier-)", answers[5]["error"])
+    many = make_zip(tmp_path / "many.zip", {f"{i}.jpg": content if i < 3 else b"no image" for i in range(520)})
     with pytest.raises(AppError, match="At most 500 images"):
         client.predict([handle_file(many)], api_name="/classify_many")
-    many.write_bytes(b"no zip")
-    (answer,) = client.predict([handle_file(many)], api_name="/classify_many")
-    assert answer["file"] == "many.zip" and "damaged" in answer["error"]
-    assert not re.search(r"[/\\](tmp|gradio|classifier-)", answer["error"])
 
 
 def send(server, content: bytes, name: str = "good.jpg") -> dict:
@@ -152,15 +135,13 @@ def test_only_uploads_are_opened_and_served(name, extra, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["classify", "classify_many"])
-def test_an_address_or_a_name_in_place_of_an_image_is_refused_and_not_fetched(name, client, server, good):
+def test_an_address_or_a_name_in_place_of_an_image_is_refused_and_not_fetched(name, server, good):
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(1)
         url = f"http://127.0.0.1:{other.getsockname()[1]}/cat.jpg"
         upload = {"path": url, "meta": {"_type": "gradio.FileData"}}
         for payload in (upload, url, {"url": url}, {"path": url}, str(good), "data:image/png;base64,AAAA", 5):
             assert "not its address" in call(server, [payload] if name == "classify_many" else payload, name), payload
-            with pytest.raises(AppError, match="handle_file"):
-                client.predict([payload] if name == "classify_many" else payload, api_name=f"/{name}")
         with pytest.raises(TimeoutError):
             other.accept()
 
@@ -174,9 +155,7 @@ def test_a_large_upload_is_refused(client, server, good, tmp_path):
     assert "label" in answers[0] and "larger than 20 MB" in answers[1]["error"]
     with (tmp_path / "huge.zip").open("wb") as file:
         file.truncate((500 << 20) + 1)
-    with pytest.raises(ValueError, match="exceeds the maximum file size of 524288000 bytes"):
-        client.predict([handle_file(tmp_path / "huge.zip")], api_name="/classify_many")
-    with (tmp_path / "huge.zip").open("rb") as file:  # who does not ask before sending
+    with (tmp_path / "huge.zip").open("rb") as file:
         url = f"{server.address}gradio_api/upload"
         answer = httpx.post(url, files={"files": file}, trust_env=False, timeout=60)
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
@@ -191,16 +170,6 @@ def test_neither_is_the_answer_wherever_it_is_given():
     sure, unsure = Answer({"dog": 0.998, "cat": 0.002}, False, None), Answer({"dog": 0.55, "cat": 0.45}, False, None)
     assert [one.to_json()["label"] for one in (sure, unsure)] == ["dog", "dog"]
     assert (sure.verdict, unsure.verdict) == ("sure", "not sure")
-
-
-def test_a_preview_of_a_link_has_the_pages_title_and_icon_and_nothing_of_gradios(server):
-    html = httpx.get(server.address, trust_env=False).text
-    metas = dict(re.findall(r'<meta (?:property|name)="((?:og|twitter):\w+|description)" content="([^"]*)"', html))
-    assert metas["og:title"] == "猫, dog or &lt;i&gt;ant?" and f"<title>{metas['og:title']}</title>" in html
-    assert metas["og:description"] == metas["description"] and "image" in metas["description"]
-    assert html.count("og:title") == 1 and not re.search(r"<meta[^>]*[Gg]radio", html)
-    icon = httpx.get(f"{server.address}favicon.ico", trust_env=False)
-    assert icon.headers["content-type"] == "image/svg+xml" and "favicon.ico" in html
 
 
 def test_when_it_is_busy_it_says_so_and_answers_what_it_took_as_if_alone(server, tmp_path):

@@ -13,8 +13,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from classifier.evaluation import gallery
-from classifier.evaluation.gallery import Gallery, choose, flat_map, page_rows
-from classifier.inference.predictor import Prediction
+from classifier.evaluation.gallery import Gallery, page_rows
 from tests.test_evaluate import COLORS, RUN, project, report_of, run  # noqa: F401 (a fixture)
 from tests.test_page import CHROMIUM, FLAGS
 
@@ -39,27 +38,6 @@ def test_a_report_has_every_image_with_its_own_answer(project):  # noqa: F811
     for name, feature in zip(names[1:], features, strict=True):
         assert np.abs(feature * 255 - COLORS[name.split("\t")[1]]).max() < 2  # the input of the last layer
     assert list(projector.glob("events*"))  # without one TensorBoard would not list the folder
-
-
-def test_few_of_many_evenly_and_those_that_are_wrong():
-    n, logits = 10 * gallery.MAX_POINTS, torch.eye(2)[[0, 1] * 20]
-    prediction = Prediction(logits, logits, logits[:, 0] > 9, torch.arange(40.0)[:, None])
-    pixels = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 8, 8)
-    shown = choose(torch.arange(40), n, pixels, prediction, torch.zeros(40, dtype=torch.int64), room=3)
-    assert shown.indices.tolist() == [0, 1, 3, 5, 10, 20, 30]
-    assert shown.features.flatten().tolist() == shown.thumbnails[:, 0, 0, 0].tolist() == shown.indices.tolist()
-
-
-def test_alike_features_are_close_and_the_map_is_the_same_each_time():
-    torch.manual_seed(1)
-    label = torch.arange(90) % 3
-    features = 5 * torch.eye(3, 70)[label] + 0.1 * torch.randn(90, 70)
-    found = flat_map(features)
-    assert torch.equal(found, flat_map(features)) and found.amin() == 0 and found.amax() == 1
-    nearest = (torch.cdist(found, found) + 9 * torch.eye(90)).argmin(1)
-    assert torch.equal(label[nearest], label)
-    for nothing in (features[:4], torch.ones(20, 7)):
-        assert (flat_map(nothing) == -1).all()
 
 
 def test_the_page_stays_small_and_each_cell_has_thumbnails():

@@ -67,24 +67,20 @@ def test_both_languages_have_the_same_values():
     assert len(decoders) >= 4 and not any("{error}" in CHINESE[one] or "{reason}" in CHINESE[one] for one in decoders)
 
 
-def test_what_is_not_known_stays_english():
-    _ = Translator("zh")
-    assert _("A sentence of {kind}.", kind="its own") == "A sentence of its own."
-    assert (_.class_name("cat"), _.class_name("red_panda")) == ("猫", "red panda")
-    assert Translator("en").class_name("cat") == "cat"
-
-
-def test_errors_become_sentences_where_they_are_shown():
+def test_errors_become_sentences_where_they_are_shown_and_what_is_not_known_stays_english():
+    english, chinese = Translator("en"), Translator("zh")
     large = ImageError("has more than {limit} million pixels", limit=50)
-    assert Translator("zh").error(large) == "这个文件超过 5000 万像素。"
-    assert Translator("en").error(large) == "This file has more than 50 million pixels."
+    assert chinese.error(large) == "这个文件超过 5000 万像素。"
+    assert english.error(large) == "This file has more than 50 million pixels."
     damaged = UserError("{file} cannot be read: {reason}.", file=Path("/home/somebody/a.pth"), reason="no {braces}")
-    assert Translator("en").error(damaged) == "a.pth cannot be read: no {braces}."
-    assert Translator("zh").error(UserError("is odd: {}")) == "is odd: {}"
+    assert english.error(damaged) == "a.pth cannot be read: no {braces}."
+    assert chinese.error(UserError("is odd: {}")) == "is odd: {}"
+    assert chinese("A sentence of {kind}.", kind="its own") == "A sentence of its own."
+    assert (chinese.class_name("cat"), chinese.class_name("red_panda")) == ("猫", "red panda")
 
 
 def test_the_language_to_begin_with():
-    for accepted in ("zh-CN,zh;q=0.9,en;q=0.8", "fr-FR,zh;q=0.5", "zh"):
-        assert [preferred_language(asked, accepted) for asked in ("", "en", "zh")] == ["zh", "en", "zh"], accepted
-    for accepted in ("en-GB,en;q=0.9,zh;q=0.1", "fr", "", "en"):
-        assert [preferred_language(asked, accepted) for asked in ("", "<script>", "zh")] == ["en", "en", "zh"], accepted
+    languages = {"zh-CN,zh;q=0.9,en;q=0.8": "zh", "fr-FR,zh;q=0.5": "zh", "en-GB,zh;q=0.1": "en", "": "en"}
+    for accepted, language in languages.items():
+        assert preferred_language("", accepted) == preferred_language("<script>", accepted) == language
+        assert [preferred_language(asked, accepted) for asked in ("en", "zh")] == ["en", "zh"]

@@ -1,48 +1,32 @@
-"""Scores against cases computed by hand."""
+"""Scores against cases computed by hand, which differences are significant, and what a network costs."""
 
 import pytest
 import torch
 
+from classifier.checkpoint import Checkpoint
+from classifier.data.transforms import Preprocess
 from classifier.evaluation import metrics
-
-# labels 0 0 0 1 1 2, predictions 0 0 1 1 2 1: class 2 is never right
-LOGITS = torch.eye(3)[[0, 0, 1, 1, 2, 1]] * 5
-LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
-
-
-def test_confusion_matrix_has_labels_in_rows():
-    assert metrics.confusion_matrix(LOGITS, LABELS).tolist() == [[2, 1, 0], [0, 1, 1], [0, 1, 0]]
-    lonely = metrics.confusion_matrix(torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([1]))  # classes without images stay
-    assert lonely.shape == (4, 4) and lonely.sum() == 1 and lonely[1, 0] == 1
+from classifier.evaluation.comparison import verdicts
+from classifier.evaluation.report import EvalResult, print_scores
+from evaluate import costs
+from zoo import MODELS
 
 
 @pytest.mark.parametrize(
-    ("matrix", "precision", "recall", "f1", "count"),
+    ("matrix", "precision", "recall", "f1", "lowest"),
     [
         # scikit-learn's documentation of classification_report
-        ([[1, 0, 0], [1, 0, 0], [0, 1, 2]], [1 / 2, 0, 1], [1, 0, 2 / 3], [2 / 3, 0, 4 / 5], [1, 1, 3]),
+        ([[1, 0, 0], [1, 0, 0], [0, 1, 2]], [1 / 2, 0, 1], [1, 0, 2 / 3], [2 / 3, 0, 4 / 5], "bc"),
         # a share of nothing is unknown: classes 1 and 2 were never predicted, class 2 has no images
-        ([[3, 0, 0], [2, 0, 0], [0, 0, 0]], [3 / 5, None, None], [1, 0, None], [3 / 4, 0, None], [3, 2, 0]),
+        ([[3, 0, 0], [2, 0, 0], [0, 0, 0]], [3 / 5, None, None], [1, 0, None], [3 / 4, 0, None], "ba"),
     ],
 )
-def test_per_class_by_hand(matrix, precision, recall, f1, count):
+def test_per_class_by_hand(matrix, precision, recall, f1, lowest):
     rows = metrics.per_class(matrix, ["a", "b", "c"])
-    for key, wanted in (("precision", precision), ("recall", recall), ("f1", f1), ("count", count)):
+    for key, wanted in (("precision", precision), ("recall", recall), ("f1", f1), ("count", list(map(sum, matrix)))):
         assert [row[key] for row in rows] == pytest.approx(wanted)
-
-
-def test_the_lowest_recalls_and_the_most_frequent_confusions():
-    matrix, names = [[8, 2, 0], [5, 5, 0], [0, 0, 0]], ["a", "b", "c"]
-    rows = metrics.per_class(matrix, names)
-    assert [row["class"] for row in metrics.lowest_recall(rows, 2)] == ["b", "a"]  # that of c is unknown
-    assert metrics.lowest_recall(rows, 3) == rows
-    assert metrics.confusions(matrix, names, 9) == [("b", "a", 5, 10), ("a", "b", 2, 10)]
-
-
-def test_wilson_interval():
-    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998
-    assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=6e-5)
-    assert metrics.wilson_interval(0, 0) == (0, 1)
+    assert "".join(row["class"] for row in metrics.lowest_recall(rows, 2)) == lowest
+    assert metrics.lowest_recall(rows, 3) == rows and metrics.confusions(matrix, "abc", 1)[0][:2] == ("b", "a")
 
 
 def test_calibration_error_by_hand():
@@ -59,3 +43,45 @@ def test_areas_under_curves_by_hand():
     assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
     only_one = metrics.score(logits, torch.tensor([1, 1, 1, 1]), ["a", "b"])["per_class"]
     assert only_one[1]["auroc"] is None and only_one[0]["recall"] is None and only_one[0]["count"] == 0
+
+
+def result(name: str, right: int) -> EvalResult:
+    """A network of two classes that classifies the first `right` of 100 images correctly."""
+    labels = torch.arange(100) % 2
+    logits = torch.nn.functional.one_hot(labels ^ (torch.arange(100) >= right).long(), 2).float()
+    return EvalResult(name, {}, [], logits, labels)
+
+
+def test_of_many_pairs_only_small_p_values_count():
+    better, worse, same = result("better", 90), result("worse", 84), result("same", 84)
+    (verdict,) = verdicts([worse, better])
+    assert verdict["p"] == pytest.approx(2 / 2**6)  # a coin thrown six times shows one side only
+    words = "better is better than worse: 6 images correct only by better, 0 only by worse, p = 0.031"
+    assert verdict["real"] and verdict["words"] == words
+    among = {(entry["first"], entry["second"]): entry for entry in verdicts([better, worse, same])}
+    assert not any(entry["real"] for entry in among.values())  # 0.03 is below 0.05, but not below 0.05 / 3
+    assert among["better", "worse"]["words"].endswith("p = 0.031, too large for one of 3 pairs")
+    assert among["worse", "same"]["words"] == "worse and same are correct on exactly the same images"
+    best = result("best", 100)  # 16 against 0 twice, and 10 against 0: all below 0.05 / 6
+    real = {(entry["first"], entry["second"]) for entry in verdicts([best, better, worse, same]) if entry["real"]}
+    assert real == {("best", "better"), ("best", "worse"), ("best", "same")}
+
+
+def test_of_120_classes_the_lowest_are_printed(capsys):
+    logits = torch.eye(120).repeat(2, 1) * 5
+    logits[[7, 33]] = logits[[33, 7]]  # each predicted once as the other
+    report = metrics.score(logits, torch.arange(120).repeat(2), [f"class {i}" for i in range(120)])
+    times = {"milliseconds_per_picture": 1.0, "milliseconds_for_one": 1.0}
+    print_scores(report | times | {"remarks": [], "neither": None})
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if "of 120 with the lowest recall" in line)
+    assert [line[:8] for line in lines[start + 2 : start + 4]] == ["class 7 ", "class 33"] and len(lines) < 40
+
+
+def test_costs():
+    weights = MODELS["googlenet"](num_classes=1000).state_dict()
+    checkpoint = Checkpoint("googlenet", [str(i) for i in range(1000)], Preprocess(224), weights)
+    found = costs(checkpoint, torch.sum, torch.device("cpu"))
+    assert found["parameters"] == 6_624_904  # without the auxiliary classifiers, which do not predict
+    assert found["multiply_adds"] == pytest.approx(1.5e9, rel=0.01)
+    assert 0 < found["milliseconds_for_one"] <= found["milliseconds_for_one_p95"]

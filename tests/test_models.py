@@ -1,10 +1,10 @@
-"""The networks that the page offers: which, in which order, loaded when, and what happens when files change."""
+"""The networks that the page offers: which, in which order, loaded when, files that change; and images to try."""
 
 import os
-import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +13,13 @@ from torch import nn
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import SHIPPED, Checkpoint, Stated
 from classifier.cli import UserError
+from classifier.data import sample_set
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import build_predictor
+from tests.conftest import make_images
 from tests.tiny import Tiny
+from webui.examples import examples, thumbnail
 from webui.i18n import Translator
 from webui.models import Models
 from zoo import MODELS
@@ -73,38 +76,35 @@ def test_the_newest_come_first_with_their_scores_as_they_are_now(folder):
     assert found.titles(Translator())[1][0] == "new: 90.0% accuracy on 1,000 test images"
 
 
-class Hostile:
-    def __reduce__(self):
-        return (os.mkdir, ("executed",))
-
-
 def test_files_that_cannot_be_loaded_are_listed_with_the_reason(folder, tmp_path):
     good = save(folder / "good.pth", 10)
     (folder / "damaged.pth").write_bytes(good.read_bytes()[:3000])
-    (folder / "code.pth").write_bytes(pickle.dumps(Hostile(), protocol=2))
     (folder / "broken.pth").symlink_to(folder / "nothing") if os.name != "nt" else (folder / "broken.pth").mkdir()
     content = torch.load(good, weights_only=True)
     content["state_dict"]["fc.bias"][0] = torch.nan
     torch.save(content, folder / "nan.pth")
     listed = {name: title for title, name in models(folder).titles(Translator())}
     assert listed.pop("good") == "good: not tested"
-    expected = {
-        "damaged": "damaged.pth is damaged", "code": "code.pth carries pickled Python code",
-        "broken": "broken.pth ", "nan": "nan.pth holds weights that are not numbers",
-    }  # fmt: skip
+    expected = {"damaged": "is damaged", "broken": "", "nan": "holds weights that are not numbers"}
     assert listed.keys() == expected.keys()
     for name, reason in expected.items():
-        assert listed[name].startswith(reason) and str(tmp_path) not in listed[name]
-    assert models(folder).best() == "good" and not (tmp_path / "executed").exists()
+        assert listed[name].startswith(f"{name}.pth {reason}") and str(tmp_path) not in listed[name]
+    assert models(folder).best() == "good"
 
 
-def test_weights_from_elsewhere_keep_their_name_and_are_listed_once(folder, tmp_path):
+def test_weights_from_elsewhere_keep_their_name_and_what_the_command_line_says_is_said_of_them_only(folder, tmp_path):
     save(folder / "run.pth", 100)
-    elsewhere = save(tmp_path / "elsewhere" / "run.pth", 200)
-    found = models(folder, elsewhere)
-    assert list(found.found()) == [(folder / "run.pth").as_posix(), "run"]
-    assert found.best() == "run" and found.get("run").checkpoint.path == elsewhere
-    assert list(models(folder, folder / ".." / "module" / "run.pth").found()) == ["run"]
+    for path in (tmp_path / "elsewhere" / "run.pth", folder / "other.pth"):
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"model": Tiny(2).state_dict()}, path)
+    found = Models(folder, tmp_path / "elsewhere" / "run.pth", "cpu", "fp32", Stated(image_size=64, classes="a,b"))
+    assert {name: (one.preprocess.size, one.classes) for name, one in found.found().items()} == {
+        "run": (64, ["a", "b"]),
+        "other": (224, ["class 0", "class 1"]),
+        (folder / "run.pth").as_posix(): (8, ["cat", "dog"]),
+    }
+    assert found.best() == "run" and found.get("run").checkpoint.classes == ["a", "b"]
+    assert list(models(folder, folder / ".." / "module" / "run.pth").found()) == ["other", "run"]
 
 
 @pytest.mark.parametrize(
@@ -141,22 +141,17 @@ def test_without_weights_the_error_says_what_to_do(folder, tmp_path):
     assert "Near it: text.pth, zebra.pth." in sentence and str(tmp_path) not in sentence
 
 
-def test_a_network_answers_as_its_file_says_and_is_loaded_once(folder):
-    path = save(folder / "run.pth")
+def test_a_network_is_loaded_once_and_again_when_its_file_is_replaced_while_requests_under_way_finish(folder):
+    path = save(folder / "run.pth", 100, seed=0)
     found = models(folder)
     with ThreadPoolExecutor(8) as pool:
         loaded = set(map(id, pool.map(lambda _: found.get("run"), range(16))))
-    assert loaded == {id(found.get("run"))}
-    expected = build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(PIXELS).logits
-    torch.testing.assert_close(answer(found.get("run")), expected)
-    assert found.get("run").checkpoint.classes == ["cat", "dog"] and not found.get("run").checkpoint.state_dict
-
-
-def test_a_file_that_is_replaced_is_loaded_again_and_requests_under_way_finish(folder):
-    path = save(folder / "run.pth", 100, seed=0)
-    found = models(folder)
     before = found.get("run")
     old = answer(before)
+    assert loaded == {id(before)} and not before.checkpoint.state_dict
+    torch.testing.assert_close(
+        old, build_predictor(checkpoints.load(path), select_compute("cpu", "fp32"))(PIXELS).logits
+    )
     save(path, 50, seed=1)
     assert not torch.equal(answer(found.get("run")), old)
     assert torch.equal(answer(before), old)
@@ -177,36 +172,56 @@ def test_no_name_is_a_path(folder, tmp_path):
         assert len(str(caught.value)) < 120
 
 
-def test_a_network_of_ones_own_needs_no_more_than_forward(folder, monkeypatch):
-    class Own(nn.Linear):
-        def forward(self, x):
-            return super().forward(x.mean((2, 3)))
+class Own(nn.Linear):
+    """A network that has `forward` and no more; with more than two classes it fails."""
 
-    monkeypatch.setitem(MODELS, "tiny", lambda num_classes=1000: Own(3, num_classes))
+    def __init__(self, num_classes=1000):
+        super().__init__(3, num_classes)
+
+    def forward(self, x):
+        if self.out_features > 2:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat a thousand places")
+        return super().forward(x.mean((2, 3)))
+
+
+def test_a_network_of_ones_own_needs_no_more_than_forward_and_one_that_fails_is_one_sentence(folder, monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", Own)
     save(folder / "run.pth")
     prediction, maps = models(folder).get("run").predict(PIXELS)
     assert prediction.logits.shape == (1, 2) and not maps.any()
+    save(folder / "fails.pth", classes=("a", "b", "c"))
+    with pytest.raises(UserError, match=r"fails\.pth cannot be used here \(mat1 and mat2 .* multiplied\)\.$"):
+        models(folder).get("fails")
 
 
-def test_a_network_that_fails_at_its_first_answer_is_one_sentence(folder, monkeypatch):
-    class Failing(Tiny):
-        def forward_head(self, features):
-            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat a thousand places")
-
-    monkeypatch.setitem(MODELS, "tiny", Failing)
-    save(folder / "run.pth")
-    with pytest.raises(UserError, match=r"run\.pth cannot be used here \(mat1 and mat2 .* multiplied\)\.$"):
-        models(folder).get("run")
+def examples_of(**data):
+    return examples(Checkpoint("tiny", ["cat", "dog"], Preprocess(), {}, data=data))
 
 
-def test_what_the_command_line_says_is_said_of_the_first_only(folder, tmp_path):
-    folder.mkdir()
-    for path in (tmp_path / "first.pth", folder / "other.pth"):
-        torch.save({"model": Tiny(2).state_dict()}, path)
-    stated = Stated(image_size=64, classes="cat,dog")
-    found = Models(folder, tmp_path / "first.pth", "cpu", "fp32", stated)
-    assert {name: (one.preprocess.size, one.classes) for name, one in found.found().items()} == {
-        "first": (64, ["cat", "dog"]),
-        "other": (224, ["class 0", "class 1"]),
-    }
-    assert found.get("first").checkpoint.classes == ["cat", "dog"]
+def test_test_images_of_known_classes_alternate_as_examples():
+    assert examples_of() == []
+    make_images(Path("dataset/test"), {"cat": 6, "dog": 6, "cow": 6})
+    Path("dataset/test/cat/notes.txt").write_text("no image")
+    assert thumbnail(Path("dataset/test/cat/notes.txt")).getpixel((0, 0)) == (128, 128, 128)
+    assert [path.parent.name for path in examples_of()] == ["cat", "dog"] * 4
+    make_images(Path("photos/test"), {"cat": 6, "dog": 6})
+    assert [path.parts[0] for path in examples_of(root="photos")] == ["photos"] * 8  # what it was trained on
+
+
+def test_no_examples_are_from_elsewhere(tmp_path, monkeypatch):
+    elsewhere = make_images(tmp_path / "elsewhere" / "test", {"cat": 6, "dog": 6}).parent
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    for root in (str(elsewhere), "../elsewhere", 7, None, "", "no\0where"):
+        assert examples_of(root=root) == []
+
+
+def test_drawings_are_examples_for_networks_that_learned_drawings():
+    """The first click is right: of a fresh clone, too, whose weights have learned photographs."""
+    for folder in ("dataset/sample", "dataset", "copied"):
+        sample_set.unpack(Path(folder))
+    assert examples_of() == examples_of(root="copied") == examples_of(root="dataset", kind="pictures") == []
+    drawn = examples_of(root="dataset/sample", kind="drawings")
+    assert [path.parts[:3] for path in drawn] == [("dataset", "sample", "test")] * 8
+    make_images(Path("dataset/test"), {"cat": 6, "dog": 6})
+    assert len(examples_of()) == 8 and examples_of(root="elsewhere", kind="drawings") == []  # nor photographs for these

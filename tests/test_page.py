@@ -1,7 +1,6 @@
 """The page as people see it, in a real browser. Its screenshots: python -m docs.screenshots."""
 
 import base64
-import contextlib
 import csv
 import io
 import re
@@ -13,18 +12,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from classifier.data.images import load_image
 from tests.running_page import CLASSES, ROTATED, image
 
-CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "images"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic", "--use-fake-device-for-media-stream"]
 PERCENT = re.compile(r"^[<>]?\d+%$")
-SIZES = {"desktop": (1280, 900), "phone": (375, 812), "wide": (1600, 1000)}
+SIZES = {"desktop": (1280, 900), "phone": (375, 812)}
 DARK = "?__theme=dark"
 READY = {
     "One image": "#answer input",
@@ -79,6 +76,7 @@ def holiday(tmp_path, photo) -> Path:
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
         archive.write(photo, "inner/1.jpg")
         archive.writestr("inner/2.jpg", "no image")
+        archive.writestr("film.bin", bytes(25 << 20))  # as large as a zip of a phone's photographs
     return tmp_path / "holiday.zip"
 
 
@@ -115,7 +113,7 @@ def axe_finds_nothing(page: Page) -> None:
     assert not bad, bad
 
 
-@pytest.mark.parametrize(("size", "query"), [("desktop", ""), ("phone", ""), ("wide", DARK)])
+@pytest.mark.parametrize(("size", "query"), [("phone", ""), ("desktop", DARK)])
 def test_every_tab_fits_is_accessible_and_has_its_colours(size, query, open_page, photo, holiday, tmp_path):
     """axe's rules for WCAG A and AA, and no scrolling sideways."""
     page = open_page(size, query)
@@ -135,9 +133,12 @@ def test_every_tab_fits_is_accessible_and_has_its_colours(size, query, open_page
         axe_finds_nothing(page)
 
 
-def test_the_heat_map_is_that_of_the_chosen_class_lies_over_the_image_and_can_be_faded(open_page, photo):
+def test_an_example_is_answered_with_a_heat_map_of_the_chosen_class_that_can_be_faded(open_page):
     page = open_page()
-    ask(page, photo)
+    examples = page.locator("#examples button img")
+    expect(examples).to_have_count(8)
+    examples.nth(1).click()
+    answered(page)
     first, opacity = laid_over(page)
     assert first.startswith('url("data:image/png;base64,') and 0 < opacity < 1
     frame, shown = (page.locator(f"#image .image-frame{inner}").bounding_box() for inner in ("", " img"))
@@ -147,80 +148,63 @@ def test_the_heat_map_is_that_of_the_chosen_class_lies_over_the_image_and_can_be
     assert laid_over(page)[0].startswith("url(") and laid_over(page)[0] != first
     page.locator("#strength input").fill("20")
     assert laid_over(page)[1] == pytest.approx(0.2)
-
-
-def test_examples_and_no_image(open_page):
-    page = open_page()
-    examples = page.locator("#examples button img")
-    expect(examples).to_have_count(8)
-    examples.nth(1).click()
-    expect(page.locator("#answer input")).to_have_count(len(CLASSES), timeout=10_000)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     expect(page.locator("#answer h2")).to_have_text("The answer appears here")
 
 
-def test_what_the_browser_refuses_is_told(open_page, photo, tmp_path):
+def test_what_is_refused_is_told_in_the_browsers_language_or_the_chosen_one(open_page, photo, tmp_path):
     page = open_page(locale="zh-CN")
-    buttons = page.locator("#image .source-selection button")
+    expect(page.get_by_role("tab").first).to_have_text("单张图片")
+    expect(page.locator("h1")).to_have_text("猫、狗还是<i>ant？")
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    buttons, alert = page.locator("#image .source-selection button"), page.get_by_role("alert")
     expect(buttons).to_have_count(3)
     file, camera, clipboard = buttons.all()
     camera.click()
     page.locator("#image .image-container > div button:visible").first.click()
-    expect(page.get_by_role("alert")).to_contain_text("使用摄像头")
+    expect(alert).to_contain_text("使用摄像头")
     clipboard.click()
-    expect(page.get_by_role("alert")).to_contain_text("读取剪贴板")
+    expect(alert).to_contain_text("读取剪贴板")
     file.click()
     expect(page.locator("#told")).to_have_text("")
-    for name, size, reason in (("large.jpg", 21 << 20, "large.jpg：超过 20 MB"), ("notes.txt", 9, "不是可读取的图片")):
+    reasons = {
+        "notes.txt": "不是可读取的图片",
+        "large.jpg": "large.jpg：超过 20 MB",
+        "empty.jpg": "这个文件是空的（0 字节）。",
+    }
+    for (name, reason), size in zip(reasons.items(), (9, 21 << 20, 0), strict=True):
         (tmp_path / name).write_bytes(bytes(size))
         upload(page, tmp_path / name)
-        expect(page.get_by_role("alert")).to_contain_text(reason, timeout=15_000)
+        expect(alert).to_contain_text(reason, timeout=15_000)
+    page.get_by_text("English").click()
+    expect(alert).to_have_text("This file is empty (0 bytes).")
+    expect(page).to_have_url(re.compile("lang=en"))
     ask(page, photo)
+    tab(page, "Several images")
+    words = "getComputedStyle(document.querySelector('#files [data-testid=upload-text]'), '::after').content"
+    expect(page.locator("#files")).to_be_visible()
+    assert "Drop images here" in page.evaluate(words)  # the browser's language is another
 
 
-@contextlib.contextmanager
-def held(page: Page, pattern: str) -> Iterator[None]:
-    """For the block, these requests wait."""
-    routes, waiting = [], [True]
-    page.route(pattern, lambda route: routes.append(route) if waiting else route.continue_())
-    yield
-    waiting.clear()
-    for route in routes:
-        route.continue_()
-
-
-def test_until_the_next_answer_the_earlier_one_is_faint_also_while_the_page_is_busy(open_page, photo, tmp_path):
+def test_until_the_next_answer_the_earlier_one_is_faint(open_page, photo, tmp_path):
     image((300, 300)).save(tmp_path / "other.png")
     page = open_page()
     ask(page, photo)
-    with held(page, "**/queue/join*"):
-        with held(page, "**/upload*"):
-            upload(page, tmp_path / "other.png")
-            expect(page.locator("#answer .old h2, #answer h2.old")).to_have_css("opacity", "0.3")
-            expect(page.locator("#right")).to_be_hidden()
-        expect(page.locator("#image .image-frame")).to_be_visible()
-        assert laid_over(page)[0] == "none"
-    expect(page.locator("#answer .old")).to_have_count(0, timeout=10_000)
-    assert laid_over(page)[0].startswith("url(")
-
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
-    upload(page, photo)
+    upload(page, tmp_path / "other.png")
     expect(page.locator("#told")).to_have_text("The page is busy. Try again in a moment.")
-    expect(page.locator("#answer .old")).not_to_have_count(0)
-    expect(page.locator("#right")).to_be_hidden()
+    expect(page.locator("#answer .old h2, #answer h2.old")).to_have_css("opacity", "0.3")
+    assert laid_over(page)[0] == "none"
     page.unroute("**/queue/join*")
-    ask(page, tmp_path / "other.png")
-    expect(page.locator("#right")).to_be_visible()
+    ask(page, photo)
+    assert laid_over(page)[0].startswith("url(")
 
 
 def test_several_images_and_a_zip_with_bad_ones_among_them(open_page, photo, holiday, tmp_path):
     (tmp_path / "=bad.jpg").write_text("no image")
     (tmp_path / "huge.jpg").write_bytes(bytes(21 << 20))
-    with zipfile.ZipFile(holiday, "a") as archive:  # as large as a zip of a phone's photographs
-        archive.writestr("film.bin", bytes(25 << 20))
     page = open_page()
     tab(page, "Several images")
-    expect(page.locator("#limits")).to_have_text(re.compile("500 images.*20 MB.*500 MB"))
     upload(page, photo, tmp_path / "=bad.jpg", tmp_path / "huge.jpg", holiday, where="#files")
     expect(page.locator("#told")).to_contain_text("huge.jpg: larger than 20 MB")  # which costs only itself
     rows = page.locator(".answers tbody tr")
@@ -233,8 +217,6 @@ def test_several_images_and_a_zip_with_bad_ones_among_them(open_page, photo, hol
         expect(page.locator(".answers th").first).to_have_attribute("aria-sort", order)
         names = page.locator(".answers tbody td:nth-child(2)").all_inner_texts()
         assert names == sorted(names, key=str.lower, reverse=order == "descending")
-    shares = page.locator(".answers td:last-child:not(.bad)").evaluate_all("all => all.map(one => one.dataset.value)")
-    assert len(shares) == 2 and all(re.fullmatch(r"[01]\.\d{6}", share) for share in shares)  # sorted digit by digit
     with page.expect_download() as download:
         page.get_by_text("Download CSV").click()
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
@@ -262,57 +244,6 @@ def test_other_weights_and_two_side_by_side(open_page, photo):
     expect(page.get_by_role("alert")).to_contain_text("broken.pth")
 
 
-def test_feedback_is_recorded(open_page, server, photo):
-    page = open_page()
-    ask(page, photo)
-    page.get_by_role("button", name="Correct").click()
-    expect(page.locator("#noted")).to_contain_text("Recorded")
-    page.locator("#examples button img").first.click()
-    expect(page.locator("#truth")).to_be_visible(timeout=10_000)
-    page.locator("#truth input").click()
-    page.get_by_role("option", name="None of these").click()
-    expect(page.locator("#noted")).to_contain_text("Recorded")
-    rows = (server.folder / "logs" / "feedback.csv").read_text(encoding="utf-8-sig").splitlines()
-    assert len(rows) == 3 and rows[2].split(",")[4] == "neither"
-    assert not (server.folder / "logs" / "feedback").exists()
-
-
-def test_chinese_by_the_browser_and_by_the_switch(open_page, tmp_path):
-    page = open_page(locale="zh-CN")
-    expect(page.get_by_role("tab").first).to_have_text("单张图片")
-    expect(page.locator("h1")).to_have_text("猫、狗还是<i>ant？")
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    upload(page, tmp_path / "empty.jpg")
-    expect(page.get_by_role("alert")).to_have_text("这个文件是空的（0 字节）。")
-    assert page.evaluate("document.documentElement.lang") == "zh"
-    page.get_by_text("English").click()
-    expect(page.get_by_role("alert")).to_have_text("This file is empty (0 bytes).")
-    expect(page.get_by_role("tab").nth(1)).to_have_text("Several images")
-    expect(page).to_have_url(re.compile("lang=en"))
-    tab(page, "Several images")
-    words = "getComputedStyle(document.querySelector('#files [data-testid=upload-text]'), '::after').content"
-    expect(page.locator("#files")).to_be_visible()
-    assert "Drop images here" in page.evaluate(words)  # the browser's language is another
-
-
-OUTLINED = """(() => {  // the element with the focus, or one that holds it
-  let one = document.activeElement;
-  const seen = ({ outlineStyle, boxShadow }) => outlineStyle != 'none' || boxShadow != 'none';
-  for (let i = 0; i < 4 && one; i++, one = one.parentElement) if (seen(getComputedStyle(one))) return true;
-  return document.activeElement == document.body; })()"""
-
-
-def test_everything_is_reached_by_keyboard(open_page, photo):
-    page = open_page()
-    ask(page, photo)
-    seen = set()
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
-        assert page.evaluate(OUTLINED), page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
-    assert {"heat-0", "right"} <= seen and any("tab" in name or "one" in name for name in seen), seen
-
-
 def test_labels_are_reviewed_by_keyboard(open_page, server):
     table = server.folder / "photos" / "corrections.csv"
     page = open_page()
@@ -338,11 +269,12 @@ def test_labels_are_reviewed_by_keyboard(open_page, server):
         page.wait_for_timeout(400)
         page.keyboard.press(key)
         expect(page.locator("#review")).to_contain_text(text)
-    page.wait_for_timeout(400)
-    page.get_by_role("button", name="Undo").click()
-    expect(progress).to_have_text("2 of 3 decided")
+    for text in ("2 of 3 decided", "1 of 3 decided"):
+        page.wait_for_timeout(400)
+        page.get_by_role("button", name="Undo").click()
+        expect(progress).to_have_text(text)
     decisions = [row["decision"] for row in csv.DictReader(table.open(encoding="utf-8-sig"))]
-    assert decisions == ["relabel", "undone", "keep", "leave out", "keep", "undone"]
+    assert decisions == ["relabel", "undone", "keep", "leave out", "keep", "undone", "undone"]
 
 
 GIVE = """([where, files]) => {  // drop files there; returns whether the browser was kept from opening them
@@ -390,57 +322,36 @@ def test_images_are_dropped_beside_the_box_pasted_and_shown_as_the_network_saw_t
         assert abs(copy.getpixel((5, 5))[0] - upright.getpixel((5, 5))[0]) < 12, name
         frame, over = page.locator("#image .image-frame").bounding_box(), laid_over(page)[0]
         assert over.startswith("url(") and frame["width"] / frame["height"] == pytest.approx(0.75, abs=0.02), name
-    for path in sorted(CASES.glob("*.HEIC")) + sorted(CASES.glob("*orientation*")):  # of other projects, where at hand
-        drop(page, "body", path)
-        answered(page)
-        right = load_image(path)
-        copy, small = shown(page), right.copy()
-        small.thumbnail((960, 960))
-        assert copy.size == small.size and ImageStat.Stat(ImageChops.difference(copy, small)).mean[0] < 12, path.name
     drop(page, "body")
     expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
-    tab(page, "Compare")
-    before = shown(page, "#second").tobytes()  # the image of the first tab comes along
-    drop(page, "h1", tmp_path / "scan.jpg")
-    for _ in range(60):
-        if shown(page, "#second").tobytes() != before:
-            break
-        page.wait_for_timeout(250)
-    assert shown(page, "#second").size == (300, 400)
     tab(page, "About")
     drop(page, "#about", tmp_path / "IMG_0004.HEIC")  # no box here: on the first tab
     expect(page.locator("#answer li b").first).to_be_visible(timeout=15_000)
     drop(page, "body", *(tmp_path / name for name in files))  # several: on theirs
     expect(page.locator(".answers tbody tr")).to_have_count(4, timeout=15_000)
     expect(page.locator(".answers .bad")).to_have_count(0)
+    page = open_page()
+    tab(page, "Compare")
+    drop(page, "h1", tmp_path / "scan.jpg")
+    assert shown(page, "#second").size == (300, 400)
 
 
-def test_paste_sources_and_copies(open_page, tmp_path):
+def test_paste_and_copy(open_page, tmp_path):
     page = open_page("phone")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     image((400, 300)).save(tmp_path / "photo.png")
     write = """(data) => navigator.clipboard.write([new ClipboardItem({ "image/png":
         new Blob([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], { type: "image/png" }) })])"""
     page.evaluate(write, base64.b64encode((tmp_path / "photo.png").read_bytes()).decode())
-    for source in (2, 1, 0):  # with the camera or the clipboard chosen, too
-        button = page.locator("#image .source-selection button").nth(source)
-        button.click()
-        label = button.evaluate("one => getComputedStyle(one, '::after').content.split('\"')[1]")
-        assert label and label.lower() in button.get_attribute("aria-label").lower()
-        if source == 2:  # it pastes at once
-            answered(page)
-            page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
-            expect(page.locator("#answer h2.quiet")).to_be_visible()
-        axe_finds_nothing(page)
+    for source in (0, 1):  # with the camera chosen, too
+        page.locator("#image .source-selection button").nth(source).click()
         page.locator("h1").click()
         page.keyboard.press("Control+V")
         answered(page)
         assert shown(page).size == (400, 300)
     page.get_by_role("button", name="Copy the answer").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert page.locator("#answer li b").first.inner_text() in copied
-    page.keyboard.press("Control+V")  # text: nothing to classify
+    assert page.locator("#answer li b").first.inner_text() in page.evaluate("navigator.clipboard.readText()")
     page.evaluate("navigator.clipboard.writeText('https://example.org/cat.jpg')")
     page.keyboard.press("Control+V")
     expect(page.locator("#told")).to_have_text("Give the image itself, not its address.")
@@ -457,7 +368,6 @@ def test_neither_says_one_thing_everywhere(open_page, tmp_path):
     page = open_page()
     choose(page, "catdog-resnet18")
     expect(page.locator("#examples")).to_contain_text("Try an image of your own", timeout=20_000)
-    expect(page.locator("h1")).to_have_text("Cat or dog?")
     expect(page).to_have_title("Cat or dog?")
     image((400, 300)).save(tmp_path / "ramp.png")  # neither a cat nor a dog
     upload(page, tmp_path / "ramp.png")
@@ -466,11 +376,8 @@ def test_neither_says_one_thing_everywhere(open_page, tmp_path):
     expect(answer.locator("li").first).to_be_hidden()
     assert "%" not in answer.inner_text() and laid_over(page)[0] == "none"
     assert answer.locator("[data-copy]").get_attribute("data-copy") == "Neither"
-    axe_finds_nothing(page)
     answer.get_by_text("If it were one of these").click()
     expect(answer.locator("li").first).to_be_visible()
-    muted = "one => getComputedStyle(one, '::after').backgroundImage"
-    assert len(set(answer.locator("li").evaluate_all(f"all => all.map({muted})"))) == 1  # none stands out
     assert laid_over(page)[0].startswith("url(")
     for dark in (False, True):
         page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", dark)  # as Gradio does
@@ -486,23 +393,3 @@ def test_neither_says_one_thing_everywhere(open_page, tmp_path):
         page.locator("#compared-weights label", has_text=name).click()
     expect(page.locator(".compared h2")).to_have_text(["Neither"], timeout=15_000)
     expect(page.locator(".compared .heat")).to_have_count(0)
-
-
-def test_a_phone_is_not_told_to_drag(browser, server):
-    context = browser.new_context(
-        viewport={"width": 390, "height": 844}, locale="zh-CN", is_mobile=True, has_touch=True
-    )
-    page = context.new_page()
-    page.goto(server.address)
-    expect(page.locator("#answer h2")).to_be_visible(timeout=20_000)
-    choose(page, "catdog-resnet18")
-    expect(page.locator("#examples")).to_contain_text("试试您自己的图片", timeout=20_000)
-    assert "拖" not in page.locator("#examples").inner_text()
-    words = "getComputedStyle(document.querySelector('#image [data-testid=upload-text]'), '::after').content"
-    assert "点击选择图片" in page.evaluate(words) and "20 MB" in page.evaluate(words)
-    tab(page, "关于模型")
-    curves = page.locator("#about .curves img")
-    expect(curves).to_be_visible(timeout=20_000)
-    svg = base64.b64decode(curves.get_attribute("src").split("base64,")[1]).decode()
-    assert all(word in svg for word in ("损失", "准确率", "轮次", "虚线：训练")) and "training" not in svg
-    context.close()

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,16 +21,14 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
-from classifier.inference.calibration import fit_ood_stats
-from classifier.inference.predictor import build_predictor, with_features
-from classifier.prediction import sources
+from classifier.inference.predictor import build_predictor
 from tests.conftest import ENVIRONMENT, REPOSITORY, file_size_limit, run_script
 from tests.raw_images import make_zip
+from tests.running_page import image as ramp
 from zoo import MODELS
 
 PIXELS = Preprocess(size=16, mean=(0, 0, 0), std=(1, 1, 1))
 OPTIONS = ["--device", "cpu", "--precision", "fp32"]
-ERRORS = sys.getfilesystemencodeerrors()
 HEADING = "\ufeffpath,class,P(cat),P(dog),note\r\n".encode()
 
 
@@ -42,25 +39,19 @@ class Colors(nn.Module):
 
     def __init__(self, num_classes=2):
         super().__init__()
-        self.map, self.fc = nn.Identity(), nn.Linear(3, num_classes)
+        self.fc = nn.Linear(3, num_classes)
 
-    def forward_features(self, x):
+    def forward(self, x):
         if type(x) is torch.Tensor and Colors.stop_at:  # and not while it is traced
             Colors.stop_at -= 1
             if not Colors.stop_at:
                 raise KeyboardInterrupt
-        return self.map(x)
-
-    def forward_head(self, features):
-        return self.fc(features.mean(dim=(2, 3)))
-
-    def forward(self, x):
-        return self.forward_head(self.forward_features(x))
+        return self.fc(x.mean(dim=(2, 3)))
 
 
-def weights(classes=("cat", "dog"), scale=3.0, **fields):
+def weights(classes=("cat", "dog"), scale=3.0):
     state = {"fc.weight": torch.tensor([[0, 0, 1.0], [1.0, 0, 0]]) * scale, "fc.bias": torch.zeros(2)}
-    return Checkpoint("colors", list(classes), PIXELS, state, **fields)
+    return Checkpoint("colors", list(classes), PIXELS, state)
 
 
 def image(red, kind="PNG"):
@@ -103,7 +94,7 @@ def run(project, capsys):
 
 
 def table(path="predictions.csv"):
-    with Path(path).open(encoding="utf-8-sig", errors=ERRORS, newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", errors=sys.getfilesystemencodeerrors(), newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
@@ -117,9 +108,6 @@ def pipe(monkeypatch, content):
 
 def own(path):
     return os.path.join("photos", path)  # noqa: PTH118 (as on this system)
-
-
-# ------------------------------------------------------------------------------------------- each row its image's
 
 
 def test_each_row_is_its_images_own(run):
@@ -141,37 +129,23 @@ def test_each_row_is_its_images_own(run):
         assert [float(row["P(cat)"]), float(row["P(dog)"])] == pytest.approx(expected, rel=1e-4)
         assert row["class"] == ("cat", "dog")[expected[1] > expected[0]] and row["note"] == ""
     assert Path("predictions.csv").read_bytes().startswith(HEADING)
-
-
-def test_nothing_but_unreadable_files(run):
-    Path("photos/1.png").write_bytes(b"text")
-    (row,) = run("photos/1.png").values()
-    assert "not an image" in row["note"] and not Path("predictions.png").exists()
+    run("mixed/04.png", "--output", "nothing.csv")
     assert "labelled   0 images\nnew        1 image (1 unreadable) in" in run.shown
+    assert Path("nothing.csv").exists() and not Path("nothing.png").exists()
 
 
 def test_out_of_distribution(run):
-    red = torch.rand(200, generator=torch.Generator().manual_seed(0))
-    x = torch.stack([red, torch.full((200,), 30 / 255), 1 - red], 1).view(200, 3, 1, 1).expand(-1, -1, 16, 16)
-    features = with_features(weights().network(), select_compute("cpu", "fp32"))
-    stats = fit_ood_stats(features(x[:100])[1], features(x[100:])[1])
-    stats["threshold"] += 1
-    checkpoints.save(weights(ood_stats=stats, data={"kind": "drawings"}), Path("module/colors.pth"))
-    Image.new("RGB", (24, 20), (0, 255, 250)).save("photos/green.png")
-    rows = run("photos")
-    row = rows[own("green.png")]
-    assert row["class"] == "neither" and float(row["P(cat)"]) > 0.9
-    assert row["note"] == "out of distribution; the nearest class is cat"
-    assert classes(rows)[:10] == ["cat"] * 5 + ["dog"] * 5 and re.search(r"neither +1", run.shown)
+    checkpoint = checkpoints.load(REPOSITORY / "module" / checkpoints.SHIPPED[-1])
+    checkpoint.data = {"kind": "drawings"}
+    ramp((400, 300)).save("ramp.png")
+    for name, neither in (("cat", "neither"), ("Neither", "unlike")):
+        checkpoint.classes = [name, "dog"]
+        checkpoints.save(checkpoint, Path("module/colors.pth"))
+        row = run("ramp.png", "--restart", "--sort-into", "sorted")["ramp.png"]
+        nearest = name if float(row[f"P({name})"]) > 0.5 else "dog"
+        assert (row["class"], row["note"]) == (neither, f"out of distribution; the nearest class is {nearest}")
+        assert f"{neither}/ramp.png" in copies() and re.search(f"{neither} +1", run.shown)
     assert f"trained on drawings only; for photographs use --weights module/{checkpoints.SHIPPED[0]}" in run.shown
-    checkpoints.save(weights(("Neither", "dog"), ood_stats=stats), Path("module/colors.pth"))
-    row = run("photos", "--restart", "--sort-into", "sorted")[own("green.png")]
-    assert row["class"] == "unlike" and row["note"].endswith("the nearest class is Neither")
-    assert copies()["unlike/green.png"] == Path("photos/green.png").read_bytes()
-    assert "trained on drawings" not in run.shown
-
-
-# ------------------------------------------------------------------------------------------------ what is named
 
 
 def test_folders_in_order_with_what_is_in_them(run):
@@ -181,6 +155,9 @@ def test_folders_in_order_with_what_is_in_them(run):
     rows = run("tree", "tree/c.png", "./tree/a.png", "tree//a.png")  # each once
     assert [Path(name).as_posix() for name in rows] == ["tree/a.png", "tree/c.png", "tree/b/10.png", "tree/b/2.png"]
     assert "skipped    4 other files: 2 hidden, 1 .db, 1 .txt" in run.shown  # .secret.png as well
+    fill("sun [1]", {"b": 0, "a": 255, "[x]": 0})  # patterns are expanded where no shell has done it
+    rows = run("sun [1]/*.png", "photos/?.png", "--restart")
+    assert [Path(name).stem for name in rows] == ["[x]", "a", "b", *map(str, range(10))]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
@@ -205,27 +182,17 @@ def test_zips(run):
     assert classes(rows) == ["cat", "", "cat", "cat", "cat"] and "damaged" in rows["holiday.zip/inner/1.bmp"]["note"]
 
 
-@pytest.mark.parametrize(
-    ("encoding", "end"),  # UTF-16 as PowerShell writes it
-    [("utf-8", "\n"), ("utf-8-sig", "\r\n\r\n"), ("utf-8", "\0"), ("utf-16", "\r\n")],
-)
-def test_standard_input(run, monkeypatch, encoding, end):
+def test_standard_input(run, monkeypatch):
     Path("photos/0.png").rename("photos/名 字")  # what is named itself is labelled whatever it is called
     Path("notes.txt").write_text("text")
     names = ["photos/5.png", "photos/missing.png", "photos/名 字", "notes.txt", "gone.zip"]
-    pipe(monkeypatch, (end.join(names) + end).encode(encoding))
-    rows = run("-")
-    assert list(rows) == names and classes(rows) == ["dog", "", "cat", "", ""]
+    # UTF-16 as PowerShell writes it
+    for encoding, end in (("utf-8", "\n"), ("utf-8-sig", "\r\n\r\n"), ("utf-8", "\0"), ("utf-16", "\r\n")):
+        pipe(monkeypatch, (end.join(names) + end).encode(encoding))
+        rows = run("-", "--restart")
+        assert list(rows) == names and classes(rows) == ["dog", "", "cat", "", ""]
     assert rows["photos/missing.png"]["note"] == rows["gone.zip"]["note"] == "does not exist"
     assert "is not an image" in rows["notes.txt"]["note"]
-
-
-def test_patterns_are_expanded_where_no_shell_has_done_it(run):
-    fill("sun [1]", {"b": 0, "a": 255, "[x]": 0})
-    rows = run("sun [1]/*.png", "photos/?.png")
-    assert [Path(name).stem for name in rows] == ["[x]", "a", "b", *map(str, range(10))]
-    with pytest.raises(UserError, match="does not exist"):
-        run("nothing/*.png")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
@@ -240,18 +207,6 @@ def test_awkward_names_come_back_as_they_were(run, monkeypatch):
     assert run("photos") == rows and run.new == 0
     pipe(monkeypatch, "\0".join(f"photos/{name}" for name in names).encode(errors="surrogateescape"))
     assert run("-") == rows and run.new == 0
-
-
-def test_images_are_read_one_batch_ahead_and_no_further(project):
-    images = [sources.UnlabelledImage(own("1.png"), own("1.png"))] * 100
-    read = []
-    batches = sources.load_batches(images, lambda path: read.append(path) or path, 4, 2)
-    assert len(next(batches)) == 4 and len(next(batches)) == 4
-    batches.close()
-    assert len(read) <= 12
-
-
-# ------------------------------------------------------------------------------------------------ continuing
 
 
 def test_a_table_cut_anywhere_is_completed(run):
@@ -290,7 +245,7 @@ def test_a_finished_run_says_so_and_new_images_are_labelled(run):
     assert Path("predictions.csv").read_bytes().startswith(before)
 
 
-def test_other_weights_are_refused_unless_asked_for(run):
+def test_rows_of_other_weights_or_another_program_are_refused_unless_asked_for(run):
     run("photos")
     before = Path("predictions.csv").read_bytes()
     checkpoints.save(weights(scale=4.0), Path("module/other.pth"))
@@ -301,6 +256,11 @@ def test_other_weights_are_refused_unless_asked_for(run):
     predict.main([*other, "--output", "others/second.csv", *OPTIONS])
     assert len(table("others/second.csv")) == 10 and Path("others/second.png").exists()
     assert len(run(*other, "--restart")) == 10 and Path("predictions.csv").read_bytes() != before
+    for content in (b"path;class\r\n", HEADING + b"a.png,cat\r\n"):  # by another program
+        Path("predictions.csv").write_bytes(content)
+        with pytest.raises(UserError, match="has been changed"):
+            run(*other)
+        assert Path("predictions.csv").read_bytes() == content
 
 
 def test_files_of_others_are_never_overwritten(run):
@@ -315,14 +275,8 @@ def test_files_of_others_are_never_overwritten(run):
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "images"
 
 
-def keep_time(path, content, seconds=1e9):
-    """Write a file whose time of change is `seconds`."""
-    Path(path).write_bytes(content)
-    os.utime(path, (seconds, seconds))
-
-
 def test_an_image_that_is_replaced_gets_a_new_row(run):
-    keep_time("photos/3.png", image(84, "BMP"))  # for one of the same size, later
+    Path("photos/3.png").write_bytes(image(84, "BMP"))  # for one of the same size, later
     before = run("photos")
     for path, content, seconds in (
         ("photos/0.png", image(255), time.time()),  # as `cp` does
@@ -330,7 +284,8 @@ def test_an_image_that_is_replaced_gets_a_new_row(run):
         ("photos/3.png", image(200, "BMP"), 2e9),
         ("photos/4.png", b"text", 1e9),
     ):
-        keep_time(path, content, seconds)
+        Path(path).write_bytes(content)
+        os.utime(path, (seconds, seconds))
     changed = [own(f"{i}.png") for i in (0, 1, 3, 4)]
     rows = run("photos")
     assert list(rows) == [name for name in before if name not in changed] + changed
@@ -372,15 +327,6 @@ def test_rows_of_files_that_are_gone_go_and_all_others_stay(run, monkeypatch):
     assert run("a.zip")["later.png"]["class"] == "cat"  # exists, and was not named today
     assert "kept       2 rows" in run.shown
     assert "removed    2 rows whose file" in run.shown  # photos/0.png was named, and not there
-
-
-@pytest.mark.parametrize("content", ["path;class\r\n", "\ufeffpath,class,P(cat),P(dog),note\r\na.png,cat\r\n"])
-def test_a_table_that_another_program_has_changed(run, content):
-    run("photos")
-    Path("predictions.csv").write_bytes(content.encode())
-    with pytest.raises(UserError, match="has been changed"):
-        run("photos")
-    assert Path("predictions.csv").read_bytes() == content.encode()
 
 
 def test_ctrl_c_keeps_what_is_there(run, monkeypatch, capsys):
@@ -430,9 +376,6 @@ def test_killed_for_real(tmp_path):
     assert list(table(path)) == names.splitlines()
 
 
-# ------------------------------------------------------------------------------------------- copies, sheet, Kaggle
-
-
 def copies():
     return {path.relative_to("sorted").as_posix(): path.read_bytes() for path in Path("sorted").rglob("*.*")}
 
@@ -472,15 +415,6 @@ def test_copies_out_of_a_zip_and_to_classes_whose_names_are_no_folder_names(run)
     assert [path.name for path in Path().glob("*.png")] == ["predictions.png"]
 
 
-def test_contact_sheet_shows_images_from_everywhere(run):
-    fill("many", {f"{i:03}": i for i in range(130)})
-    run("many", batch=64)
-    pixels = np.asarray(Image.open("predictions.png").convert("RGB")).reshape(-1, 3)
-    colors = {tuple(color) for color in np.unique(pixels[::7], axis=0).tolist()}
-    shown = [red for red in range(130) if (red, 30, 255 - red) in colors]
-    assert shown == list(range(0, 130, 3))
-
-
 def test_kaggle(run):
     make_zip(Path("test.zip"), {f"test/{i}.png": image(28 * i) for i in (2, 10, 9, 1)} | {"test/7.png": b"text"})
     checkpoints.save(weights(classes=("Dog", "cat"), scale=50.0), Path("module/colors.pth"))
@@ -493,33 +427,27 @@ def test_kaggle(run):
     assert rows["test.zip/test/1.png"]["P(Dog)"] == "1" and "predictions.kaggle.csv" in run.shown
 
 
-# ------------------------------------------------------------------------------------------------ what it refuses
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Name images"),
-        (["photos", "nowhere.jpg"], "nowhere.jpg does not exist"),
-        (["empty"], r"no images to label\. Name"),
-        (["other"], r"no images to label, only 1 other file\."),
-        (["photos", "text.zip"], "text.zip is damaged"),
-        (["inner.zip"], "holds no images; a zip inside it"),
-        (["outside.zip"], "points outside the zip"),
-        (["photos", "--weights", "module/none.pth"], "does not exist"),
-        (["photos", "--output", "predictions.png"], r"end in \.csv"),
-        (["photos", "--output", "text.zip/predictions.csv"], "cannot be written"),
-        (["photos/1.png", "--sort-into", "photos"], "is in photos"),
-        (["photos", "--sort-into", "text.zip"], "is a file"),
-        (["photos", "--sort-into", "sorted", "--weights", "weights/Cat.pth"], "'Cat' and 'cat' would share the folder"),
-        (["names", "--kaggle"], "one number"),
-        (["twice", "--kaggle"], "b/1.png: another image has the same number"),
-        (["photos", "--kaggle", "--weights", "weights/cow.pth"], "two classes, one of them called dog"),
-        (["photos", "--weights", "weights/broken.pth"], "not finite"),
-        (["photos", "--batch-size", "0"], "--batch-size"),
-        (["photos", "--workers", "-1"], "--workers"),
-        (["photos", "--device", "abacus"], "--device"),
-        (["-"], "no images to label"),
+        ("", "Name images"),
+        ("photos nowhere.jpg", "nowhere.jpg does not exist"),
+        ("empty", r"no images to label\. Name"),
+        ("other", r"no images to label, only 1 other file\."),
+        ("photos text.zip", "text.zip is damaged"),
+        ("inner.zip", "holds no images; a zip inside it"),
+        ("outside.zip", "points outside the zip"),
+        ("photos --output predictions.png", r"end in \.csv"),
+        ("photos --output text.zip/predictions.csv", "cannot be written"),
+        ("photos/1.png --sort-into photos", "is in photos"),
+        ("photos --sort-into text.zip", "is a file"),
+        ("photos --sort-into sorted --weights weights/Cat.pth", "'Cat' and 'cat' would share the folder"),
+        ("names --kaggle", "one number"),
+        ("twice --kaggle", "b/1.png: another image has the same number"),
+        ("photos --kaggle --weights weights/cow.pth", "two classes, one of them called dog"),
+        ("photos --weights weights/broken.pth", "not finite"),
+        ("photos --batch-size 0", "--batch-size"),
+        ("-", "no images to label"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(project, monkeypatch, arguments, message):
@@ -539,5 +467,5 @@ def test_what_is_refused_leaves_nothing_behind(project, monkeypatch, arguments, 
     checkpoints.save(broken, Path("weights/broken.pth"))
     pipe(monkeypatch, b"\n\n")
     with pytest.raises(UserError, match=message):
-        predict.main([*arguments, *([] if "--device" in arguments else OPTIONS)])
+        predict.main([*arguments.split(), *OPTIONS])
     assert not list(Path().glob("predictions*"))

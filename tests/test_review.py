@@ -1,6 +1,5 @@
 """The Review tab: which images it shows, and that nothing is decided unseen. Its keys: test_page.py."""
 
-import csv
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import Prediction
-from tests.conftest import file_size_limit, make_images
+from tests.conftest import make_images
 from tests.running_page import list_issues
 from webui.i18n import Translator, macros
 from webui.models import Loaded
@@ -28,15 +27,14 @@ CLASSES = [ANT, "cat", "dog"]
 TABLE = Path("dataset/corrections.csv")
 
 
-def network(name="w.pth", classes=tuple(CLASSES), probabilities=(0.02, 0.01, 0.97)) -> Loaded:
+def network(path="w.pth") -> Loaded:
     """A network that gives the same probabilities to every image."""
-    checkpoint = Checkpoint("resnet18", list(classes), Preprocess(size=8), {}, path=Path(name))
 
     def predict(pixels):
-        values = torch.tensor([probabilities])
-        answer = Prediction(values.log(), values, torch.tensor([False]))
-        return answer, torch.ones(1, len(classes), 2, 2)
+        values = torch.tensor([[0.02, 0.01, 0.97]])
+        return Prediction(values.log(), values, torch.tensor([False])), torch.ones(1, 3, 2, 2)
 
+    checkpoint = Checkpoint("resnet18", CLASSES, Preprocess(size=8), {}, path=Path(path))
     return Loaded(checkpoint, select_compute("cpu", "fp32"), predict)
 
 
@@ -67,8 +65,8 @@ def files(shown: Review) -> tuple:
     return shown.issue and shown.issue.file, shown.done, shown.total
 
 
-def html(shown: Review, message="", language="en") -> str:
-    return macros("review", language).card(shown, message, quoted(shown.loaded.checkpoint.path))
+def html(shown: Review, message="") -> str:
+    return macros("review", "en").card(shown, message, quoted(shown.loaded.checkpoint.path))
 
 
 def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(project):
@@ -88,16 +86,6 @@ def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(project):
     assert folder.corrected == "corrections.csv: 1 relabelled, 1 left out"
 
 
-def test_undo_goes_back_step_by_step(project):
-    shown = click()[0]
-    for action in ("keep", "leave out", "undone", "undone"):
-        shown, message = click(asked(shown, action))
-        assert not message
-    assert files(shown) == ("test/cat/1.png", 0, 3) and shown.last is None
-    with TABLE.open(encoding="utf-8-sig", newline="") as file:
-        assert [row["decision"] for row in csv.DictReader(file)] == ["keep", "leave out", "undone", "undone"]
-
-
 def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(project):
     before = click()[0]
     mine, message = click(asked(before, "keep"))
@@ -115,7 +103,6 @@ def test_an_image_that_changed_since_it_was_shown_is_shown_again(project):
     shutil.copy("dataset/test/dog/0.png", before.issue.path)
     again, message = click(asked(before, "keep"))
     assert "has changed since it was shown" in message and files(again) == files(before)
-    assert again.digest != before.digest
     after, message = click(asked(again, "keep"))
     assert not message and after.done == 1
     shutil.copy("dataset/test/dog/1.png", again.issue.path)
@@ -140,22 +127,6 @@ def test_what_no_button_asks_for_is_not_done(project):
         assert not TABLE.exists(), one
 
 
-def test_a_table_that_cannot_be_written_is_reported(project):
-    button = asked(click()[0], "keep")
-    with file_size_limit(5), pytest.raises(UserError, match="cannot be written"):
-        click(button)
-
-
-def test_of_many_classes_the_most_probable_have_keys(project):
-    names = [f"class {number:02}" for number in range(14)]
-    make_images(Path("photos/test"), dict.fromkeys(names[:6], 1) | dict.fromkeys(names[6:], 0))
-    list_issues(project, "photos", {"class 03/0.png": 0.95}, "20260301-100000")
-    shown = click(loaded=network("w.pth", names, [(index + 1) / 105 for index in range(14)]))[0]
-    assert shown.choices[:2] == [("class 13", "1"), ("class 12", "2")]
-    assert len(shown.choices) == 13 and shown.choices[9] == ("class 04", "")
-    assert html(shown).count('data-action="relabel"') == 13
-
-
 def test_the_newest_list_of_these_weights_is_taken(project):
     list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000")
     list_issues(project, "dataset", {"cat/3.png": 0.94}, "20260401-100000", "other.pth")
@@ -169,21 +140,16 @@ def test_the_newest_list_of_these_weights_is_taken(project):
     assert root == project / "dataset" / "test" and len(issues) == click()[0].total == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("report.json", '{"folder": 1, "weights": "w.pth"}'), ("suspects.csv", "path,sure\nx")]
-)
-def test_a_report_that_cannot_be_read_is_named(name, content, project):
-    (list_issues(project, "dataset", {"cat/2.png": 0.93}, "20260301-100000") / name).write_text(content)
-    with pytest.raises(UserError, match=r"The report logs.evaluate.w.20260301-100000 cannot be read"):
-        click()
-
-
-def test_without_a_list_it_says_which_command_makes_one(project):
+def test_without_a_list_it_says_which_command_makes_one_and_which_report_cannot_be_read(project):
     loaded = network(project / "new one.pth")
     card = html(click(loaded=loaded)[0])
     assert "python evaluate.py &#34;" in card and "new one.pth" in card
-    list_issues(project, "dataset", {}, weights="new one.pth")
+    folder = list_issues(project, "dataset", {}, weights="new one.pth")
     assert "There are no label issues." in html(click(loaded=loaded)[0])
+    for name, content in (("suspects.csv", "path,sure\nx"), ("report.json", '{"folder": 1, "weights": "w.pth"}')):
+        (folder / name).write_text(content)
+        with pytest.raises(UserError, match=r"The report logs.evaluate.new one.20260101-100000 cannot be read"):
+            click(loaded=loaded)
 
 
 def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(project):
