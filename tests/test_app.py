@@ -67,36 +67,24 @@ def test_the_answer_is_the_networks_whatever_the_image_is_called(client, server,
         assert [answer["file"] for answer in answers] == [name]
 
 
-def test_an_unreadable_file_or_none_is_answered_with_the_reason(client, server):
-    for wanted, name, reason in (
-        (send(server, b"not an image at all"), "/classify", "This file is not an image that can be read"),
-        (send(server, b""), "/classify", "This file is empty"),
-        (None, "/classify", r"Send one image\."),
-        ([], "/classify_many", "Send images"),
-    ):
-        with pytest.raises(AppError, match=reason):
-            client.predict(wanted, api_name=name)
-
-
 def test_many_images_and_zips_with_bad_ones_among_them(client, server, good, tmp_path):
     content = good.read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[:-900])
+    (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
     (tmp_path / "damaged.zip").write_bytes(b"no zip")
     make_zip(tmp_path / "notes.zip", {"notes.txt": b"-"})
     make_zip(tmp_path / "holiday.zip", {"1.jpg": content, "2.jpg": b"no image", "notes.txt": b"no image either"})
     files = [tmp_path / f"{name}.zip" for name in ("holiday", "notes", "damaged")]
-    files = [tmp_path / "cut.jpg", good, *files, good]
+    files = [tmp_path / "cut.jpg", good, *files, good, tmp_path / "large.jpg"]
     answers = client.predict([handle_file(path) for path in files], api_name="/classify_many")
     names = ["cut.jpg", "good.jpg", "holiday.zip/1.jpg", "holiday.zip/2.jpg", "notes.zip", "damaged.zip", "good.jpg"]
-    assert [answer["file"] for answer in answers] == names
+    assert [answer["file"] for answer in answers] == [*names, "large.jpg"]
     for number in (1, 2, 6):
         check_answer(answers[number], expected(server, good))
     assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[3]["error"]
     assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
+    assert "larger than 20 MB" in answers[7]["error"]  # it costs only itself
     assert "damaged" in answers[5]["error"] and not re.search(r"[/\\](tmp|gradio|classifier-)", answers[5]["error"])
-    many = make_zip(tmp_path / "many.zip", {f"{i}.jpg": content if i < 3 else b"no image" for i in range(520)})
-    with pytest.raises(AppError, match="At most 500 images"):
-        client.predict([handle_file(many)], api_name="/classify_many")
 
 
 def send(server, content: bytes, name: str = "good.jpg") -> dict:
@@ -118,47 +106,49 @@ def confidences(events: str) -> list[dict]:
     return json.loads(events.split("data: ")[1])[0]["confidences"]
 
 
-@pytest.mark.parametrize("extra", [{}, {"meta": {"_type": "gradio.FileData"}}, {"is_stream": True}])
+def test_what_cannot_be_answered_is_refused_with_the_reason(client, server, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
+    many = make_zip(tmp_path / "many.zip", {f"{i}.jpg": b"no image" for i in range(520)})
+    for wanted, name, reason in (
+        (send(server, b"not an image at all"), "/classify", "This file is not an image that can be read"),
+        (send(server, b""), "/classify", "This file is empty"),
+        (handle_file(tmp_path / "large.jpg"), "/classify", "larger than 20 MB"),
+        (None, "/classify", r"Send one image\."),
+        ([], "/classify_many", "Send images"),
+        ([handle_file(many)], "/classify_many", "At most 500 images"),
+    ):
+        with pytest.raises(AppError, match=reason):
+            client.predict(wanted, api_name=name)
+    with (tmp_path / "huge.zip").open("w+b") as file:
+        file.truncate((500 << 20) + 1)
+        url = f"{server.address}gradio_api/upload"
+        answer = httpx.post(url, files={"files": file}, trust_env=False, timeout=60)
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
+
+
 @pytest.mark.parametrize("name", ["classify", "classify_many"])
-def test_only_uploads_are_opened_and_served(name, extra, server, tmp_path):
-    path = tmp_path / "private.jpg"
-    image().save(path)
+def test_only_uploads_are_opened_and_served_and_no_address_is_fetched(name, server, good, tmp_path):
+    def refused(payload):
+        events = call(server, [payload] if name == "classify_many" else payload, name)
+        assert "event: error" in events and "confidence" not in events, payload
+        return events
+
     roundabout = f"{Path(send(server, b'-')['path']).parent}/../../../../module/three.pth"
-    for wanted in (path, tmp_path / "absent.jpg", server.folder / "module" / "three.pth", roundabout):
-        payload = {"path": str(wanted)} | extra
-        answer = call(server, [payload] if name == "classify_many" else payload, name)
-        assert "event: error" in answer and "confidence" not in answer
+    uploaded = {"meta": {"_type": "gradio.FileData"}}
+    for wanted in (good, tmp_path / "absent.jpg", server.folder / "module" / "three.pth", roundabout):
+        for extra in ({}, uploaded, {"is_stream": True}):
+            refused({"path": str(wanted)} | extra)
     (server.folder / "secret.txt").write_text("secret")
     for wanted in ("secret.txt", "module/three.pth", "photos/test/dog/0.jpg"):
         url = f"{server.address}gradio_api/file={server.folder / wanted}"
         assert httpx.get(url, trust_env=False).status_code == 403
-
-
-@pytest.mark.parametrize("name", ["classify", "classify_many"])
-def test_an_address_or_a_name_in_place_of_an_image_is_refused_and_not_fetched(name, server, good):
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(1)
         url = f"http://127.0.0.1:{other.getsockname()[1]}/cat.jpg"
-        upload = {"path": url, "meta": {"_type": "gradio.FileData"}}
-        for payload in (upload, url, {"url": url}, {"path": url}, str(good), "data:image/png;base64,AAAA", 5):
-            assert "not its address" in call(server, [payload] if name == "classify_many" else payload, name), payload
+        for payload in ({"path": url} | uploaded, {"url": url}, url, str(good), "data:image/png;base64,AAAA", 5):
+            assert "not its address" in refused(payload)
         with pytest.raises(TimeoutError):
             other.accept()
-
-
-def test_a_large_upload_is_refused(client, server, good, tmp_path):
-    (tmp_path / "large.jpg").write_bytes(bytes(21 << 20))
-    with pytest.raises(AppError, match="larger than 20 MB"):
-        client.predict(handle_file(tmp_path / "large.jpg"), api_name="/classify")
-    files = [handle_file(good), handle_file(tmp_path / "large.jpg")]
-    answers = client.predict(files, api_name="/classify_many")  # it costs only itself
-    assert "label" in answers[0] and "larger than 20 MB" in answers[1]["error"]
-    with (tmp_path / "huge.zip").open("wb") as file:
-        file.truncate((500 << 20) + 1)
-    with (tmp_path / "huge.zip").open("rb") as file:
-        url = f"{server.address}gradio_api/upload"
-        answer = httpx.post(url, files={"files": file}, trust_env=False, timeout=60)
-    assert answer.status_code == 413 and "maximum allowed size" in answer.text
 
 
 def test_neither_is_the_answer_wherever_it_is_given():

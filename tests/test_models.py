@@ -90,6 +90,13 @@ def test_files_that_cannot_be_loaded_are_listed_with_the_reason(folder, tmp_path
     for name, reason in expected.items():
         assert listed[name].startswith(f"{name}.pth {reason}") and str(tmp_path) not in listed[name]
     assert models(folder).best() == "good"
+    good.rename(folder / "gold.txt")
+    with pytest.raises(UserError, match=r"(damaged|broken|nan)\.pth "):
+        models(folder).best()
+    with pytest.raises(UserError, match=r"missing\.pth does not exist") as caught:
+        models(folder, folder / "missing.pth").get("missing")
+    sentence = Translator().error(caught.value)
+    assert "Near it: " in sentence and str(tmp_path) not in sentence
 
 
 def test_weights_from_elsewhere_keep_their_name_and_what_the_command_line_says_is_said_of_them_only(folder, tmp_path):
@@ -127,18 +134,6 @@ def test_the_best(files, best, folder):
         if options is None:
             torch.save(Tiny(2).state_dict(), path)
     assert models(folder).best() == best
-
-
-def test_without_weights_the_error_says_what_to_do(folder, tmp_path):
-    folder.mkdir()
-    (folder / "text.pth").write_text("no weights")
-    with pytest.raises(UserError, match=r"text\.pth is"):
-        models(folder).best()
-    save(folder / "zebra.pth")
-    with pytest.raises(UserError, match=r"missing\.pth does not exist") as caught:
-        models(folder, folder / "missing.pth").get("missing")
-    sentence = Translator().error(caught.value)
-    assert "Near it: text.pth, zebra.pth." in sentence and str(tmp_path) not in sentence
 
 
 def test_a_network_is_loaded_once_and_again_when_its_file_is_replaced_while_requests_under_way_finish(folder):

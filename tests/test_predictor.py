@@ -114,7 +114,7 @@ def colors(monkeypatch, resize="crop") -> Checkpoint:
     return Checkpoint("colors", ["red", "green", "blue"], replace(PREPROCESS, resize=resize), weights)
 
 
-def noise(count: int = 2) -> torch.Tensor:
+def noise(count: int) -> torch.Tensor:
     return torch.randint(256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
 
 
@@ -151,7 +151,7 @@ def test_the_evidence_lies_where_the_color_is(monkeypatch, resize, size):
         assert not drawn(maps[0, 0], checkpoint.preprocess, size)[..., 3].any()  # nothing speaks for red
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "vgg11_bn", "densenet121", "alexnet", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "alexnet", "efficientnet_lite0"])
 def test_any_network_gives_the_predictors_answers_and_grad_cams_maps_of_the_most_probable_classes(name):
     classes, images = MAX_CLASSES + 2, noise(24)
     checkpoint = Checkpoint(name, list("abcdefghijkl"), Preprocess(size=64), built(name, classes).state_dict())
@@ -159,16 +159,18 @@ def test_any_network_gives_the_predictors_answers_and_grad_cams_maps_of_the_most
     _, features, _ = predictor.with_features(network, CPU)(x)
     checkpoint.temperature, checkpoint.ood_stats = 2.5, fit_ood_stats(features, features)
     assert len(features) >= 4 and {values.dtype for values in features} == {torch.float32}
+    images = torch.cat([images[:2], torch.full_like(images[:1], 255)])
+    answer = cam_predictor(checkpoint, CPU)
     with torch.inference_mode():  # although maps need gradients
-        prediction, maps = cam_predictor(checkpoint, CPU)(images)
+        prediction, maps = answer(images)
     for found, expected in zip(prediction, build_predictor(checkpoint, CPU)(images), strict=True):
         torch.testing.assert_close(found, expected)
         assert not found.requires_grad
-    assert prediction.is_ood.sum() <= 1
+    assert prediction.is_ood.tolist() == [False, False, True]
     last_map = network.forward_features(x[:2]).detach().requires_grad_()
     logits = network.forward_head(last_map)
     close(prediction.logits[:2], logits.detach())
-    assert maps.shape == (24, classes, *last_map.shape[2:]) and maps.dtype == torch.float32
+    assert maps.shape == (3, classes, *last_map.shape[2:]) and maps.dtype == torch.float32 and maps[:2].any()
     for n, k in itertools.product(range(2), range(classes)):
         (gradient,) = torch.autograd.grad(logits[n, k] - logits[n].mean(), last_map, retain_graph=True)
         evidence = (gradient[n].sum((1, 2), keepdim=True) * last_map[n]).sum(0).detach()
@@ -176,7 +178,7 @@ def test_any_network_gives_the_predictors_answers_and_grad_cams_maps_of_the_most
 
 
 def test_bfloat16_gives_nearly_the_same_map(monkeypatch):
-    checkpoint, images = colors(monkeypatch), noise()
+    checkpoint, images = colors(monkeypatch), noise(2)
     exact = cam_predictor(checkpoint, CPU)(images)[1]
     fast = cam_predictor(checkpoint, replace(CPU, dtype=torch.bfloat16))(images)[1]
     assert fast.dtype == torch.float32 and 0 < (fast - exact).abs().max() < 0.03 * exact.abs().max()
