@@ -81,7 +81,7 @@ def test_the_notebook_runs_on_the_drawings(tmp_path):
     notebook = nbformat.read(REPOSITORY / "docs" / "notebook.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    parameters.source += '\nINSTALL, OPTIONS = False, "--epochs 2 --size 32 --workers 0"'
+    parameters.source += '\nINSTALL, OPTIONS = False, "--epochs 1 --size 32 --workers 0"'
     (tmp_path / "docs").mkdir()  # where it lies
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "docs"}}).execute(
         env=ENVIRONMENT
