@@ -1,10 +1,13 @@
 """Tiny images, zips and folders such as people bring them."""
 
 import io
+import os
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -64,3 +67,13 @@ def cats_and_dogs(number: int = 10, first: int = 0, pattern: str = "{label}/{i}.
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run_prepare(*arguments: object) -> None:
+    """Run prepare.py in this process."""
+    import prepare  # which most tests do without
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
+        patch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        prepare.main()

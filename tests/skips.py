@@ -15,10 +15,8 @@ NEEDS = {
     "cases": [
         "tests/test_images.py::test_cases_of_other_projects",
         "tests/test_predict.py::test_the_second_of_two_photographs_under_one_name",
-        "tests/test_prepare.py::test_published_data_sets",
     ],
     "curl": ["tests/test_app.py::test_the_commands_on_the_page_work"],
-    "gpu": ["tests/test_cache.py::test_on_a_gpu_images_are_in_its_memory_if_they_fit"],
     "photographs": [
         "tests/test_onnx_file.py::test_8_bits_of_photographs",
         "tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes",
@@ -34,13 +32,10 @@ NEEDS = {
 
 def is_here(need: str) -> bool | None:
     """Return whether this machine has it; None where only the test itself can tell."""
-    import torch
-
     return {
         "browser": any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
         "cases": (Path(__file__).resolve().parents[2] / "shared/cases").is_dir(),
         "curl": bool(shutil.which("curl") and shutil.which("bash")),
-        "gpu": torch.cuda.is_available(),
         "photographs": (Path(__file__).resolve().parents[2] / "shared/data/dogs-vs-cats/train.zip").is_file(),
     }.get(need)
 

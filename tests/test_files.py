@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and one process at a time holds a lock."""
+"""What every script uses: files are written whole or not at all, locks, the end of a script, texts."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from classifier.cli import UserError
-from classifier.files import atomic_write, file_lock, remove_leftovers, safe_name
-from tests.conftest import ENVIRONMENT, REPOSITORY
+from classifier.cli import UserError, plural, print_table, shorten, text_width
+from classifier.files import atomic_write, file_lock, remove_leftovers
+from tests.conftest import ENVIRONMENT, REPOSITORY, run_code
 
 # holds a lock, prints a line, and waits
 HOLDER = """
@@ -54,7 +54,7 @@ def test_several_threads_write_the_same_file(tmp_path):
 def test_what_killed_processes_leave_behind_is_removed(tmp_path):
     kept = [tmp_path / name for name in ("a[1].pth", ".a1.pth.7.7.tmp", ".a[1].pth.lock", "a[1].pth.tmp")]
     for path in (*kept, tmp_path / ".a[1].pth.7.7.tmp"):
-        path.write_bytes(b"x")
+        path.touch()
     remove_leftovers(tmp_path / "a[1].pth")
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
@@ -75,12 +75,24 @@ def test_a_lock_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_locked(tmp_path):
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(UserError, match="file cannot be written to"), file_lock(tmp_path / "file" / "x", "busy"):
-        pass
+def test_an_error_of_the_program_keeps_its_traceback():
+    """What users can mend has a message: the tests of each script."""
+    done = run_code("from classifier import cli; cli.run(lambda: 1 / 0)")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "error: " not in done.stderr
 
 
-def test_safe_names():
-    names = {"cat": "cat", "a/b:c": "a_b_c", ".hidden": "_.hidden", "con.txt": "_con.txt", "": "_", "x. ": "x"}
-    assert {name: safe_name(name) for name in names} == names
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "from classifier import cli; cli.run(lambda: print('x' * 100_000))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(60) == 1 and not process.stderr.read()
+
+
+def test_text(capsys):
+    assert text_width("猫 cat") == 6 and shorten("猫猫猫", 5) == "猫猫…" and shorten("cat", 3) == "cat"
+    assert [plural(count, "image") for count in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert plural(2, "class", "classes") == "2 classes"
+    print_table([("class", "images"), ("猫", 12), ("a dog", 3)])
+    assert capsys.readouterr().out == "class  images\n猫         12\na dog       3\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import prepare
+from classifier.cli import UserError
 from classifier.preparation import outputs
 from tests.conftest import REPOSITORY, run_script
-from tests.raw_images import cats_and_dogs, make_folder, make_zip, tree
+from tests.raw_images import cats_and_dogs, make_folder, make_zip, run_prepare, tree
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +89,13 @@ prepare.main()
 """
 
 
-def test_killed_at_each_of_the_last_steps(tmp_path, monkeypatch, capsys):
+def test_killed_at_each_of_the_last_steps(tmp_path):
     """Before the step that counts there is nothing; after it the next run completes the rest."""
     parts = [cats_and_dogs(4, 50 * i, f"{part}/{{label}}/{{i}}.jpg") for i, part in enumerate(("train", "val", "test"))]
     source = make_zip(tmp_path / "pets.zip", parts[0] | parts[1] | parts[2])
-    monkeypatch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
 
     def call(source, output):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", str(source), "--output", str(output)])
-        prepare.main()
+        run_prepare(source, "--output", output)
         return tree(output)
 
     results = [name for name in outputs.RESULTS if name != "groups.csv"]  # only with --group-by
@@ -113,7 +111,7 @@ def test_killed_at_each_of_the_last_steps(tmp_path, monkeypatch, capsys):
         assert (output / ".prepared").is_dir() == (n > 0)
         assert [name for name in results if (output / name).exists()] == results[: max(0, n - 1)]
         if n == 2:  # another source: the finished rest is completed first, then the other source is refused
-            with pytest.raises(prepare.UserError, match=r"made from pets\.zip"):
+            with pytest.raises(UserError, match=r"made from pets\.zip"):
                 call(make_zip(tmp_path / "other.zip", cats_and_dogs(10, first=50)), output)
             assert {path.name for path in output.iterdir()} == {"README.md", *results}
         assert call(source, output) == whole and not list(output.glob(".p*"))

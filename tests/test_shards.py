@@ -7,33 +7,24 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import webdataset
 
-import prepare
 from classifier import checkpoint
 from classifier.cli import UserError
 from classifier.data import image_folder, loaders, shards
 from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
-from tests.conftest import ENVIRONMENT, REPOSITORY, make_images, same, serving
-from tests.raw_images import cats_and_dogs, image, make_folder, tree
+from tests.conftest import make_images, run_code, same, serving
+from tests.raw_images import cats_and_dogs, image, make_folder, run_prepare, tree
 
 PREPROCESS = Preprocess(16)
-
-
-def run_prepare(*arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(os, "sync", raising=False)  # waits for everything that the whole machine is writing
-        patch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
-        prepare.main()
 
 
 def make_shards(source, output, *arguments):
@@ -73,12 +64,10 @@ def in_folders(root):
     return Counter(contents(loaders.loader(loaders.ImageDataset(image_folder.read_folder(root), PREPROCESS), 8)))
 
 
-# ---- what prepare.py writes
-
-
 def test_shards_hold_what_the_folders_held(made):
     plain, sharded = made
     whole = shards.read(str(sharded))
+    assert shards.read(f"{sharded}/train").shards == whole.shards and whole.parent == str(sharded)
     assert len(whole) == 77 and whole.classes == ["dog two", "猫"] and whole.counts() == {"dog two": 37, "猫": 40}
     assert Counter(once(whole)) == in_folders(plain / "train")
     assert len(whole.shards) == 13 and {len(shard) for shard in whole.shards} <= {5, 6}
@@ -89,57 +78,38 @@ def test_shards_hold_what_the_folders_held(made):
     assert Counter(label for _, label in pairs) == {0: 37, 1: 40}
 
 
-def test_the_same_images_make_the_same_shards(made, tmp_path):
-    split = Path(shutil.copytree(made[0], tmp_path / "split"))
-    for number, file in enumerate(sorted((split / "train").glob("*/*.png"))):  # other names, another order
-        file.rename(file.with_name(f"x{97 * number % 100}.png"))
-    make_shards(split, tmp_path / "out", "--shard-size", 6)
-    assert tree(made[1] / "train") == tree(tmp_path / "out" / "train")
-
-
-def test_lookalikes_share_a_shard(tmp_path):
-    pets = cats_and_dogs(30) | {f"cat/again {i}.jpg": image(i, quality=60 + i, size=64) for i in range(8)}
-    make_shards(make_folder(tmp_path / "pets", pets), tmp_path / "out", "--shard-size", 2)
-    rows = [row.split(",") for row in (tmp_path / "out" / "duplicates.csv").read_text("utf-8-sig").splitlines()[1:]]
-    where = {}
-    for group, _, _, _, file, *_ in rows:
-        part, tar, member = file.split("/")
-        where.setdefault(group, set()).add(tar if part == "train" else part)
-        if part == "train":
-            with tarfile.open(tmp_path / "out" / part / tar) as opened:
-                assert member in opened.getnames()
-    assert len(where) == 8 and all(len(places) == 1 for places in where.values())
-
-
-def test_the_command_line(made, tmp_path, capsys, monkeypatch):
+def test_the_same_images_make_the_same_shards(made, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = (made[0], "--shards", "--shard-size", 20, "--output", "out")
+    shutil.copytree(made[0], "split")
+    for number, file in enumerate(sorted(Path("split/train").glob("*/*.png"))):  # other names, another order
+        file.rename(file.with_name(f"x{97 * number % 100}.png"))
+    arguments = ("split", "--shards", "--shard-size", 6, "--output", "out")
     run_prepare(*arguments)
-    sizes = [len(shard) for shard in shards.read("out").shards]
-    assert len(sizes) == 10 and {7, 8} == set(sizes), "ten at least"
+    assert tree(made[1] / "train") == tree(Path("out/train"))
     assert capsys.readouterr().out.splitlines()[-1] == "Next: python train.py --data out"
     run_prepare(*arguments)
     assert "prepared already" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"made from plain with --test 0\.1 --shard-size 20"):
-        run_prepare(made[0], "--output", "out")
+    with pytest.raises(UserError, match=r"made from split with --test 0\.1 --shard-size 6"):
+        run_prepare("split", "--output", "out")
     with pytest.raises(UserError, match="writes folders"):
         run_prepare("--sample", "--shards")
 
 
-# ---- what is named
-
-
-def test_ways_to_name_them(made, monkeypatch):
-    sharded = made[1]
-    some = shards.read(f"{sharded}/train/{{00000..00003}}.tar")
-    assert [shard.name for shard in some.shards] == [f"{i:05}.tar" for i in range(4)]
-    assert shards.read(f"{sharded}/train/{{00000,00012}}.tar").shards[1].name == "00012.tar"
-    assert shards.read(f"{sharded}/train").shards == shards.read(f"{sharded}/").shards
-    assert some.parent == str(sharded) and some.fingerprint() != shards.read(str(sharded)).fingerprint()
-    monkeypatch.chdir(sharded / "train")
-    assert len(shards.read("{00000..00001}.tar").shards) == 2
-    assert all(map(image_folder.is_shards, [str(sharded), f"{sharded}/train", "x/{0..1}.tar", "https://host/shards"]))
-    assert not any(map(image_folder.is_shards, [str(made[0]), "nowhere"]))
+def test_what_looks_alike_or_belongs_together_shares_a_shard(tmp_path):
+    pets = cats_and_dogs(30) | {f"cat/again {i}.jpg": image(i, quality=60 + i, size=64) for i in range(8)}
+    pets = make_folder(tmp_path / "pets", pets)
+    make_shards(pets, tmp_path / "out", "--group-by", r"/(\d+)\.jpg")
+    assert len(shards.read(str(tmp_path / "out")).shards) == 10  # at least, so that a tenth can validate
+    rows = (tmp_path / "out" / "groups.csv").read_text("utf-8-sig").splitlines()[1:]
+    assert len(rows) == 68  # also those that only look like an image of a group
+    where = defaultdict(set)
+    for file, group in (row.split(",") for row in rows):
+        part, tar, *member = file.split("/")
+        where[group].add(tar if part == "train" else part)
+        if part == "train":
+            with tarfile.open(tmp_path / "out" / part / tar) as opened:
+                assert member[0] in opened.getnames()
+    assert len(where) == 30 and all(len(places) == 1 for places in where.values())
 
 
 def edit(index, change):
@@ -163,9 +133,6 @@ def test_an_error_before_the_work(damage, named, message, copy):
     damage(copy)
     with pytest.raises(UserError, match=message):
         shards.read(f"{copy}/{named}")
-
-
-# ---- which validate
 
 
 def test_whole_shards_validate_and_always_the_same(made, copy):
@@ -200,9 +167,6 @@ def test_each_image_validates_once(workers, first, last, made):
     shares = [once(part, workers, rank=rank, world_size=3) for rank in range(3)]
     assert [len(share) for share in shares] == [len(range(rank, len(part), 3)) for rank in range(3)]
     assert sum(map(Counter, shares), Counter()) == Counter(once(part))
-
-
-# ---- which train
 
 
 def train_contents(images, epoch=0, seed=1, workers=0):
@@ -242,17 +206,9 @@ def test_the_order_depends_on_seed_and_epoch_and_is_the_same_over_http(made, ser
 def test_two_processes_make_equally_many_steps(made):
     """From uneven shards, also fewer than processes and workers; what is repeated is what the remark says."""
     specs = [f"{made[1]}{names}" for names in ("", "/train/{00000..00002}.tar", "/train/00000.tar")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROCESS, *specs],
-            cwd=REPOSITORY,
-            env=ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    lines = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda rank: run_code(PROCESS, *specs, RANK=rank, WORLD_SIZE="2"), ("0", "1")))
+    lines = [process.stdout.splitlines() for process in done]
     assert len(lines[0]) == 6
     for first, second in zip(*lines, strict=True):
         (images, batches, remark, one), (*same, other) = first.split("|"), second.split("|")
@@ -283,9 +239,6 @@ def test_a_run_resumes_at_its_last_finished_epoch(bars, run, tmp_path, capsys):
     assert checkpoint.load(Path("module/frozen.pth")).data["root"] == sharded
 
 
-# ---- what is broken
-
-
 def rewrite(tar, change):
     """Write a shard anew with other members, and its size into the index."""
     with tarfile.open(tar) as old:
@@ -308,24 +261,19 @@ def rewrite(tar, change):
         (lambda m: [m.pop("000000000.png"), m.pop("000000000.cls")], r"00000\.tar is damaged, or shards\.json"),
     ],
 )
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named(change, message, workers, copy):
+def test_an_image_that_cannot_be_read_is_named(change, message, copy):
     rewrite(copy / "00000.tar", change)
     with pytest.raises(ImageError, match=message):
-        once(shards.read(str(copy)), workers)
+        once(shards.read(str(copy)), workers=1)
 
 
 def test_a_damaged_tar(copy):
-    whole = shards.read(str(copy))
-    content = bytearray((copy / "00002.tar").read_bytes())
-    content[1024:20000] = bytes(20000 - 1024)
-    for damaged in (content, os.urandom(len(content))):
-        (copy / "00002.tar").write_bytes(damaged)
+    whole, tar = shards.read(str(copy)), copy / "00002.tar"
+    content = tar.read_bytes()
+    for damaged in (content[:1024] + bytes(19_000) + content[20_024:], os.urandom(len(content))):
+        tar.write_bytes(damaged)
         with pytest.raises(ImageError, match=r"00002\.tar"):
             once(whole)
-
-
-# ---- behind a server
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

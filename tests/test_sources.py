@@ -5,7 +5,6 @@ import re
 import shutil
 import stat
 import struct
-import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -37,14 +36,10 @@ def triples(source):
 
 
 LAYOUTS = {  # file = class @ split
-    "kaggle in train/": "train/cat.0.jpg=cat train/dog.0.jpg=dog",
     "kaggle unpacked, with unlabelled images": "cats/train/cat.0.jpg=cat cats/train/dog.0.jpg=dog cats/test1/1.jpg",
-    "microsoft": "PetImages/Cat/0.jpg=Cat PetImages/Dog/0.jpg=Dog",
     "folders": "cats/a\u00a0b.jpg=cats Dogs/deeper/1.png=Dogs",
     "folders in wrappers": "a/b/x/1.jpg=x a/b/y/1.jpg=y a/cover.png",
     "a class called train": "bus/1.jpg=bus train/1.jpg=train",
-    "only a train part": "train/x/1.jpg=x train/y/1.jpg=y",
-    "train, test": "d/train/x/1.jpg=x@train d/train/y/1.jpg=y@train d/test/x/2.jpg=x@test",
     "all three": "Training/x/1.jpg=x@train Training/y/1.jpg=y@train Valid/x/2.jpg=x@val Testing/y/2.jpg=y@test",
     "parts in Chinese": "训练集/猫/1.jpg=猫@train 训练集/狗/1.jpg=狗@train 测试集/猫/2.jpg=猫@test",
     # as published
@@ -67,7 +62,6 @@ LAYOUTS = {  # file = class @ split
         chest_xray/chest_xray/train/y/1.jpg=y@train chest_xray/chest_xray/test/x/2.jpg=x@test""",
     "a second copy inside, without parts": """cell_images/x/1.jpg=x cell_images/y/2.jpg=y
         cell_images/cell_images/x/1.jpg=x cell_images/cell_images/y/2.jpg=y""",
-    "parts in images/": "images/train/x/1.jpg=x@train images/train/y/1.jpg=y@train images/val/x/2.jpg=x@val",
     "other images beside": "d/train/x/1.jpg=x@train d/train/y/1.jpg=y@train d/test/x/2.jpg=x@test figures/1.png",
     "wrappers in one part": "train/all/x/1.jpg=x@train train/all/y/1.jpg=y@train test/y/2.jpg=y@test",
     "tiny-imagenet": "t/train/n1/images/1.jpg=n1 t/train/n2/images/1.jpg=n2 t/val/images/v1.jpg t/test/images/t1.jpg",
@@ -80,12 +74,8 @@ ASKS = {
     "different sets": ("a/cat/1 a/dog/2 b/cat/3 b/bird/4", "If the classes are a, b, use --class-folder outer"),
     "in a part": ("train/a/x/1 train/a/y/2 train/b/x/3 train/b/y/4 test/a/x/5", "if they are x, y, use"),
     "two sets": ("a/train/x/1 a/train/y/2 a/test/x/3 b/train/x/4 b/train/y/5 b/test/y/6", r"split \(a, b\), but not"),
-    "part and class in one name": ("train_cat/1 train_dog/2 test_cat/3", r"split \(test_cat, train_cat, train_dog\)"),
     "horse2zebra": ("trainA/1 trainB/2 testA/3 testB/4", r"split \(testA, testB, trainA, trainB\)"),
-    "beside classes": (
-        "train/cat/1 train/dog/4 valid/cat/2 sample/cat/3 sample/dog/5",
-        r"\(train, valid\), beside other folders \(sample\)",
-    ),
+    "beside classes": ("train/x/1 train/y/4 valid/x/2 some/x/3 some/y/5", r"\(train, valid\), beside .* \(some\)"),
     "a test folder beside classes": ("cat/1 dog/2 test/3", r"\(test\), beside other folders \(cat, dog\)"),
 }
 JUNK = ["Thumbs.db", "x/._1.jpg", "__MACOSX/x/1.jpg", ".git/a.jpg", "readme[1].txt", "x/.DS_Store"]
@@ -120,7 +110,6 @@ def test_names_without_the_utf8_flag(encoding, tmp_path):
     name = "{}/{}.jpg" if encoding == "cp437" else "图片/{}/照片 {}.jpg"
     names = {name.format(label, i): label for label in classes for i in "12"}
     source = make_zip(tmp_path / "a.zip", dict.fromkeys(names, JPEG), encoding)
-    assert not any(info.flag_bits & 0x800 for info in zipfile.ZipFile(source).infolist())
     assert triples(found(source, tmp_path)) == {(name, label, None) for name, label in names.items()}
 
 
@@ -188,13 +177,7 @@ def test_files_of_a_list_are_searched_for(text, files, tmp_path):
 
 
 SPLIT_COLUMNS = {  # heading, a line, --columns, the cells of the column, the parts that they mean
-    "birds": (
-        "class id,filepaths,labels,data set",
-        "0,{i}.jpg,{label},{part}",
-        "",
-        "train valid test",
-        "train val test",
-    ),
+    "birds": ("filepaths,labels,data set", "{i}.jpg,{label},{part}", "", "train valid test", "train val test"),
     "one class": ("image,Set,wing", "{i}.jpg,{part},{label}", "", "TRAIN Validation TRAIN", "train val train"),
     "--columns": ("a,b,split,id", "x,{label},{part},{i}.jpg", "id,b", "train test test", "train test test"),
     "no parts": ("image,label,part", "{i}.jpg,{label},{part}", "", "wing head head", None),
@@ -211,13 +194,6 @@ def test_a_column_of_a_list_gives_the_split(heading, line, columns, cells, parts
     result = found(tmp_path / "a.csv", tmp_path, columns=columns)
     assert [image.split for image in result.images] == (parts.split() if parts else [None] * 3)
     assert ["column" in note for note in result.notes] == ([True] if parts else [])
-
-
-def test_a_line_of_no_part_is_not_used(tmp_path):
-    make_folder(tmp_path, {f"{i}.jpg": JPEG for i in range(4)})
-    (tmp_path / "a.csv").write_text("file,label,split\n0.jpg,a,train\n1.jpg,b,\n2.jpg,b,extra\n3.jpg,b,test\n")
-    images = found(tmp_path / "a.csv", tmp_path).images
-    assert [image.problem for image in images] == ["", *["is of no part: see the column 'split'"] * 2, ""]
 
 
 @pytest.mark.parametrize("columns", ["image_id,dx", "dir/image_id,dx", "2,4", "Image_ID , DX"])
@@ -242,13 +218,14 @@ def test_numbers_of_classes_are_not_taken_for_files(tmp_path):
         found(tmp_path / "a.csv", tmp_path)
 
 
-def test_a_list_with_missing_and_ambiguous_files(tmp_path):
+def test_lines_that_cannot_be_used(tmp_path):
     make_folder(tmp_path, dict.fromkeys(["x/1.jpg", "y/1.jpg", "x/2.jpg", "y/3.jpg"], JPEG))
-    source = tmp_path / "list.txt"
-    source.write_text("1 cat\n2 cat\n3 dog\ngone/4 dog\n" + "x" * 300 + " dog\n")
-    result = found(source, tmp_path)
-    assert [image.problem for image in result.images] == ["may be x/1.jpg or y/1.jpg", "", "", *["is missing"] * 2]
-    assert result.notes == ["3 lines of the list cannot be used: 1 may be x/1.jpg or y/1.jpg"]
+    lines = ["id,label,split", "1,cat,train", "2,cat,train", "3,dog,test", "2,dog,", "3,cat,extra", "gone/4,dog,train"]
+    (tmp_path / "a.csv").write_text("\n".join([*lines, "x" * 300 + ",dog,test"]))
+    result = found(tmp_path / "a.csv", tmp_path)
+    of_no_part, missing = ["is of no part: see the column 'split'"] * 2, ["is missing"] * 2
+    assert [image.problem for image in result.images] == ["may be x/1.jpg or y/1.jpg", "", "", *of_no_part, *missing]
+    assert result.notes[1:] == ["5 lines of the list cannot be used: 1 may be x/1.jpg or y/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -257,10 +234,8 @@ def test_a_list_with_missing_and_ambiguous_files(tmp_path):
         ({}, "set", "cannot be read"),
         ({"1.jpg": JPEG, "2.jpg": JPEG}, "", r"2 images without.*a folder per class"),
         ({"cat.1.jpg": JPEG, "cat.2.jpg": JPEG}, "", "of 1 class cat"),
-        ({"train.zip": JPEG}, "", r"It holds train\.zip"),
         ({"a.zip": b"<!DOCTYPE html>"}, "a.zip", "neither a zip nor a text list"),
         ({"a.zip": b""}, "a.zip", "neither a zip nor a text list"),
-        ({"a.rar": b"Rar!\x1a\x07\x00"}, "a.rar", "unpack other archives"),
         ({"a.tar.gz": b"\x1f\x8b\x08"}, "a.tar.gz", "unpack other archives"),
         ({"list": b"hello world\n"}, "list", "Expected lines like"),
         ({"a.jpg": JPEG, "list": b"a.jpg\nb.jpg\n"}, "list", r"found 'a\.jpg'"),
@@ -333,31 +308,9 @@ def test_truncated_or_damaged_in_the_middle(tmp_path):
         [sources.read_bytes(entry) for entry in found(tmp_path / "b.zip", tmp_path).images]
 
 
-def test_folder_that_links_to_itself(tmp_path):
-    source = make_folder(tmp_path / "set", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
-    try:
-        (source / "x" / "again").symlink_to(source, target_is_directory=True)
-        (source / "z").symlink_to(make_folder(tmp_path / "elsewhere", {"1.jpg": JPEG}), target_is_directory=True)
-    except OSError:
-        pytest.skip("this system lets nobody make links")
-    assert triples(found(source, tmp_path)) == {(f"{label}/1.jpg", label, None) for label in "xyz"}
-
-
 def test_an_image_file_beyond_the_limit(tmp_path):
     source = make_folder(tmp_path / "set", {"x/1.jpg": b"", "y/1.jpg": JPEG})
     os.truncate(source / "x" / "1.jpg", archives.MAX_BYTES + 1)  # takes no room on the disk
     large = next(image for image in found(source, tmp_path).images if image.label == "x")
     with pytest.raises(sources.ImageError, match="has more than 200 MB"):
         sources.read_bytes(large)
-
-
-def test_fingerprint_follows_the_content(tmp_path):
-    members = {"x/1.jpg": image(1), "y/1.jpg": image(2)}
-    first = sources.fingerprint(make_zip(tmp_path / "a.zip", members))
-    assert sources.fingerprint(make_zip(tmp_path / "b.zip", dict(reversed(members.items())))) == first
-    assert sources.fingerprint(make_zip(tmp_path / "c.zip", members | {"x/1.jpg": image(3)})) != first
-    folder = make_folder(tmp_path / "folder", members)
-    before = sources.fingerprint(folder)
-    assert sources.fingerprint(folder) == before
-    (folder / "x" / "2.jpg").write_bytes(JPEG)
-    assert sources.fingerprint(folder) != before
