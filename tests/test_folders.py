@@ -174,7 +174,5 @@ def test_a_decision_is_about_the_content_that_was_seen(root):
     (root / "猫" / "4.png").unlink()
     folder = read_folder(root)
     assert folder.counts() == {"dog two": 10, "猫": 19}
-    assert folder.corrected == (
-        "corrections.csv: 0 relabelled, 0 left out, 2 rows without effect "
-        "(train/猫/3.png has changed since; train/猫/4.png does not exist)"
-    )
+    remarks = "2 rows without effect (train/猫/3.png has changed since; train/猫/4.png does not exist)"
+    assert folder.corrected == f"corrections.csv: 0 relabelled, 0 left out, {remarks}"

@@ -112,10 +112,12 @@ def test_what_looks_alike_or_belongs_together_shares_a_shard(tmp_path):
     assert len(where) == 30 and all(len(places) == 1 for places in where.values())
 
 
-def edit(index, change):
-    values = json.loads(index.read_text(encoding="utf-8"))
-    change(values)
-    index.write_text(json.dumps(values), encoding="utf-8")
+def edit(folder, change):
+    """Change each shard's entry in the index."""
+    index = json.loads((folder / shards.INDEX).read_text(encoding="utf-8"))
+    for shard in index["shards"]:
+        change(shard)
+    (folder / shards.INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -127,12 +129,14 @@ def edit(index, change):
         (lambda at: (at / "shards.json").unlink(), "00000.tar", r"shards\.json cannot be read .*prepare\.py SOURCE"),
         (lambda at: (at / "shards.json").write_text("{"), "", "is damaged"),
         (lambda at: os.truncate(at / "00004.tar", 4000), "", r"00004\.tar .*it has 4,000 bytes, expected 20,480"),
+        (lambda at: None, "00003.tar", r"1 shard is too few .* --shard-size"),
+        (lambda at: edit(at, lambda one: one.update(counts=[6, 0])), "", r"13 shards are too few .* of every class"),
     ],
 )
 def test_an_error_before_the_work(damage, named, message, copy):
     damage(copy)
     with pytest.raises(UserError, match=message):
-        shards.read(f"{copy}/{named}")
+        shards.train_and_val(f"{copy}/{named}", 0.1)
 
 
 def test_whole_shards_validate_and_always_the_same(made, copy):
@@ -143,20 +147,11 @@ def test_whole_shards_validate_and_always_the_same(made, copy):
     assert Counter(once(training)) + Counter(once(validation)) == Counter(once(whole))
     for number in range(13):  # under other names
         (copy / f"{number:05}.tar").rename(copy / f"x{12 - number}.tar")
-    rename = lambda values: [one.update(name=f"x{12 - n}.tar") for n, one in enumerate(values["shards"])]  # noqa: E731
-    edit(copy / shards.INDEX, rename)
+    edit(copy, lambda shard: shard.update(name=f"x{12 - int(shard['name'][:5])}.tar"))
     again = shards.train_and_val(str(copy), 0.2)
     assert [part.fingerprint() for part in again] == [part.fingerprint() for part in (training, validation)]
     folds = [shard.name for fold in range(1, 6) for shard in shards.train_and_val(str(made[1]), 0.2, fold)[1].shards]
     assert sorted(folds) == [shard.name for shard in whole.shards]
-
-
-def test_too_few_shards(made, copy):
-    with pytest.raises(UserError, match=r"1 shard is too few .* --shard-size"):
-        shards.train_and_val(f"{made[1]}/train/00003.tar", 0.1)
-    edit(copy / shards.INDEX, lambda values: [shard.update(counts=[6, 0]) for shard in values["shards"]])
-    with pytest.raises(UserError, match=r"13 shards are too few .* of every class"):
-        shards.train_and_val(str(copy), 0.1)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has processors
@@ -249,7 +244,7 @@ def rewrite(tar, change):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             new.addfile(info, io.BytesIO(content))
-    edit(tar.parent / shards.INDEX, lambda values: values["shards"][0].update(bytes=tar.stat().st_size))
+    edit(tar.parent, lambda shard: shard.update(bytes=(tar.parent / shard["name"]).stat().st_size))
 
 
 @pytest.mark.parametrize(
