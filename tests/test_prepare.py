@@ -157,19 +157,6 @@ def test_no_test_images_are_invented_and_a_class_without_is_named(run, tmp_path)
     assert lines[5:] == ["- no validation images of cow", "- no test images of cow", "Next: python train.py"]
 
 
-def test_a_list_without_endings(run, tmp_path):
-    make_folder(tmp_path / "dogs", {f"train/{i:03}.jpg": image(i) for i in range(9)})
-    lines = ["id,breed", *(f"{i:03},{'pug' if i % 2 else 'beagle'}" for i in range(10))]
-    (tmp_path / "dogs" / "labels.csv").write_text("\n".join(lines))
-    printed = run("dogs/labels.csv")
-    assert counts(tmp_path / "dataset") == {"train": {"beagle": 4, "pug": 3}, "test": {"beagle": 1, "pug": 1}}
-    assert {path.suffix for path in (tmp_path / "dataset").rglob("*/*/*")} == {".jpg"}
-    assert printed[4] == "- 1 line of the list cannot be used: 009 is missing"
-    with pytest.raises(UserError, match=r"with --test 0\.1 --columns id,breed"):
-        run("dogs/labels.csv", "--columns", "id,breed", "--output", "b")
-        run("dogs/labels.csv", "--output", "b")
-
-
 @pytest.fixture
 def split(run, tmp_path):
     """Prepare these members; ({name: part} of the images written, the rows of duplicates.csv by image)."""
@@ -319,11 +306,14 @@ def test_same_names_in_one_class(run, tmp_path):
 def test_a_list_with_unsafe_class_names(run, tmp_path):
     folders = {"../up": "_.._up", "a/b:c": "a_b_c", "con.txt": "_con.txt", ".hidden": "_.hidden", "猫": "猫"}
     make_folder(tmp_path / "raw", {f"{i}.jpg": image(i) for i in range(10)})
-    lines = [f"{i}.jpg\t{label}\n" for i, label in enumerate([*folders] * 2)]
+    lines = [f"{i}.jpg\t{label}\n" for i, label in enumerate([*folders] * 2 + ["猫"])]
     (tmp_path / "raw" / "list.txt").write_text("".join(lines), encoding="utf-8")
-    lines = run("raw/list.txt", "--output", "数据 集")
+    lines = run("raw/list.txt", "--output", "数据 集", "--columns", "1,2")
     assert set(counts(tmp_path / "数据 集")["train"]) == set(folders.values())
     assert "- class 'a/b:c' is in the folder a_b_c" in lines
+    assert "- 1 line of the list cannot be used: 10.jpg is missing" in lines
+    with pytest.raises(UserError, match=r"made from list\.txt with --test 0\.1 --columns 1,2"):
+        run("raw/list.txt", "--output", "数据 集")
     assert lines[-1] == 'Next: python train.py --data "数据 集"'
 
 
