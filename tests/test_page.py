@@ -133,6 +133,21 @@ def test_every_tab_fits_is_accessible_and_has_its_colours(size, query, open_page
         axe_finds_nothing(page)
 
 
+def test_feedback_is_recorded(open_page, server, photo):
+    page = open_page()
+    ask(page, photo)
+    page.get_by_role("button", name="Correct").click()
+    expect(page.locator("#noted")).to_contain_text("Recorded")
+    page.locator("#examples button img").first.click()
+    expect(page.locator("#truth")).to_be_visible(timeout=10_000)
+    page.locator("#truth input").click()
+    page.get_by_role("option", name="None of these").click()
+    expect(page.locator("#noted")).to_contain_text("Recorded")
+    rows = (server.folder / "logs" / "feedback.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(rows) == 3 and rows[2].split(",")[4] == "neither"
+    assert not (server.folder / "logs" / "feedback").exists()
+
+
 def test_an_example_is_answered_with_a_heat_map_of_the_chosen_class_that_can_be_faded(open_page):
     page = open_page()
     examples = page.locator("#examples button img")
