@@ -16,7 +16,7 @@ from torch import nn
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint, CheckpointError
 from classifier.data.transforms import Preprocess
-from tests.conftest import REPOSITORY, file_size_limit, soon_and_small
+from tests.conftest import REPOSITORY, file_size_limit, same, soon_and_small
 from zoo import MODELS
 
 
@@ -54,12 +54,8 @@ def refused(path, *words):
     with pytest.raises(CheckpointError) as caught:
         checkpoints.load(path)
     message = str(caught.value)
-    assert all(word in message for word in (str(path), *words)), message
+    assert all(word in message for word in (str(path), *words)) and len(message) < 1000, message
     return message
-
-
-def same_weights(found: dict, expected: dict) -> bool:
-    return list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_what_is_saved_is_loaded_and_plain_data_with_the_keys_that_it_always_had(original, saved):
@@ -67,7 +63,7 @@ def test_what_is_saved_is_loaded_and_plain_data_with_the_keys_that_it_always_had
     assert loaded.path == saved and loaded.created and loaded.versions == checkpoints.versions()
     for name in set(vars(original)) - {"state_dict", "path", "created", "versions"}:
         assert getattr(loaded, name) == getattr(original, name), name
-    assert same_weights(loaded.state_dict, original.state_dict)
+    assert same(loaded.state_dict, original.state_dict)
     network = loaded.network()
     assert not network.training and not network.norm.training
     content = torch.load(saved, weights_only=True)
@@ -95,7 +91,7 @@ def test_amending_keeps_everything_else_and_the_date(original, saved):
     loaded = checkpoints.load(saved)
     assert loaded.scores == original.scores | {"test": {"accuracy": 0.75}} and loaded.temperature == 2
     assert loaded.created == original.created and saved.stat().st_mtime == 1_000_000_001
-    assert same_weights(loaded.state_dict, original.state_dict)
+    assert same(loaded.state_dict, original.state_dict)
 
 
 def test_newest(saved):
@@ -151,6 +147,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved, original):
 
 
 PAIRS = [(i, i) for i in range(4000)]
+KEYS = ("format", "model", "classes", "preprocess", "settings", "temperature", "resume", "data")
 
 
 class Call:
@@ -191,6 +188,7 @@ def test_pickled_code_is_not_run(tmp_path, saved, way):
         (["complete"], [{"state_dict": [1]}, {"preprocess": {"colour": 1}}, {"scores": [1]}, {"novelty": [1]}]),
         (["preprocessing"], [{"preprocess": {"size": 0}}, {"preprocess": {"interpolation": "nearest"}}]),
         ([], [{key: ...} for key in ("model", "classes", "state_dict")]),  # not there
+        ([], [{key: value} for key in KEYS for value in (["x"] * 9, torch.ones(3), b"", 10**30, "x" * 10**6)]),
     ],
 )
 def test_content_that_does_not_fit(saved, words, changes):
@@ -198,17 +196,6 @@ def test_content_that_does_not_fit(saved, words, changes):
     for change in changes:
         torch.save({key: value for key, value in (content | change).items() if value is not ...}, saved)
         refused(saved, *words)
-
-
-@pytest.mark.parametrize(
-    "key", ["format", "model", "classes", "preprocess", "settings", "temperature", "resume", "data"]
-)
-def test_values_of_any_kind_are_refused_in_one_line(saved, key):
-    content = torch.load(saved, weights_only=True)
-    for value in (["x"], {"a": 1}, torch.ones(3), 3.5, b"", 10**30, "x" * 10**6):
-        if (key, type(value)) not in {("temperature", float), ("settings", dict), ("resume", dict), ("data", dict)}:
-            torch.save(content | {key: value}, saved)
-            assert len(refused(saved)) < 1000
 
 
 def nested(kind, depth, width=1):
@@ -284,7 +271,7 @@ def test_files_changed_at_random_are_refused_soon_or_read_as_they_were(saved, or
         with contextlib.suppress(CheckpointError), soon_and_small():
             loaded = checkpoints.load(saved)
             assert right_checksums or (loaded.classes, loaded.scores) == (original.classes, original.scores)
-            assert right_checksums or same_weights(loaded.state_dict, original.state_dict)
+            assert right_checksums or same(loaded.state_dict, original.state_dict)
 
 
 def test_tensors_that_are_not_a_networks(tmp_path):

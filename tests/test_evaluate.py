@@ -101,7 +101,6 @@ def test_report(project, capsys):
     before = RUN.stat().st_mtime_ns
     report = run()
     assert report["accuracy"] == pytest.approx(11 / 13) and report["count"] == 13
-    assert report["interval"] == pytest.approx([0.5777, 0.9567], abs=1e-4)
     assert report["classes"] == ["blue", "红", "green"]  # the order of the logits, not of the folders
     assert report["confusion_matrix"] == [[3, 0, 0], [2, 4, 0], [0, 0, 4]]
     found = {"class": "红", "precision": 1, "recall": pytest.approx(4 / 6), "f1": 0.8, "count": 6}
@@ -113,30 +112,24 @@ def test_report(project, capsys):
     assert noted["history"] == HISTORY and RUN.stat().st_mtime_ns == before
 
     shown = capsys.readouterr().out
-    assert "accuracy   84.62% on 13 images, 95% interval 57.77% to 95.67%" in shown
+    assert "accuracy   84.62% on 13 images, 95% interval 57.77% to 95.67%" in shown and "drawings" not in shown
     for text in ("80.00%", "ms per image", "python app.py", "The score is noted in module/colors.pth."):
         assert text in shown, text
-    assert "drawings" not in shown
-
     folder = report_of("colors")
-    written = {file.name for file in folder.iterdir()}
     figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
-    assert written == figures | {"predictions.csv", "report.html", "report.json", "suspects.csv", "projector"}
+    assert figures < {file.name for file in folder.iterdir()}
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 2
-    assert "http" not in page  # nothing is fetched
+    assert page.count("data:image/png;base64,") == 3 and "http" not in page  # nothing is fetched
     for text in ("84.62%", "on 13 images", "红", "Possible label issues", "latency", 'scope="row">blue'):
         assert text in page, text
     predictions = rows(folder / "predictions.csv")
-    assert len(predictions) == 13 and list(predictions[0]) == ["path", "label", "answer", "blue", "红", "green"]
+    assert len(predictions) == 13
     for row in predictions:  # each row is its own image's
         assert row["answer"] == max(COLORS, key=lambda name: float(row[name]))
         wrong = row["label"] == "红" and Path(row["path"]).stem in "45"
         assert row["answer"] == ("blue" if wrong else row["label"])
-    suspects = rows(folder / "suspects.csv")
-    assert list(suspects[0]) == ["path", "label", "answer", "sure"] and float(suspects[0]["sure"]) >= 0.9
-    assert sorted(Path(row["path"]).stem for row in suspects) == ["4", "5"]
-    assert {(row["label"], row["answer"]) for row in suspects} == {("红", "blue")}
+    suspects = [(Path(row["path"]).stem, row["label"], row["answer"]) for row in rows(folder / "suspects.csv")]
+    assert sorted(suspects) == [("4", "红", "blue"), ("5", "红", "blue")]
 
 
 def test_temperature_and_origin_of_the_pth(project, capsys):
@@ -198,15 +191,13 @@ def test_when_the_score_is_not_noted(project, capsys):
     assert RUN.read_bytes() == before
 
 
-def test_the_shipped_pth_is_read_and_left_alone(project, capsys):
-    Path("dataset/test").rename("colors")
+def test_the_shipped_pth_is_read_and_left_alone(project):
     for name in ("cat", "dog"):
-        shutil.copytree("colors/blue", f"dataset/test/{name}")
+        shutil.copytree("dataset/test/blue", f"photos/{name}")
     shipped = Path(evaluate.__file__).parent / "module" / checkpoints.SHIPPED[-1]
-    shutil.copy(shipped, "module")
-    report = run(f"module/{checkpoints.SHIPPED[-1]}", "--data", "dataset")
+    report = run(own := shutil.copy(shipped, "module"), "--data", "photos")
     assert report["count"] == 6 and report["model"] == "resnet18" and report["neither"] is not None
-    assert Path("module", checkpoints.SHIPPED[-1]).read_bytes() == shipped.read_bytes()
+    assert Path(own).read_bytes() == shipped.read_bytes()
 
 
 def test_two_networks(project, capsys):
@@ -218,11 +209,9 @@ def test_two_networks(project, capsys):
     assert words in capsys.readouterr().out
     folder = report_of("comparison")
     content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert content["verdicts"][0]["words"] == words
-    assert content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
+    assert content["verdicts"][0]["words"] == words and content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "colors: The network was trained on drawings" in page and "The most accurate is <b>colors" in page
-    assert words in page and "Correct only by colors or only by red: 9 images" in page
+    assert "colors: The network was trained on drawings" in page and words in page
     assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recalls, the better network first
     differences = rows(folder / "differences.csv")
     assert len(differences) == 9 and all(row["colors"] != row["red"] == "红" for row in differences)
@@ -230,8 +219,7 @@ def test_two_networks(project, capsys):
     run("module/*.pth")
     shown = capsys.readouterr().out
     assert "left out   module/two.pth: dataset/test has classes that" in shown and shown.count("weights    module") == 2
-    assert shown.rstrip().endswith("python app.py module/colors.pth")  # the better one
-    assert all(checkpoints.load(path).scores["test"]["count"] == 13 for path in (RUN, Path("module/red.pth")))
+    assert shown.endswith("python app.py module/colors.pth\n")  # the better one
 
 
 def test_which_files_are_meant_and_what_they_are_called(tmp_path):
@@ -242,15 +230,13 @@ def test_which_files_are_meant_and_what_they_are_called(tmp_path):
     asked = [tmp_path / name for name in ("a.last.pth", "[c].pth", "a.last.pth", "none*.pth")]  # the last is not there
     assert list(evaluate.find_weights(asked)) == [asked[0], asked[1], asked[3]]
     same = {Path("a/x.pth"): "a-x", Path("b/x.pth"): "b-x", Path("b/y.pth"): "y"}
-    assert evaluate.find_weights(list(same)) == same
+    assert evaluate.find_weights([*same]) == same
 
 
 def test_without_data_the_images_of_the_run(project):
-    Path("dataset/test").rename("moved")
     paint(Path("photos/test"), (1, 1, 3))
     checkpoints.save(colors(data={"root": "photos"}), RUN)
     assert run()["folder"] == "photos/test"
-    Path("moved").rename("dataset/test")
     checkpoints.save(colors(data={"root": "gone"}), RUN)
     with pytest.raises(UserError, match=r"trained on gone, but gone.test does not exist"):  # never others unasked
         run()
@@ -280,13 +266,10 @@ def test_images_weights_and_logs_that_are_no_good(project):
         (r"dataset.test has classes .*: blue, green, 红. Expected class 0, class 1.", "two.pth"),
         ("nowhere does not exist", "--data", "nowhere"), ("empty has no images", "--data", "empty"),
         ("does not exist", "module/nothing.pth"), ("damaged", "half.pth"), ("not finite", "broken.pth"),
+        ("--logs", "--logs=half.pth"),
         ("--batch-size", "--batch-size=0"), ("--workers", "--workers=-1"), ("--device", "--device=abacus"),
     ):  # fmt: skip
         refuses(match, *args)
-    Path("logs").write_text("a file")
-    with pytest.raises(UserError, match="--logs"):
-        run()
-    Path("logs").unlink()
     Path("dataset/test/blue/bad.png").write_bytes(b"no image")
     refuses(r"bad\.png")
     RUN.unlink()

@@ -6,20 +6,19 @@ Each life of the run is a fork of one process, which has imported everything and
 own would need seconds to begin. A moment is chosen by what the run does to its files.
 """
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from classifier import checkpoint
-from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, same
+from classifier import checkpoint, cli
+from tests.conftest import REPOSITORY, TINY, same
 
 KILLS, MODEL = (20, "resnet18") if os.environ.get("LONG") else (8, "tiny")
 STEPS, EPOCHS = 4, KILLS + 2  # of an epoch; more than the lives that are killed can do
@@ -45,55 +44,29 @@ def wait_for_change(folder: Path, pattern: str) -> None:
         time.sleep(0.0002)
 
 
-def life(arguments: list[str], kill_after: list[str]) -> int:
-    """One life in this folder, killed after a change of each of these patterns; its status as waitpid gives it."""
-    from classifier import cli
+def train(folder: Path, arguments: list[str]) -> None:
+    """Begin or resume the run in `folder`."""
     from tests import tiny
 
-    child = os.fork()
-    if not child:
-        os.dup2(2, 1)
-        status = 70
-        try:
-            tiny.register()
-            cli.run(lambda: tiny.train.main(arguments))
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    for pattern in kill_after:
-        wait_for_change(Path(), pattern)
-    if kill_after:
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def main() -> None:
-    """The run in this folder, killed so many times, and then to its end."""
-    import torch.utils.tensorboard
-
-    kills, arguments = int(sys.argv[1]), sys.argv[2:]
+    os.chdir(folder)
     torch.set_num_threads(1)
-    chance = random.Random(7)
-    for number in range(kills):
-        moment = MOMENTS[number % len(MOMENTS)]
-        print(life(arguments, [moment] * chance.randint(1, 4)), flush=True)
-    print(life(arguments, []))
+    tiny.register()
+    cli.run(lambda: tiny.train.main(arguments))
 
 
-def lives(folder: Path, kills: int, bars: Path) -> tuple[list[int], str]:
-    """The status of each life of a run in `folder`, and all that they print."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "tests.test_kill", kills, "--data", bars, *SETTINGS]
-    environment = ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
-    return [int(status) for status in done.stdout.split()], done.stderr
+def life(folder: Path, bars: Path, kill_after: list[str]) -> int:
+    """One life of the run, killed after a change of each of these patterns; its status."""
+    folder.mkdir(exist_ok=True)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.tiny", "torch.utils.tensorboard"])
+    process = server.Process(target=train, args=(folder, [str(word) for word in ("--data", bars, *SETTINGS)]))
+    process.start()
+    for pattern in kill_after:
+        wait_for_change(folder, pattern)
+    if kill_after:
+        process.kill()
+    process.join(300)
+    return process.exitcode
 
 
 def check_curves(logs: Path) -> None:
@@ -107,14 +80,17 @@ def check_curves(logs: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks, which this system has not")
-def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp_path, monkeypatch):
+def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp_path, monkeypatch, capfd):
     from tests import tiny
 
     monkeypatch.setitem(tiny.MODELS, "tiny", tiny.Tiny)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert lives(whole, 0, bars)[0] == [0]
-    ends, said = lives(parts, KILLS, bars)
-    assert ends == [-signal.SIGKILL] * KILLS + [0] and "Traceback" not in said and "error:" not in said, (ends, said)
+    monkeypatch.chdir(REPOSITORY)  # where the process to be forked finds what it imports
+    whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(7)
+    for kills in range(KILLS):
+        assert life(parts, bars, [MOMENTS[kills % len(MOMENTS)]] * chance.randint(1, 4)) == -signal.SIGKILL
+    assert (life(parts, bars, []), life(whole, bars, [])) == (0, 0)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "error:" not in said, said
     for name in ("run.pth", "run.last.pth"):
         expected, found = (checkpoint.load(folder / "module" / name) for folder in (whole, parts))
         assert same(expected.state_dict, found.state_dict) and expected.temperature == found.temperature, name
@@ -124,7 +100,3 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp
         assert (there["val"], there["train"]) == (here["val"], here["train"])
     check_curves(parts / found.resume["logs"])
     assert sorted(file.name for file in (parts / "module").glob("*[!k]")) == ["run.last.pth", "run.pth"]
-
-
-if __name__ == "__main__":
-    main()

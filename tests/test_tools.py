@@ -43,25 +43,16 @@ def test_find_lr_suggests_a_rate_and_leaves_nothing(bars, tmp_path):
 # ---- learning curve
 
 
-@pytest.mark.parametrize(("a", "b", "c"), [(0.015, 0.15, 0.7), (0, 0.4, 0.3), (0.2, 0, 1)])
-def test_an_extrapolation_holds_what_comes_and_does_not_promise_more(a, b, c):
-    random, sizes, future = np.random.default_rng(0), [5, 10, 20, 50, 100], [200, 400]
-    rates = a + b * np.array(sizes, float) ** -c
-    wrong = random.random((len(sizes), 8, 2000)) < rates[:, None, None]
-    expected, low, high = learning_curve.extrapolate(sizes, wrong, future)
-    truth = 1 - (a + b * np.array(future, float) ** -c)
-    assert (low <= truth).all() and (truth <= high).all() and (low <= expected).all() and (expected <= high).all()
-    assert (high - low < 0.05).all()
-
-
-def test_more_images_make_fewer_errors():
-    torch.manual_seed(0)
-    labels, direction = torch.arange(600) % 3, torch.randn(3, 30)
-    x = 0.5 * direction[labels] + torch.randn(600, 30)
-    training, scored = (x[:300], labels[:300]), (x[300:], labels[300:])
-    few, many = (learning_curve.errors(training, scored, size) for size in (5, 100))
-    assert few.shape == (learning_curve.DRAWS, 300) and 0.02 < many.mean() < few.mean() - 0.05
-    assert (few == learning_curve.errors(training, scored, 5)).all()  # the same draws each time
+def test_an_extrapolation_holds_what_comes_and_does_not_promise_more():
+    sizes, future = [5, 10, 20, 50, 100], [200, 400]
+    for a, b, c in ((0.015, 0.15, 0.7), (0, 0.4, 0.3), (0.2, 0, 1)):
+        random = np.random.default_rng(0)
+        rates = a + b * np.array(sizes, float) ** -c
+        wrong = random.random((len(sizes), 8, 2000)) < rates[:, None, None]
+        expected, low, high = learning_curve.extrapolate(sizes, wrong, future)
+        truth = 1 - (a + b * np.array(future, float) ** -c)
+        assert (low <= truth).all() and (truth <= high).all() and (low <= expected).all() and (expected <= high).all()
+        assert (high - low < 0.05).all()
 
 
 def test_a_learning_curve_of_a_folder(bars, trunk, tmp_path):
@@ -71,13 +62,10 @@ def test_a_learning_curve_of_a_folder(bars, trunk, tmp_path):
     assert [int(row["images per class"]) for row in rows] == [3, 5, 10, 20, 36, 72, 144]
     assert all(0 <= float(row["from"]) <= float(row["accuracy"]) <= float(row["to"]) <= 1 for row in rows)
     assert "72 *" in done.stdout and (tmp_path / "logs/learning-curve/curve.png").is_file()
-
-
-def test_too_few_images_for_a_curve(bars, trunk, tmp_path):
-    shutil.copytree(bars, tmp_path / "few")
-    for file in [*(tmp_path / "few/train").glob("*/?[0-9].png")]:
+    data = shutil.copytree(bars, tmp_path / "few")
+    for file in (data / "train").glob("*/?[0-9].png"):
         file.unlink()
-    done = run_script("tools/learning_curve.py", "--data", "few", *trunk, cwd=tmp_path)
+    done = run_script("tools/learning_curve.py", "--data", data, *trunk, cwd=tmp_path)
     assert done.returncode == 2 and "has 9 training images; a curve needs at least 15" in done.stderr
 
 
@@ -106,26 +94,19 @@ def test_folds_of_whole_trainings(bars, tmp_path):
     done = run_script("tools/cross_validate.py", "--folds", 2, *flags, cwd=tmp_path)
     assert done.returncode == 0 and "fold 2/2" in done.stdout, done.stderr
     runs = [checkpoint.load(tmp_path / f"module/fold-{number}-of-2.pth") for number in (1, 2)]
-    assert [(run.settings["val"], run.settings["fold"], run.data["val"]) for run in runs] == [
-        (0.5, 1, 40),
-        (0.5, 2, 40),
-    ]
+    assert [(run.settings["fold"], run.data["val"]) for run in runs] == [(1, 40), (2, 40)]
     (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
     assert len(rows_of(report / "predictions.csv")) == 80
 
 
-@pytest.mark.parametrize(
-    ("folds", "images", "message"),
-    [
-        (1, 40, "--folds is 1; expected 2 to 100"),
+def test_folds_that_cannot_be_made(bars, trunk, tmp_path):
+    data = shutil.copytree(bars, tmp_path / "data")
+    for folds, images, message in (
         (2, 40, "needs --folds 3 or more"),
         (3, 2, "down has too few different images for 3 folds"),
         (5, 2, "down has too few different images"),
-    ],
-)
-def test_folds_that_cannot_be_made(folds, images, message, bars, trunk, tmp_path):
-    data = shutil.copytree(bars, tmp_path / "data")
-    for file in [*(data / "train/down").iterdir()][images:]:
-        file.unlink()
-    done = run_script("tools/cross_validate.py", "--folds", folds, "--data", "data", *trunk, "--freeze", cwd=tmp_path)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    ):
+        for file in [*(data / "train/down").iterdir()][images:]:
+            file.unlink()
+        done = run_script("tools/cross_validate.py", "--folds", folds, "--data", data, *trunk, "--freeze", cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -26,10 +26,10 @@ def state(folder: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(folder / "module" / "run.last.pth")
 
 
-def curve(folder: Path) -> list[tuple[int, float]]:
+def curve(folder: Path) -> list[float]:
     """The loss of each step, as TensorBoard shows it."""
     events = EventAccumulator(str(folder / state(folder).resume["logs"] / "train")).Reload()
-    return [(event.step, event.value) for event in events.Scalars("step/loss")]
+    return [event.value for event in events.Scalars("step/loss")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,10 +48,12 @@ def alone(folder: Path, *arguments: object) -> Path:
     return folder
 
 
-def together(folder: Path, processes: int, *arguments: object, fault: str = "none", at: int = 0, **options):
-    """Run it in so many processes; the second one has the fault, once."""
+def together(folder: Path, *arguments: object, fault: str = "none", at: int = 0, **options) -> str:
+    """Run it in two processes; the second one has the fault, once. Return what they print."""
     folder.mkdir(exist_ok=True)
-    return torchrun(processes, "tests/tiny.py", folder, fault, at, *arguments, cwd=folder, **options)
+    done = torchrun(2, "tests/tiny.py", folder, fault, at, *arguments, cwd=folder, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +66,15 @@ def one(bars, tmp_path_factory):
 def two(bars, tmp_path_factory):
     """The same in two: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("two")
-    done = together(folder, 2, "--data", bars, *QUICK)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, together(folder, "--data", bars, *QUICK)
 
 
 def same_run(found: Path, expected: Path) -> None:
     """The same losses and accuracies, but for what adding in another order changes."""
-    losses, before = curve(found), curve(expected)
-    assert [step for step, _ in losses] == [step for step, _ in before]
-    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in before], rel=2e-3)
+    assert curve(found) == pytest.approx(curve(expected), rel=2e-3)
     for there, here in zip(state(expected).resume["history"], state(found).resume["history"], strict=True):
-        assert here["train"]["loss"] == pytest.approx(there["train"]["loss"], rel=1e-3)
-        assert here["val"]["loss"] == pytest.approx(there["val"]["loss"], rel=1e-3)
+        for part in ("train", "val"):
+            assert here[part]["loss"] == pytest.approx(there[part]["loss"], rel=1e-3)
     for key, value in state(expected).state_dict.items():
         torch.testing.assert_close(state(found).state_dict[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
@@ -84,33 +82,25 @@ def same_run(found: Path, expected: Path) -> None:
 def test_two_processes_train_like_one(one, two):
     folder, said = two
     assert "each step: 2 (processes) x 1 (--accumulate) x 9 images" in said and said.count("epoch 2/2") == 1
-    losses, before = curve(folder), curve(one)  # each process normalizes by its own images: not quite the same
-    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in before], rel=0.1)
+    assert curve(folder) == pytest.approx(curve(one), rel=0.1)  # each process normalizes by its own images
     assert all(value.isfinite().all() for value in checkpoint.load(folder / "module" / "run.pth").state_dict.values())
 
 
 def test_without_batch_norm_processes_and_micro_batches_change_nothing(one, bars, tmp_path):
-    """Only the last layer learns; its gradient is the mean over micro-batches and processes."""
-    command = ("--weights", one / "module" / "run.pth", "--freeze", "--augment", "on", "--data", bars, *QUICK)
+    """Only the last layer learns; its gradient is the mean over micro-batches and processes. Or it is fitted."""
+    fitted = ("--weights", one / "module" / "run.pth", "--freeze", "--data", bars, *QUICK)
+    command = (*fitted, "--augment", "on")
     alone(tmp_path / "one", *command)
     same_run(alone(tmp_path / "parts", *command, "--accumulate", 4), tmp_path / "one")
-    done = together(tmp_path / "both", 2, *command, "--accumulate", 2)
-    assert done.returncode == 0, done.stderr
+    together(tmp_path / "both", *command, "--accumulate", 2)
     same_run(tmp_path / "both", tmp_path / "one")
-
-
-def test_a_fitted_last_layer_is_the_same_in_two_processes(one, bars, tmp_path):
-    command = ("--weights", one / "module" / "run.pth", "--freeze", "--data", bars, *QUICK)
-    done = together(tmp_path / "two", 2, *command)
-    assert done.returncode == 0, done.stderr
-    first, second = state(alone(tmp_path / "one", *command)), state(tmp_path / "two")
-    torch.testing.assert_close(first.state_dict["fc.weight"], second.state_dict["fc.weight"], rtol=0.05, atol=1e-3)
+    together(tmp_path / "fitted by two", *fitted)
+    found, expected = state(tmp_path / "fitted by two"), state(alone(tmp_path / "fitted", *fitted))
+    torch.testing.assert_close(found.state_dict["fc.weight"], expected.state_dict["fc.weight"], rtol=0.05, atol=1e-3)
 
 
 def test_a_killed_process_costs_no_more_than_the_last_save(two, bars, tmp_path):
-    done = together(tmp_path, 2, "--data", bars, *QUICK, fault="SIGKILL", at=6, restarts=1)
-    assert done.returncode == 0, done.stderr
-    assert "resuming after step 5 of 8" in done.stdout
+    assert "resuming after step 5 of 8" in together(tmp_path, "--data", bars, *QUICK, fault="SIGKILL", at=6, restarts=1)
     assert same(state(two[0]).state_dict, state(tmp_path).state_dict) and curve(tmp_path) == curve(two[0])
 
 
