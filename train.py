@@ -39,6 +39,7 @@ from classifier.training.optim import (
     lr_at,
     param_groups,
     set_lr,
+    train_mode,
     training_loss,
 )
 from classifier.training.report import TensorBoard, catch_signals, explain_errors, stop_run
@@ -76,7 +77,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
-    ema = AveragedModel(model, use_buffers=bool(cfg.weights))  # its weights are validated and saved
+    ema = AveragedModel(model)  # its weights are validated and saved
     model = distributed.synchronize_batch_norm(model) if cfg.sync_bn else model
 
     # ---- batches
@@ -110,7 +111,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         for epoch in range(len(state.history), cfg.epochs):
             # ---- train one epoch
             image_size = image_size_at(epoch, cfg)
-            model.train(not cfg.freeze)  # a frozen network keeps its batch norm statistics
+            train_mode(model, cfg)
             if cfg.fits_last_layer:
                 state.add_step(*frozen.fit_last_layer(model, ema.module, data, compute, class_weights))
             data.start_epoch(epoch, state.step - epoch * steps_per_epoch)

@@ -158,12 +158,6 @@ def data_parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network) if WORLD_SIZE > 1 else network
 
 
-def broadcast_buffers(network: nn.Module) -> None:
-    """Give every process the main process's batch norm statistics."""
-    for buffer in network.buffers() if WORLD_SIZE > 1 else ():
-        dist.broadcast(buffer, src=0)
-
-
 def average_buffers(network: nn.Module) -> None:
     """Give every process the mean of all processes' batch norm statistics."""
     for buffer in network.buffers() if WORLD_SIZE > 1 else ():

@@ -84,9 +84,20 @@ def test_frozen_only_the_last_layer_is_fitted_to_features_or_with_augmentation_l
         assert torch.equal(old[key], new[key]) and torch.equal(old[key], in_steps[key])
 
 
+def test_batch_norm_keeps_imagenets_statistics_by_default(tune, tmp_path):
+    new, old, best = tune("--freeze-bn", "--epochs", 1)
+    for name in ("bn1.running_mean", "layer4.1.bn2.running_var"):
+        assert torch.equal(new[name], old[name]) and torch.equal(best.state_dict[name], old[name])
+    assert not torch.equal(new["conv1.weight"], old["conv1.weight"])
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "imagenet.pth")
+    for file in ("imagenet.pth", "module/run.pth"):  # and whatever came from them
+        assert parse_config("", ["--weights", file]).freeze_bn
+
+
 def test_what_makes_no_sense_is_refused(run, weights, tmp_path):
     for arguments, message in (
         ("--freeze", "--freeze needs trained weights"),
+        ("--freeze-bn", "--freeze-bn needs trained weights"),
         ("--normalize weights", "--normalize weights needs trained weights"),
         ("--weights nowhere.pth", "nowhere.pth does not exist"),
         (f"--weights {weights} --model resnet34", "holds weights of resnet18"),

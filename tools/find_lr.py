@@ -18,7 +18,7 @@ from classifier.data import loaders
 from classifier.device import select_compute
 from classifier.training import datasets, frozen, pretrained
 from classifier.training.config import parse_config
-from classifier.training.optim import param_groups, set_lr, training_loss
+from classifier.training.optim import param_groups, set_lr, train_mode, training_loss
 from zoo import MODELS
 
 RATES = torch.logspace(-6, 0, 100).tolist()
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     origin = pretrained.load(model, cfg, classes) if cfg.weights else None
     if cfg.freeze:
         frozen.freeze(model)
-    model = model.to(compute.device, memory_format=compute.memory_format).train(not cfg.freeze)
+    model = model.to(compute.device, memory_format=compute.memory_format)
+    train_mode(model, cfg)
     data = datasets.build_loaders(found, origin, cfg, compute)
     optimizer = torch.optim.AdamW(param_groups(model, cfg.weight_decay))
     batches = itertools.chain.from_iterable(loaders.on_device(data.train, compute.device) for _ in RATES)

@@ -36,6 +36,8 @@ class TrainConfig:
     """Start from this .pth, or from imagenet; size, resizing, mean and std come with it. Empty: random weights."""
     freeze: bool = False
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
+    freeze_bn: bool = False
+    """Batch norm keeps the statistics of --weights, which suits few images: the default with ImageNet's."""
     teacher: Annotated[str, conf.arg(metavar="FILE,...")] = ""
     """Learn the mean of these networks' answers in place of the labels (knowledge distillation)."""
 
@@ -119,7 +121,7 @@ RECIPES = {
 
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
-FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0}  # batch norm's statistics are of images of this size
+FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0, "freeze_bn": True}  # at the size of its statistics
 TAUGHT = {"label_smoothing": 0.0}  # a teacher's answers are smooth already
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
@@ -196,14 +198,15 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if values["model"] not in MODELS:
         raise UserError(unknown(chosen.model))
     if chosen.weights:
-        origin = chosen.weights
-        if origin == IMAGENET:
+        from_imagenet = chosen.weights == IMAGENET
+        if from_imagenet:
             preprocess = checkpoint.usual_preprocess(values["model"])
         else:
-            weights = checkpoint.load(Path(origin), trunk=True)
+            weights = checkpoint.load(Path(chosen.weights), trunk=True)
             values["model"], preprocess = chosen.model or weights.model, weights.preprocess
-            origin = weights.settings.get("weights")
-        values |= FROZEN if chosen.freeze else FROM_IMAGENET if origin == IMAGENET else FINE_TUNING
+            origin = weights.settings.get("weights") == IMAGENET, weights.settings.get("freeze_bn", False)
+            from_imagenet = any(origin) or len(weights.classes) == 1000  # another program's file of ImageNet's
+        values |= FROZEN if chosen.freeze else FROM_IMAGENET if from_imagenet else FINE_TUNING
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
         values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
     if chosen.teacher:
@@ -220,8 +223,9 @@ def _check(cfg: TrainConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}; expected {low} to {high}.")
     if (cfg.fold - 1) * cfg.val >= 1:
         raise UserError(f"--fold is {cfg.fold}, but with --val {cfg.val} there are {math.ceil(1 / cfg.val)} folds.")
-    if not cfg.weights and (cfg.freeze or cfg.normalize == "weights"):
-        raise UserError(f"{'--freeze' if cfg.freeze else '--normalize weights'} needs trained weights: --weights FILE.")
+    needs = {"--freeze": cfg.freeze, "--freeze-bn": cfg.freeze_bn, "--normalize weights": cfg.normalize == "weights"}
+    if not cfg.weights and any(needs.values()):
+        raise UserError(f"{next(filter(needs.get, needs))} needs trained weights: --weights FILE.")
     possible = safe_name(cfg.name).removesuffix(LAST.removesuffix(".pth"))
     if cfg.name and cfg.name != possible:
         raise UserError(f"--name {cfg.name} cannot be the name of a file on every system; {possible} can.")

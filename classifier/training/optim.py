@@ -38,6 +38,14 @@ def batch_scores(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tenso
     return len(logits) * torch.tensor(scores, dtype=torch.float64)
 
 
+def train_mode(model: nn.Module, cfg: TrainConfig) -> None:
+    """Switch to training mode; with --freeze or --freeze-bn, batch norm keeps the statistics that it has."""
+    model.train(not cfg.freeze)
+    for module in model.modules() if cfg.freeze_bn else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
