@@ -21,7 +21,7 @@ test: lint
 # twenty kills of a ResNet-18, ten thousand damaged files of each kind
 test-long: test
 	LONG=1 FUZZ=10000 $(BIN)/python -m pytest tests/test_kill.py tests/test_fuzz.py tests/test_checkpoint.py \
-		tests/test_pretrained.py tests/test_onnx_file.py
+		tests/test_onnx_file.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
