@@ -205,7 +205,9 @@ def in_8_bits(
     model = onnx_graph.quantized(model, (pixels for pixels, _ in batches(deciding)))
     if checkpoint.ood_stats:  # rounding makes every image a little unusual: as many stay unlike as in float32
         before, after = unlike(content), unlike(onnx_graph.onnx_bytes(model, checkpoint))
-        onnx_graph.raise_threshold(model, after[(before > 0).sum()].item())
+        count = int((before > 0).sum())
+        beside = slice(max(0, count - 1), count + 1)  # the last one that is unlike, and the first that is not
+        onnx_graph.shift_threshold(model, (after[beside].mean() - before[beside].mean()).item())
     contents = {"float32": content, "int8": onnx_graph.onnx_bytes(model, checkpoint, "int8")}
     results, neither, labels = [], [], torch.tensor(images.labels)
     for name, written in contents.items():

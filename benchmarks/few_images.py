@@ -39,10 +39,10 @@ def main() -> None:
     name = f"{options.data.name}, {options.per_class or 'all'} per class"
     for seed in SEEDS:
         data = draw(bench, options.per_class, seed)
-        missing = [kind for kind in options.kinds if f"{name}, {kind}, {seed}" not in runs]
-        if "fine-tuned" in missing and "frozen" not in missing:
-            missing.insert(missing.index("fine-tuned"), "frozen")  # its weights are gone
-        for kind in missing:
+        missing = {kind for kind in options.kinds if f"{name}, {kind}, {seed}" not in runs}
+        if "fine-tuned" in missing:
+            missing.add("frozen")  # whose weights may be gone
+        for kind in (kind for kind in RUNS if kind in missing):
             weights, start = data / "module" / f"{kind.split()[0]}.pth", time.monotonic()
             run_name = ("--name", weights.stem, "--data", data, "--seed", seed, *RUNS[kind])
             run(HERE.parent / "train.py", *run_name, cwd=data)

@@ -3,7 +3,10 @@
 import contextlib
 import ctypes
 import os
+import platform
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +15,7 @@ from classifier.cli import UserError, plural
 from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE, broadcast_object
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+CPUINFO = Path("/proc/cpuinfo")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # values of ONEDNN_MAX_CPU_ISA that take oneDNN its bfloat16 instructions, and those that take it AMX alone
 ISA_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
@@ -93,12 +97,15 @@ def bfloat16_is_faster(cpu: str, has_bf16: bool, has_amx: bool, limit: str = "")
     """
     if limit.upper() in ISA_WITHOUT_BFLOAT16:
         return False
-    return (has_amx and limit.upper() not in ISA_WITHOUT_AMX) or (has_bf16 and "Intel" not in cpu)
+    return (has_amx and limit.upper() not in ISA_WITHOUT_AMX) or (has_bf16 and "AMD" in cpu)
 
 
 def cpu_name() -> str:
-    """Return "AMD EPYC", or "CPU" where PyTorch does not say it."""
-    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "CPU")
+    """Return "AMD EPYC", as PyTorch says it, or its older versions' system; "CPU" where neither does."""
+    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor()
+    with contextlib.suppress(OSError, IndexError):  # of Linux
+        name = name if "AMD" in name or "Intel" in name else re.findall("model name.*: (.*)", CPUINFO.read_text())[0]
+    return name or "CPU"
 
 
 def select_device(name: str) -> torch.device:

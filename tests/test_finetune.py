@@ -91,7 +91,16 @@ def test_batch_norm_keeps_imagenets_statistics_by_default(tune, tmp_path):
     assert not torch.equal(new["conv1.weight"], old["conv1.weight"])
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "imagenet.pth")
     for file in ("imagenet.pth", "module/run.pth"):  # and whatever came from them
-        assert parse_config("", ["--weights", file]).freeze_bn
+        assert (
+            parse_config("", ["--weights", file]).freeze_bn
+            and parse_config("", ["--weights", file, "--freeze"]).freeze_bn
+        )
+    parts = torchvision.models.resnet18().state_dict()
+    del parts["bn1.running_var"], parts["bn1.running_mean"]
+    torch.save(parts, tmp_path / "parts.pth")  # what is new has no statistics to keep
+    assert not parse_config("", ["--weights", "parts.pth"]).freeze_bn
+    with pytest.raises(UserError, match=r"parts\.pth lacks those of bn1\. Use --no-freeze-bn"):
+        tune("--weights", "parts.pth", "--freeze-bn", name="parts")
 
 
 def test_what_makes_no_sense_is_refused(run, weights, tmp_path):

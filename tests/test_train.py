@@ -160,6 +160,9 @@ def test_half_precision_scales_its_gradients_and_resumes_with_the_scale(run):
 def test_resume_auto_resumes_begins_or_has_nothing_to_do(run, capsys):
     auto = ("--epochs", 2, "--resume", "auto")
     stopped(run, *auto, after=2)  # there is nothing to resume, so it begins
+    before = checkpoint.load(LAST)
+    del before.settings["freeze_bn"]  # as the version before has written it
+    checkpoint.save(before, LAST)
     Path("module/none.last.pth").write_bytes(b"PK\x03\x04 and no more")
     run(*auto, "--workers", 1)
     said = capsys.readouterr().out

@@ -139,11 +139,12 @@ def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPr
     from onnxruntime import quantization
 
     wanted, names, all_bits = {"logits"}, [], {}
+    sizes = {values.name: list(values.dims) for values in model.graph.initializer}
     for node in reversed(model.graph.node):
         if wanted & set(node.output):
             wanted |= set(node.input)
             names += [node.name] * (node.op_type in IN_8_BITS and "logits" not in node.output)
-            if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute):
+            if node.op_type == "Conv" and sizes[node.input[1]][1] == 1:
                 all_bits[node.input[1]] = [{"axis": 0, "reduce_range": False}]
 
     class Reader(quantization.CalibrationDataReader):
@@ -170,7 +171,7 @@ def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPr
         return onnx.load(target)
 
 
-def raise_threshold(model: onnx.ModelProto, by: float) -> None:
+def shift_threshold(model: onnx.ModelProto, by: float) -> None:
     """Subtract a number from the output "unlike" of a `network_model`, in place."""
     (node,) = (node for node in model.graph.node if "unlike" in node.output)
     (threshold,) = (values for values in model.graph.initializer if values.name == node.input[1])

@@ -15,7 +15,7 @@ from classifier.checkpoint import LAST, Checkpoint
 from classifier.cli import UserError
 from classifier.device import Precision
 from classifier.files import safe_name
-from zoo import MODELS, unknown
+from zoo import MODELS, shapes_of, unknown
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrainConfig:
     freeze: bool = False
     """Train only the last layer on top of --weights. Without --augment on, the features below it are computed once."""
     freeze_bn: bool = False
-    """Batch norm keeps the statistics of --weights, which suits few images: the default with ImageNet's."""
+    """Batch norm keeps the statistics of --weights, which suits few images: the default with those of ImageNet."""
     teacher: Annotated[str, conf.arg(metavar="FILE,...")] = ""
     """Learn the mean of these networks' answers in place of the labels (knowledge distillation)."""
 
@@ -138,6 +138,7 @@ RANGES = {
 
 HOW_IT_COMPUTES = {"resume", "accumulate", "cache", "save_every", "workers", "device", "precision", "compile"}
 MAY_CHANGE_ON_RESUME = HOW_IT_COMPUTES | {"epochs", "data"}
+EARLIER = {"freeze_bn": False}  # what the runs of the version before do not record, as it was
 AUTO = "auto"  # as --resume
 LARGEST_BATCH = 64  # where --batch-size is left open
 MIN_STEPS = 16  # of an epoch: so many updates at least, likewise
@@ -185,7 +186,7 @@ def batch_size_for(images: int, cfg: TrainConfig) -> int:
 
 def same_run(cfg: TrainConfig, saved: Checkpoint) -> bool:
     """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and an empty name."""
-    settings, names = saved.settings, vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
+    settings, names = EARLIER | saved.settings, vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
     cfg = replace(cfg, batch_size=batch_size_for(saved.data.get("train", 0), cfg))
     same = settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
     return same and cfg.name in ("", settings["name"])
@@ -198,15 +199,17 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if values["model"] not in MODELS:
         raise UserError(unknown(chosen.model))
     if chosen.weights:
-        from_imagenet = chosen.weights == IMAGENET
+        from_imagenet, has_statistics = chosen.weights == IMAGENET, True
         if from_imagenet:
             preprocess = checkpoint.usual_preprocess(values["model"])
         else:
             weights = checkpoint.load(Path(chosen.weights), trunk=True)
             values["model"], preprocess = chosen.model or weights.model, weights.preprocess
-            origin = weights.settings.get("weights") == IMAGENET, weights.settings.get("freeze_bn", False)
-            from_imagenet = any(origin) or len(weights.classes) == 1000  # another program's file of ImageNet's
+            has_statistics = not without_statistics(weights)
+            from_imagenet = weights.settings.get("weights") == IMAGENET or weights.settings.get("freeze_bn", False)
+            from_imagenet |= not weights.settings and len(weights.classes) == 1000  # another program's file
         values |= FROZEN if chosen.freeze else FROM_IMAGENET if from_imagenet else FINE_TUNING
+        values["freeze_bn"] = from_imagenet and has_statistics
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
         values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
     if chosen.teacher:
@@ -214,6 +217,12 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if recipe.recipe != "classic":
         values = NETWORKS.get(values["model"], {}) | values
     return replace(recipe, **values)
+
+
+def without_statistics(weights: Checkpoint) -> list[str]:
+    """Return the batch norms of the network whose statistics are not among the weights; auxiliary ones do not count."""
+    names = [name.removesuffix(".running_var") for name in shapes_of(weights.model, 2) if name.endswith("running_var")]
+    return [name for name in names if f"{name}.running_var" not in weights.state_dict and not name.startswith("aux")]
 
 
 def _check(cfg: TrainConfig) -> None:

@@ -39,10 +39,10 @@ def batch_scores(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tenso
 
 
 def train_mode(model: nn.Module, cfg: TrainConfig) -> None:
-    """Switch to training mode; with --freeze or --freeze-bn, batch norm keeps the statistics that it has."""
+    """Switch to training mode; batch norm keeps its statistics with --freeze or --freeze-bn, where not auxiliary."""
     model.train(not cfg.freeze)
-    for module in model.modules() if cfg.freeze_bn else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    for name, module in model.named_modules() if cfg.freeze_bn else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("aux"):
             module.eval()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from classifier import checkpoint, distributed
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError, shorten
-from classifier.training.config import IMAGENET, TrainConfig
+from classifier.training.config import IMAGENET, TrainConfig, without_statistics
 from zoo import class_dependent, shapes_of
 
 # network -> package, file in it, its SHA-256. Google's weights of 2020, converted to PyTorch; Apache-2.0
@@ -35,6 +35,11 @@ def load(model: nn.Module, cfg: TrainConfig, classes: list[str]) -> Checkpoint:
         weights = imagenet(cfg.model) if cfg.weights == IMAGENET else checkpoint.load(Path(cfg.weights), trunk=True)
     if weights.model != cfg.model:
         raise UserError(f"{cfg.weights} holds weights of {weights.model}. Leave out --model {cfg.model}.")
+    if cfg.freeze_bn and (without := without_statistics(weights)):
+        raise UserError(
+            f"--freeze-bn needs the statistics of every batch norm, but {cfg.weights} lacks those of "
+            f"{shorten(', '.join(without), 160)}. Use --no-freeze-bn."
+        )
     new = [] if weights.classes == classes else class_dependent(weights.model)
     loaded = {name: value for name, value in weights.state_dict.items() if name not in new}
     model.load_state_dict(loaded, strict=False)  # other names and shapes were compared when the file was read

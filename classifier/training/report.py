@@ -53,7 +53,8 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
         print(f"features of every image once, {cfg.size} pixels wide")
     else:
         _print_plan(cfg, found)
-    print(f"on {compute}{'; only the last layer is trained' if cfg.freeze else ''}", flush=True)
+    kept = "; only the last layer is trained" if cfg.freeze else "; batch norm keeps its statistics" * cfg.freeze_bn
+    print(f"on {compute}{kept}", flush=True)
     if run.saved:
         print(f"resuming after step {run.state.step} of {cfg.epochs * found.steps}", flush=True)
 

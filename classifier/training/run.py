@@ -130,6 +130,7 @@ def _lock_and_load(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     if path.is_file():
         _lock(path, stack)
     saved = checkpoint.load(path)
+    saved.settings = config.EARLIER | saved.settings
     if not saved.resume or not path.name.endswith(LAST):
         raise UserError(
             f"{path} cannot be resumed; files named *{LAST} can. To start from its weights: --weights {path}"
