@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from classifier import checkpoint, cli
 from classifier.files import file_lock
 from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, make_images, same
-from tests.raw_images import make_folder, tree
+from tests.raw_images import tree
 
 LAST = Path("module/run.last.pth")
 RESUME = ("--resume", LAST)
@@ -147,9 +147,13 @@ def test_images_that_vanish_or_become_unreadable_are_named_and_the_run_can_be_re
     images, aside = tmp_path / "own" / "train", tmp_path / "aside"
 
     def happens(_) -> None:
-        images.rename(aside)
-        if fault == "image":
-            make_folder(images, {file.relative_to(aside): b"nothing" for file in aside.glob("*/*.png")})
+        if fault == "folder":
+            images.rename(aside)
+            return
+        shutil.copytree(images, aside)
+        for file in images.glob("*/*.png"):
+            (tmp_path / "bad").write_bytes(b"nothing")
+            (tmp_path / "bad").replace(file)  # at no moment is it missing or empty
 
     arguments = (*own_images(tmp_path), "--epochs", 3, "--no-cache", "--save-every", 0)
     said = fails(run, capsys, *arguments, fault=happens, at=5)

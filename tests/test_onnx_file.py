@@ -202,8 +202,8 @@ def test_other_files_are_refused(tmp_path, monkeypatch, inside):
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason="no photographs beside the project")
-@pytest.mark.parametrize("name", checkpoints.SHIPPED)
-def test_8_bits_of_photographs(name, tmp_path):
+@pytest.mark.parametrize("weights", checkpoints.SHIPPED)
+def test_8_bits_of_photographs(weights, tmp_path):
     with zipfile.ZipFile(ARCHIVE) as archive:
         for kind in ("cat", "dog"):
             names = sorted(name for name in archive.namelist() if f"{kind}." in name)
@@ -212,8 +212,8 @@ def test_8_bits_of_photographs(name, tmp_path):
                 target.mkdir(parents=True)
                 for name in chosen:
                     (target / Path(name).name).write_bytes(archive.read(name))
-    weights = REPOSITORY / "module" / name
-    done = run_script("export.py", weights, "--int8", "--data", ".", "--output", "x.onnx", cwd=tmp_path)
+    own = ("--int8", "--data", ".", "--output", "x.onnx")
+    done = run_script("export.py", REPOSITORY / "module" / weights, *own, cwd=tmp_path)
     found = re.search(rf"([\d.]+)% in float32, ([\d.]+)% in 8 bits, on {COUNT:,} test images", done.stdout)
     exact, small = map(float, found.groups())
     assert exact > 97 and small >= exact - 0.5 and "WORSE" not in done.stdout
