@@ -15,7 +15,6 @@ from classifier.cli import UserError, plural
 from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE, broadcast_object
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-CPUINFO = Path("/proc/cpuinfo")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # values of ONEDNN_MAX_CPU_ISA that take oneDNN its bfloat16 instructions, and those that take it AMX alone
 ISA_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
@@ -101,11 +100,12 @@ def bfloat16_is_faster(cpu: str, has_bf16: bool, has_amx: bool, limit: str = "")
 
 
 def cpu_name() -> str:
-    """Return "AMD EPYC", as PyTorch says it, or its older versions' system; "CPU" where neither does."""
-    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor()
-    with contextlib.suppress(OSError, IndexError):  # of Linux
-        name = name if "AMD" in name or "Intel" in name else re.findall("model name.*: (.*)", CPUINFO.read_text())[0]
-    return name or "CPU"
+    """Return the processor's name as PyTorch says it, "AMD EPYC", or for its older versions the system; else "CPU"."""
+    if name := getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name"):
+        return name
+    with contextlib.suppress(OSError, IndexError):  # OSError: not Linux
+        return re.findall("model name.*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    return platform.processor() or "CPU"
 
 
 def select_device(name: str) -> torch.device:

@@ -144,7 +144,7 @@ def quantized(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPr
         if wanted & set(node.output):
             wanted |= set(node.input)
             names += [node.name] * (node.op_type in IN_8_BITS and "logits" not in node.output)
-            if node.op_type == "Conv" and sizes[node.input[1]][1] == 1:
+            if node.op_type == "Conv" and sizes.get(node.input[1], [0, 0])[1] == 1:
                 all_bits[node.input[1]] = [{"axis": 0, "reduce_range": False}]
 
     class Reader(quantization.CalibrationDataReader):

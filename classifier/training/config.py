@@ -121,7 +121,7 @@ RECIPES = {
 
 # over the default recipe: weights that know something need smaller steps; a last layer alone learns fast
 FINE_TUNING = {"lr": 5e-4}
-FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0, "freeze_bn": True}  # at the size of its statistics
+FROM_IMAGENET = {"lr": 1e-4, "batch_size": 32, "grow_from": 1.0}  # batch norm's statistics are of images of this size
 TAUGHT = {"label_smoothing": 0.0}  # a teacher's answers are smooth already
 FROZEN = {"lr": 1e-2, "augment": "off", "grow_from": 1.0, "enlarge": 1.0}
 
@@ -199,17 +199,15 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if values["model"] not in MODELS:
         raise UserError(unknown(chosen.model))
     if chosen.weights:
-        from_imagenet, has_statistics = chosen.weights == IMAGENET, True
-        if from_imagenet:
+        if chosen.weights == IMAGENET:
             preprocess = checkpoint.usual_preprocess(values["model"])
+            from_imagenet = values["freeze_bn"] = True
         else:
             weights = checkpoint.load(Path(chosen.weights), trunk=True)
             values["model"], preprocess = chosen.model or weights.model, weights.preprocess
-            has_statistics = not without_statistics(weights)
-            from_imagenet = weights.settings.get("weights") == IMAGENET or weights.settings.get("freeze_bn", False)
-            from_imagenet |= not weights.settings and len(weights.classes) == 1000  # another program's file
+            from_imagenet = _knows_imagenet(weights)
+            values["freeze_bn"] = from_imagenet and not without_statistics(weights)
         values |= FROZEN if chosen.freeze else FROM_IMAGENET if from_imagenet else FINE_TUNING
-        values["freeze_bn"] = from_imagenet and has_statistics
         size = round(preprocess.size / values.get("enlarge", recipe.enlarge))
         values |= {"weights": chosen.weights, "size": size, "resize": preprocess.resize, "normalize": "weights"}
     if chosen.teacher:
@@ -217,6 +215,13 @@ def _recipe(chosen: argparse.Namespace) -> TrainConfig:
     if recipe.recipe != "classic":
         values = NETWORKS.get(values["model"], {}) | values
     return replace(recipe, **values)
+
+
+def _knows_imagenet(weights: Checkpoint) -> bool:
+    """Whether these began as ImageNet's or kept their statistics, or are another program's for as many classes."""
+    settings = weights.settings
+    began = settings.get("weights") == IMAGENET or settings.get("freeze_bn", False)
+    return began or (not settings and len(weights.classes) == 1000)
 
 
 def without_statistics(weights: Checkpoint) -> list[str]:

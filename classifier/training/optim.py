@@ -39,7 +39,10 @@ def batch_scores(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tenso
 
 
 def train_mode(model: nn.Module, cfg: TrainConfig) -> None:
-    """Switch to training mode; batch norm keeps its statistics with --freeze or --freeze-bn, where not auxiliary."""
+    """Switch to training mode, but for batch norm that keeps its statistics.
+
+    That is all of it with --freeze, and with --freeze-bn all but that of auxiliary classifiers, which may be new.
+    """
     model.train(not cfg.freeze)
     for name, module in model.named_modules() if cfg.freeze_bn else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("aux"):
