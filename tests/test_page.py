@@ -341,7 +341,6 @@ def test_images_are_dropped_beside_the_box_pasted_and_shown_as_the_network_saw_t
     expect(page.locator(".answers tbody tr")).to_have_count(4, timeout=15_000)
     expect(page.locator(".answers .bad")).to_have_count(0)
     page = open_page()
-    page.wait_for_timeout(3000)  # as for `choose`
     tab(page, "Compare")
     drop(page, "h1", tmp_path / "scan.jpg")
     assert shown(page, "#second").size == (300, 400)

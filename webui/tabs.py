@@ -151,8 +151,9 @@ def compare(site: Site, language: gr.Radio, tab: gr.Tab, image: ImageUpload) -> 
                 rows.append((name, error))
         return macros("answer", language).compared(rows)
 
-    def begin(language: str, before: str | None, path: str | None) -> tuple[dict, str | None]:
-        return gr.update(choices=site.models.titles(Translator(language))), before or path
+    def begin(language: str, before: str | None, path: str | None) -> tuple[dict, str | dict]:
+        from_first_tab = path if path and not before else gr.skip()  # an image that is given meanwhile stays
+        return gr.update(choices=site.models.titles(Translator(language))), from_first_tab
 
     gr.on(
         [tab.select, own.change, chosen.change, language.change],
