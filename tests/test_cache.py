@@ -19,9 +19,10 @@ from classifier.data.images import ImageError
 from classifier.data.transforms import Preprocess
 from classifier.files import file_lock
 from tests.conftest import ENVIRONMENT, REPOSITORY, file_size_limit, make_images
+from tests.raw_images import make_folder
 
 SMALL, LARGE = Preprocess(24), Preprocess(1024)  # of the large ones, five at a time are written
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_the_same_images_and_labels_each_decoded_once_wherever_they_are(root, fo
     for name in ("train", ".cache"):
         shutil.move(tmp_path / name, tmp_path / "elsewhere" / name)
     images = cached(read_folder(tmp_path / "elsewhere" / "train"))
-    device = CUDA if torch.cuda.is_available() else CPU
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for kind in (images, loaders.GPUImageDataset(images, device)):  # from the file, and from the device's memory
         batches = list(loaders.on_device(loaders.loader(kind, 4), device))
         assert torch.equal(torch.cat([pixels for pixels, _ in batches]).cpu(), expected)
@@ -88,14 +89,6 @@ def test_what_is_new_or_has_changed_is_decoded_and_nothing_else(root, folder):
     (root / "dog" / "0.png").write_bytes((root / "cat" / "0.png").read_bytes())
     expected[folder.paths.index(str(root / "dog" / "0.png"))] = expected[0]
     assert torch.equal(pixels(cached(folder)), expected)
-
-
-def test_the_file_does_not_grow_with_every_change(root, folder):
-    for _ in range(5):
-        for path in folder.paths:
-            os.utime(path)
-        cached(folder)
-    assert file_of(root).stat().st_size <= 2 * 15 * 3 * 24**2
 
 
 def test_parts_prepared_alike_share_a_file_and_other_preprocessing_has_another(root, folder):
@@ -121,10 +114,9 @@ def test_damaged_files_are_noticed_and_mended(root, folder, suffix, damage):
     cached(folder)
     file = file_of(root, suffix)
     content = file.read_bytes()
+    file.write_bytes({"cut": content[: len(content) // 2 + 1], "garbage": bytes(range(256))}.get(damage, b""))
     if damage == "gone":
         file.unlink()
-    else:
-        file.write_bytes({"cut": content[: len(content) // 2 + 1], "garbage": bytes(range(256))}.get(damage, b""))
     expected = decoded(folder)
     assert torch.equal(pixels(cached(folder)), expected)
     spoil(*folder.paths)
@@ -200,8 +192,7 @@ def test_a_disk_that_fills_up_turns_it_off_and_gets_its_room_back(root, folder, 
 
 
 def test_without_room_or_permission_it_is_not_used(root, folder, capsys):
-    images = cached(folder.subset([0] * 200_000), Preprocess(4096))
-    assert type(images) is loaders.ImageDataset and len(images) == 200_000
+    assert type(cached(folder.subset([0] * 200_000), Preprocess(4096))) is loaders.ImageDataset
     said = capsys.readouterr().out
     assert ".cache is not used (it needs 10,066,330 MB more" in said and "MB are free" in said
     shutil.rmtree(root.parent / ".cache")
@@ -210,11 +201,14 @@ def test_without_room_or_permission_it_is_not_used(root, folder, capsys):
     assert ".cache is not used" in capsys.readouterr().out
 
 
-def test_caches_unused_for_long_are_deleted(root, folder):
+def test_a_cache_does_not_grow_with_every_change_and_those_unused_for_long_are_deleted(root, folder):
+    for _ in range(5):
+        for path in folder.paths:
+            os.utime(path)
+        cached(folder)
+    assert file_of(root).stat().st_size <= 2 * 15 * 3 * 24**2
     cached(folder, Preprocess(20))
-    place = root.parent / ".cache"
-    (place / "train.files").touch()  # of an earlier version
-    (place / "someone elses").touch()
+    place = make_folder(root.parent / ".cache", {"train.files": b"", "someone elses": b""})  # one of an earlier version
     for age, left in ((cache.MAX_UNUSED_S - 100, 5), (cache.MAX_UNUSED_S + 100, 2)):
         for file in place.iterdir():
             os.utime(file, (time.time() - age,) * 2)

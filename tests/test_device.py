@@ -1,15 +1,13 @@
 """The device and the number format: chosen by capability, with a reason, or refused with one."""
 
-import json
-import socket
-from concurrent.futures import ThreadPoolExecutor
+import re
 
 import pytest
 import torch
 
+from classifier import device, distributed
 from classifier.cli import UserError
 from classifier.device import bfloat16_is_faster, dtype_name, fastest_format, select_compute, select_device
-from tests.conftest import run_code
 
 FASTEST = dtype_name(fastest_format(torch.device("cpu"))[0])  # of this processor
 
@@ -30,9 +28,8 @@ def test_first_counts_what_is_asked_for_then_what_was_recorded_then_what_the_cpu
             assert str((x @ x).dtype) == f"torch.{expected.split()[0]}"
 
 
-@pytest.mark.parametrize(
-    ("cpu", "has_bf16", "has_amx", "limit", "expected"),
-    [
+def test_the_format_follows_from_what_processors_and_gpus_are_faster_with(monkeypatch):
+    for cpu, has_bf16, has_amx, limit, expected in (
         ("AMD EPYC", True, False, "", True),  # Zen 4 and later
         ("AMD EPYC", False, False, "", False),
         ("AMD EPYC", True, False, "avx2", False),
@@ -40,41 +37,20 @@ def test_first_counts_what_is_asked_for_then_what_was_recorded_then_what_the_cpu
         ("Intel Xeon", True, True, "", True),
         ("Intel Xeon", True, True, "AVX512_CORE_BF16", False),
         ("Intel Xeon", True, True, "AVX512_CORE_AMX", True),
-        ("CPU", False, False, "", False),
-    ],
-)
-def test_bfloat16_on_processors_that_are_faster_with_it(cpu, has_bf16, has_amx, limit, expected):
-    assert bfloat16_is_faster(cpu, has_bf16, has_amx, limit) == expected
-
-
-def test_the_format_of_a_gpu_follows_from_its_capability(monkeypatch):
+    ):
+        assert bfloat16_is_faster(cpu, has_bf16, has_amx, limit) == expected, (cpu, limit)
     for capability, expected in (((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         assert fastest_format(torch.device("cuda")) == (expected, torch.channels_last)
     assert fastest_format(torch.device("mps")) == (torch.float32, torch.contiguous_format)
 
 
-def test_several_machines_compute_in_the_format_of_the_main_process_and_have_no_common_batch_norm_on_cpus():
-    code = """
-from torch import nn
-from classifier.cli import UserError
-from classifier.device import select_compute
-from classifier.distributed import process_group, synchronize_batch_norm
-with process_group():
-    compute = select_compute("cpu", "auto")
-    try:
-        synchronize_batch_norm(nn.BatchNorm2d(3))
-    except UserError as error:
-        refusal = str(error)
-print(compute.format, refusal)
-"""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    with ThreadPoolExecutor(1) as pool:
-        main = pool.submit(run_code, code, RANK="0", ONEDNN_MAX_CPU_ISA="AVX2", **common)
-        for done in (run_code(code, RANK="1", **common), main.result()):
-            assert done.stdout.startswith("float32 channels-last --sync-bn needs GPUs."), done.stderr
+def test_all_processes_compute_in_the_format_of_the_main_one_and_have_no_common_batch_norm_on_cpus(monkeypatch):
+    monkeypatch.setattr(device, "broadcast_object", lambda own: (torch.float16, torch.contiguous_format))
+    assert select_compute("cpu", "auto").format == "float16"
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 2)
+    with pytest.raises(UserError, match="--sync-bn needs GPUs"):
+        distributed.synchronize_batch_norm(torch.nn.BatchNorm2d(3))
 
 
 def test_the_fastest_that_is_there_and_one_that_is_not():
@@ -84,29 +60,24 @@ def test_the_fastest_that_is_there_and_one_that_is_not():
             select_device(name)
 
 
-def test_each_process_of_a_machine_has_its_own_gpu():
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
     """Process 1 of three on machines with so many GPUs, which PyTorch is made to report."""
-    code = """
-import json, sys, torch
-from classifier.cli import UserError
-from classifier.device import select_device
-torch.zeros = lambda *_, device: torch.ones(1)  # there is no GPU to hold anything
-for gpus, mps, name in json.loads(sys.argv[1]):
-    torch.cuda.is_available, torch.cuda.device_count = lambda: gpus > 0, lambda: gpus
-    torch.backends.mps.is_available = lambda: mps
-    try:
-        print(select_device(name))
-    except UserError as error:
-        print(error)
-"""
-    cases = {
-        (4, False, "auto"): ["cuda:1"],
-        (4, False, "cpu"): ["cpu"],
-        (4, False, "cuda:2"): ["--device cuda:2 is 1 GPU, but 3 processes", "--device cuda "],
-        (2, False, "auto"): ["--device auto is 2 GPUs, but 3 processes", "--nproc-per-node", "--device cpu"],
-        (0, False, "auto"): ["cpu"],
-        (0, True, "auto"): ["--device auto is 1 GPU, but 3 processes"],
-    }
-    lines = run_code(code, json.dumps(list(cases)), LOCAL_WORLD_SIZE="3", LOCAL_RANK="1").stdout.splitlines()
-    for line, (case, words) in zip(lines, cases.items(), strict=True):
-        assert all(word in line for word in words), (case, line)
+    monkeypatch.setattr(device, "LOCAL_RANK", 1)
+    monkeypatch.setattr(device, "LOCAL_WORLD_SIZE", 3)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(1))  # there is no GPU to hold anything
+    for gpus, mps, name, expected in (
+        (4, False, "auto", "cuda:1"),
+        (4, False, "cpu", "cpu"),
+        (4, False, "cuda:2", "--device cuda:2 is 1 GPU, but 3 processes.*--device cuda .*"),
+        (2, False, "auto", "--device auto is 2 GPUs, but 3 processes.*--nproc-per-node.*--device cpu.*"),
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "--device auto is 1 GPU, but 3 processes.*"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        try:
+            found = select_device(name)
+        except UserError as error:
+            found = error
+        assert re.fullmatch(expected, str(found)), (gpus, name, found)

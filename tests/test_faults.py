@@ -4,6 +4,7 @@ docs/promises.md lists them, and which test shows each. Faults come from the net
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -18,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from classifier import checkpoint, cli
 from classifier.files import file_lock
-from tests.conftest import ENVIRONMENT, REPOSITORY, TINY, make_images, same
+from tests.conftest import TINY, make_images, run_script, same
 from tests.raw_images import tree
 
 LAST = Path("module/run.last.pth")
@@ -58,9 +59,6 @@ def own_images(tmp_path) -> tuple:
     return "--data", make_images(tmp_path / "own" / "train", {"across": 40, "down": 40}).parent
 
 
-# ---- inside a step
-
-
 def test_a_fault_in_a_step_is_explained_and_the_last_save_resumes(run, calm, capsys):
     for fault, message in (
         ("nan", "The loss is nan in step 6. Try a smaller --lr"),
@@ -88,9 +86,6 @@ def test_a_gpus_memory_and_a_bug(run, capsys):
     assert "--resume module" in capsys.readouterr().err
 
 
-# ---- the disk
-
-
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: float):
     folder.mkdir()
@@ -106,15 +101,14 @@ def small_disk(folder: Path, megabytes: float):
 @pytest.mark.parametrize("lasting", [False, True])
 def test_a_full_disk_costs_saves_and_not_the_run(run, calm, tmp_path, capsys, lasting):
     """It is full from the third step on, for one step or for good."""
-    filler, made = Path("module/filler"), []
+    filler, made = Path("module/filler"), itertools.count(1)
 
     def step(_) -> None:
-        made.append(1)
-        if len(made) == 3:
+        if (number := next(made)) == 3:
             with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
                 while file.write(bytes(1 << 12)):
                     pass
-        elif len(made) == 4 and not lasting:
+        elif number == 4 and not lasting:
             filler.unlink()
 
     shutil.rmtree("module")
@@ -137,9 +131,6 @@ def test_a_folder_for_weights_that_cannot_be_written_to_is_reported_before_the_w
     said = fails(run, capsys)
     assert "module cannot be written to" in said and "epoch" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["module"]
-
-
-# ---- the images
 
 
 @pytest.mark.parametrize("fault", ["folder", "image"])
@@ -176,9 +167,6 @@ def test_with_the_cache_training_needs_its_images_only_at_the_end(run, tmp_path,
     assert steps() == list(range(1, 13))
 
 
-# ---- processes
-
-
 @needs_sigkill
 def test_a_killed_worker_is_reported_and_the_last_save_resumes(run, capsys):
     def kill(_) -> None:
@@ -196,11 +184,9 @@ def test_a_killed_worker_is_reported_and_the_last_save_resumes(run, capsys):
 @needs_sigkill
 def test_killed_with_workers_it_resumes_at_once(calm, bars, tmp_path):
     """Its workers outlive it by moments, and hold its lock."""
-    command = [sys.executable, "-m", "tests.tiny", tmp_path]
-    flags = ("--no-cache", "--workers", 2, "--epochs", 2, "--save-every", 0, "--resume", "auto")
-    options = {"cwd": REPOSITORY, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 120}
+    flags = ("--data", bars, *TINY, "--no-cache", "--workers", 2, "--epochs", 2, "--save-every", 0, "--resume", "auto")
     for fault, status in (("SIGKILL", -signal.SIGKILL), ("none", 0)):
-        done = subprocess.run([*map(str, (*command, fault, 6, "--data", bars, *TINY, *flags))], **options)
+        done = run_script("tests/tiny.py", tmp_path, fault, 6, *flags, cwd=tmp_path)
         assert done.returncode == status, done.stderr
     assert "resuming after step 5 of 8" in done.stdout and "step" in last().resume
     assert same(calm.state_dict, last().state_dict)

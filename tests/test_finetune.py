@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import io
 import shutil
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from classifier.data.transforms import Preprocess
 from classifier.training import pretrained
 from classifier.training.config import FINE_TUNING, FROZEN, TrainConfig, parse_config
 from tests.conftest import make_images, serving
-from tests.raw_images import make_folder
 from zoo import MODELS
 
 PREPROCESS = Preprocess(40, "crop", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -61,10 +59,9 @@ def test_the_head_is_new_for_other_classes_and_loaded_for_the_same(weights, caps
 
 
 def test_a_run_takes_weights_and_preprocessing(tune, weights):
-    _, old, best = tune("--lr", 1e-9, "--warmup", 0, "--ema", 0)
-    assert best.preprocess == PREPROCESS  # size and all
+    _, old, best = tune("--lr", 1e-9, "--warmup", 0, "--ema", 0, "--epochs", 1)
+    assert best.preprocess == PREPROCESS and best.settings["weights"] == str(weights)
     assert torch.allclose(best.state_dict["conv1.weight"].float(), old["conv1.weight"], atol=1e-3)
-    assert best.settings["weights"] == str(weights)
     assert parse_config("", ["--weights", str(weights)]).lr == FINE_TUNING["lr"]
     other = ("--size", 32, "--enlarge", 1, "--resize", "squash", "--normalize", "half")
     seen = tune(*other, "--epochs", 1, name="other")[2].preprocess
@@ -89,13 +86,10 @@ def test_batch_norm_keeps_imagenets_statistics_by_default(tune, tmp_path):
     for name in ("bn1.running_mean", "layer4.1.bn2.running_var"):
         assert torch.equal(new[name], old[name]) and torch.equal(best.state_dict[name], old[name])
     assert not torch.equal(new["conv1.weight"], old["conv1.weight"])
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "imagenet.pth")
-    for file in ("imagenet.pth", "module/run.pth"):  # and whatever came from them
-        assert (
-            parse_config("", ["--weights", file]).freeze_bn
-            and parse_config("", ["--weights", file, "--freeze"]).freeze_bn
-        )
     parts = torchvision.models.resnet18().state_dict()
+    torch.save(parts, tmp_path / "imagenet.pth")
+    for file in ("imagenet.pth", "module/run.pth"):  # and whatever came from them
+        assert all(parse_config("", ["--weights", file, *more]).freeze_bn for more in ([], ["--freeze"]))
     del parts["bn1.running_var"], parts["bn1.running_mean"]
     torch.save(parts, tmp_path / "parts.pth")  # what is new has no statistics to keep
     assert not parse_config("", ["--weights", "parts.pth"]).freeze_bn
@@ -118,19 +112,17 @@ def test_what_makes_no_sense_is_refused(run, weights, tmp_path):
     assert not list(tmp_path.glob("module/*.pth"))
 
 
-# ---- torchvision's weights, from a server on this machine
-
-
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         self.server.asked.append(self.path)
 
 
 def test_imagenets_weights_come_once_and_are_checked(run, tmp_path, monkeypatch):
-    folder, asked, content = tmp_path / "server", [], io.BytesIO()
-    torch.save(torchvision.models.resnet18().state_dict(), content)
-    file = folder / f"resnet18-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
-    make_folder(folder, {file.name: content.getvalue()})
+    folder, asked = tmp_path / "server", []
+    folder.mkdir()
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "x.pth")
+    digest = hashlib.sha256((folder / "x.pth").read_bytes()).hexdigest()
+    file = (folder / "x.pth").rename(folder / f"resnet18-{digest[:8]}.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     with serving(partial(Handler, directory=str(folder)), asked=asked) as server:
         monkeypatch.setattr(torchvision.models.ResNet18_Weights.DEFAULT.value, "url", f"{server.url}/{file.name}")
@@ -149,17 +141,14 @@ def test_imagenets_weights_come_once_and_are_checked(run, tmp_path, monkeypatch)
             pretrained.imagenet("resnet18")
 
 
-# ---- what else training offers
-
-
 def test_imbalanced_classes_are_mentioned_and_weighed(run, tmp_path, capsys):
     make_images(tmp_path / "uneven" / "train", {"across": 60, "down": 12})
-    run("--data", "uneven", *QUICK, "--balance", "weights")
+    for balance in ("weights", "off"):
+        run("--data", "uneven", *QUICK, "--epochs", 1, "--balance", balance, "--name", balance)
     said = capsys.readouterr().out
-    assert "across has 4.9 times as many images as down; small classes count more" in said
+    assert said.count("across has 4.9 times as many images as down; small classes count more") == 1
     assert "65 images are few" in said and "--weights imagenet --freeze --data uneven" in said
-    run("--data", "uneven", *QUICK, "--name", "other")
-    biases = [checkpoint.load(Path(f"module/{name}.pth")).state_dict["fc.bias"] for name in ("run", "other")]
+    biases = [checkpoint.load(Path(f"module/{name}.pth")).state_dict["fc.bias"] for name in ("weights", "off")]
     assert not torch.equal(*biases)
 
 

@@ -18,13 +18,14 @@ from classifier.checkpoint import Checkpoint, CheckpointError, Stated
 from classifier.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from classifier.training import pretrained
 from classifier.training.config import TrainConfig, parse_config
+from tests.raw_images import make_folder
 from zoo import MODELS
 
 NAMES = ["ant", "bee", "wasp"]
 
 
-def theirs(classes: int = 3, model: str = "resnet18", **options) -> nn.Module:
-    torch.manual_seed(0)
+def theirs(classes: int = 3, model: str = "resnet18", seed: int = 0, **options) -> nn.Module:
+    torch.manual_seed(seed)
     return getattr(torchvision.models, model)(num_classes=classes, **options).eval()
 
 
@@ -56,13 +57,8 @@ def answers_like(loaded: Checkpoint, network: nn.Module) -> bool:
         return torch.equal(loaded.network()(x), network(x))
 
 
-# ---- where the weights are
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda weights: renamed(weights, "", "model."),
+def test_weights_are_found_under_any_name_and_key(load, network):
+    for wrap in (
         lambda weights: renamed(weights, "", "_orig_mod.module."),
         lambda weights: renamed(weights, "", "model.encoder."),
         lambda weights: renamed(weights, "layer1.", "layer1.module."),  # DataParallel around a part
@@ -70,11 +66,13 @@ def answers_like(loaded: Checkpoint, network: nn.Module) -> bool:
         lambda weights: renamed(weights, "fc.", "model_head."),
         lambda weights: {"format": "v2", "model_state_dict": weights, "loss": torch.tensor(0.5)},
         lambda weights: {"epoch": 3, "checkpoint": {"state_dict": weights}},
+        lambda weights: {  # Lightning's
+            "state_dict": renamed(weights, "", "model.") | {"criterion.weight": torch.ones(3)},
+            "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(64, 3, 7, 7)}}, "param_groups": []}],
+        },
         lambda weights: (weights, torch.optim.Adam([torch.ones(3)]).state_dict()),
-    ],
-)
-def test_weights_are_found_under_any_name_and_key(load, network, wrap):
-    assert answers_like(load(wrap(network.state_dict())), network)
+    ):
+        assert answers_like(load(wrap(network.state_dict())), network)
 
 
 def test_networks_are_told_by_their_shapes_and_pytorch_once_counted_no_batches(load):
@@ -89,34 +87,27 @@ def test_networks_are_told_by_their_shapes_and_pytorch_once_counted_no_batches(l
 
 
 def test_the_moving_average_goes_first(load, network):
-    torch.manual_seed(1)
-    other = torchvision.models.resnet18(num_classes=3)
+    other = theirs(seed=1).state_dict()
     average = {"n_averaged": torch.tensor(7), **renamed(network.state_dict(), "", "module.")}
-    for keys in (("state_dict", "state_dict_ema"), ("model", "model_ema"), ("ema", "model")):
-        of_key = {key: average if "ema" in key else other.state_dict() for key in keys}
-        loaded = load(of_key)
-        assert answers_like(loaded, network) and next(key for key in keys if "ema" in key) in loaded.assumed
-    of_key = renamed(other.state_dict(), "", "student.") | renamed(network.state_dict(), "", "student_ema.")
-    assert answers_like(load(of_key), network)
+    for content in ({"state_dict": other, "state_dict_ema": average}, {"ema": average, "model": other}):
+        loaded = load(content)
+        assert answers_like(loaded, network) and next(key for key in content if "ema" in key) in loaded.assumed
+    both = renamed(other, "", "student.") | renamed(network.state_dict(), "", "student_ema.")
+    assert answers_like(load(both), network)
 
 
-def test_a_checkpoint_of_lightning(load, network):
-    momentum = {"state": {0: {"momentum_buffer": torch.ones(64, 3, 7, 7)}}, "param_groups": [{"params": [0]}]}
-    content = {
-        "epoch": 1, "global_step": 20, "pytorch-lightning_version": "2.4.0",
-        "state_dict": renamed(network.state_dict(), "", "model.") | {"criterion.weight": torch.ones(3)},
-        "optimizer_states": [momentum], "lr_schedulers": [],
-        "hyper_parameters": {"lr": 0.1, "class_names": NAMES}, "callbacks": {"ModelCheckpoint{'monitor': 'val'}": {}},
-    }  # fmt: skip
-    loaded = load(content, "epoch=1-step=20.ckpt")
-    assert answers_like(loaded, network) and loaded.classes == NAMES
-
-
-def test_a_sequence_of_a_networks_children(load, network):
+def test_a_sequence_of_a_networks_children_and_layers_that_are_missing_or_others(load, network):
     body = nn.Sequential(*list(network.children())[:-1])
     parts = nn.ModuleDict({"feature_extractor": body, "classifier": network.fc})
     assert answers_like(load(parts.state_dict()), network)
     assert answers_like(load(nn.Sequential(*body, nn.Flatten(), network.fc).state_dict()), network)
+    without_bias = theirs()
+    without_bias.fc = nn.Linear(512, 5, bias=False)
+    without = theirs(3, "googlenet", aux_logits=False, init_weights=False)
+    auxiliary = theirs(1000, "googlenet", aux_logits=True, init_weights=False)
+    auxiliary.fc = nn.Linear(1024, 3)  # as it is fine-tuned
+    for other in (without_bias, without, auxiliary):
+        assert answers_like(load(other.state_dict()), other)
 
 
 def test_safetensors(load, network):
@@ -129,9 +120,6 @@ def test_safetensors(load, network):
             checkpoints.load(loaded.path)
 
 
-# ---- what is beside them
-
-
 class Config:
     """A class of somebody's program."""
 
@@ -139,10 +127,9 @@ class Config:
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "old"])
 def test_settings_beside_the_weights_are_not_read(network, tmp_path, in_zip):
     arguments = argparse.Namespace(lr=0.1, data=Path("imagenet"), nested=argparse.Namespace(a=[1]))
-    history = collections.defaultdict(list, loss=[0.5])
     content = {
-        "model": network.state_dict(), "args": arguments, "best_acc": np.float64(0.9), "history": history,
-        "curve": np.ones(3), "out": Path("x"), "date": datetime.datetime(2024, 1, 2),
+        "model": network.state_dict(), "args": arguments, "history": collections.defaultdict(list, loss=[0.5]),
+        "best_acc": np.float64(0.9), "curve": np.ones(3), "date": datetime.datetime(2024, 1, 2),
     }  # fmt: skip
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
     loaded = checkpoints.load(tmp_path / "x.pth")
@@ -168,51 +155,37 @@ def test_stand_ins_run_nothing(network, tmp_path, monkeypatch):
     assert not Path("trace").exists()
 
 
-@pytest.mark.parametrize(
-    "beside",
-    [
+def test_names_of_classes_in_the_file_are_used_if_they_fit(load, network):
+    weights = {"state_dict": network.state_dict()}
+    for beside in (
         {"classes": NAMES}, {"class_names": tuple(NAMES)}, {"class_to_idx": {"wasp": 2, "ant": 0, "bee": 1}},
         {"meta": {"idx_to_class": {0: "ant", 2: "wasp", 1: "bee"}}}, {"id2label": dict(zip("012", NAMES, strict=True))},
-    ],
-)  # fmt: skip
-def test_names_of_classes_in_the_file_are_used(load, network, beside):
-    loaded = load({"state_dict": network.state_dict(), **beside})
-    assert loaded.classes == NAMES and loaded.named and "--classes" not in loaded.assumed
-    assert load({"state_dict": network.state_dict(), **beside}, classes="x,y,z").classes == ["x", "y", "z"]
-
-
-def test_names_that_do_not_fit_are_not_used(load, network):
+        {"hyper_parameters": {"class_names": NAMES}},
+    ):  # fmt: skip
+        loaded = load(weights | beside)
+        assert loaded.classes == NAMES and loaded.named and "--classes" not in loaded.assumed
+        assert load(weights | beside, classes="x,y,z").classes == ["x", "y", "z"]
     for beside in ({"classes": NAMES[:2]}, {"layers": NAMES}, {"classes": ["a", "a", "b"]}, {"class_to_idx": {"a": 9}}):
-        loaded = load({"state_dict": network.state_dict(), **beside})
+        loaded = load(weights | beside)
         assert loaded.classes == ["class 0", "class 1", "class 2"] and not loaded.named
-    assert load({"model": network.state_dict(), "classes": ["../a", "b/c", "d"]}).classes == ["_.._a", "b_c", "d"]
+    assert load(weights | {"classes": ["../a", "b/c", "d"]}).classes == ["_.._a", "b_c", "d"]
 
 
-# ---- what they cannot say
-
-
-def test_what_the_flags_say_is_assumed_no_more(load, network):
+def test_what_the_flags_say_is_assumed_no_more_or_refused(load, network, tmp_path):
     flags = {"image_size": 64, "resize": "squash", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     loaded = load(network.state_dict(), **flags, classes="ant, bee,wasp")
     assert loaded.preprocess == Preprocess(64, "squash") and (loaded.classes, loaded.assumed) == (NAMES, "")
     assumed = "--resize squash --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5; names of the classes: --classes"
     assert load(network.state_dict(), image_size=64).assumed == assumed
-
-
-def test_flags_that_make_no_sense(load, network, tmp_path):
     checkpoints.save(Checkpoint("resnet18", NAMES, Preprocess(), network.state_dict()), tmp_path / "ours.pth")
     with pytest.raises(CheckpointError, match=r"says itself.*Leave out --image-size, --classes"):
         checkpoints.load(tmp_path / "ours.pth", stated=Stated(image_size=64, classes="a,b,c"))
     for words, stated in (
         ("2 names, but .* 3 classes", {"classes": "a,b"}), ("differ", {"classes": "a,b,a"}),
-        ("folders", {"classes": "a,b/c,d"}), ("--image-size", {"image_size": -1}),
-        ("above 0", {"std": (1.0, 0.0, 1.0)}),
+        ("folders", {"classes": "a,b/c,d"}), ("--image-size", {"image_size": -1}), ("above 0", {"std": (1, 0, 1)}),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=words):
             load(network.state_dict(), **stated)
-
-
-# ---- another last layer
 
 
 def test_one_output_is_two_classes(load):
@@ -224,16 +197,6 @@ def test_one_output_is_two_classes(load):
         assert loaded.classes == ["class 0", "class 1"] and "sigmoid" in loaded.assumed
     assert load(network.state_dict(), classes="cat,dog").classes == ["cat", "dog"]
     assert load({"model": network.state_dict(), "class_to_idx": {"dog": 1, "cat": 0}}).classes == ["cat", "dog"]
-
-
-def test_a_last_layer_without_bias_and_googlenet_without_or_with_other_auxiliary_layers(load):
-    without_bias = theirs()
-    without_bias.fc = nn.Linear(512, 5, bias=False)
-    without = theirs(3, "googlenet", aux_logits=False, init_weights=False)
-    other = theirs(1000, "googlenet", aux_logits=True, init_weights=False)
-    other.fc = nn.Linear(1024, 3)  # as it is fine-tuned
-    for network in (without_bias, without, other):
-        assert answers_like(load(network.state_dict()), network)
 
 
 def test_what_differs_is_named_and_training_takes_the_rest(load, capsys):
@@ -259,18 +222,14 @@ def test_what_differs_is_named_and_training_takes_the_rest(load, capsys):
     assert "fc.weight, fc.bias" in said and "conv1.weight" in said
 
 
-# ---- files of other kinds
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_files_of_another_kind_are_called_what_they_are(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), tmp_path / "script.pt")
     torch.save(theirs(), tmp_path / "network.pth")
     torch.save(theirs().state_dict(), tmp_path / "new.pth", pickle_protocol=4)
     torch.save(theirs(2, "mobilenet_v3_small").state_dict(), tmp_path / "another.pth")
-    (tmp_path / "keras.H5").write_bytes(bytes(100))
-    (tmp_path / "keras.pth").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    (tmp_path / "onnx.pth").write_bytes(b"\x08\x08\x12\x07pytorch:\x0b\x12\x05graph")
+    keras, onnx = b"\x89HDF\r\n\x1a\n" + bytes(100), b"\x08\x08\x12\x07pytorch:\x0b\x12\x05graph"
+    make_folder(tmp_path, {"keras.H5": bytes(100), "keras.pth": keras, "onnx.pth": onnx})
     for name, words in {
         "script.pt": r"is TorchScript.*model\.state_dict\(\)",
         "network.pth": r"torchvision\.models\.resnet\.ResNet.*model\.state_dict\(\)",

@@ -6,6 +6,7 @@ Each life of the run is a fork of one process, which has imported everything and
 own would need seconds to begin. A moment is chosen by what the run does to its files.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -18,6 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from classifier import checkpoint, cli
+from classifier.data.image_folder import stat_or_none
 from tests.conftest import REPOSITORY, TINY, same
 
 KILLS, MODEL = (20, "resnet18") if os.environ.get("LONG") else (8, "tiny")
@@ -31,13 +33,8 @@ def wait_for_change(folder: Path, pattern: str) -> None:
     """Return as soon as a file of this pattern appears, grows or vanishes."""
 
     def look() -> list:
-        found = []
-        for path in folder.glob(pattern):
-            try:
-                found.append((path.name, path.stat().st_mtime_ns, path.stat().st_size))
-            except FileNotFoundError:
-                continue
-        return found
+        stats = [(path.name, stat_or_none(path)) for path in folder.glob(pattern)]
+        return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats if stat]
 
     before, end = look(), time.monotonic() + 20
     while look() == before and time.monotonic() < end:
@@ -69,16 +66,6 @@ def life(folder: Path, bars: Path, kill_after: list[str]) -> int:
     return process.exitcode
 
 
-def check_curves(logs: Path) -> None:
-    """Each step is there once, in order; each epoch, too, perhaps twice where it was repeated."""
-    train, val = (EventAccumulator(str(logs / part), {"scalars": 0}).Reload() for part in ("train", "val"))
-    for tag in ("loss", "accuracy", "learning rate"):
-        assert [event.step for event in train.Scalars(f"step/{tag}")] == list(range(1, EPOCHS * STEPS + 1)), tag
-    for events in (train, val):
-        for tag in ("loss", "accuracy"):
-            assert {event.step for event in events.Scalars(f"epoch/{tag}")} == set(range(1, EPOCHS + 1)), tag
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks, which this system has not")
 def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp_path, monkeypatch, capfd):
     from tests import tiny
@@ -98,5 +85,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(bars, tmp
         assert same(expected.resume[part], found.resume[part]), part
     for there, here in zip(expected.resume["history"], found.resume["history"], strict=True):
         assert (there["val"], there["train"]) == (here["val"], here["train"])
-    check_curves(parts / found.resume["logs"])
+    logs = parts / found.resume["logs"]
+    curves = [EventAccumulator(str(logs / part), {"scalars": 0}).Reload() for part in ("train", "val")]
+    for tag in ("loss", "accuracy", "learning rate"):  # each step is there once, in order
+        assert [event.step for event in curves[0].Scalars(f"step/{tag}")] == list(range(1, EPOCHS * STEPS + 1)), tag
+    for events, tag in itertools.product(curves, ("loss", "accuracy")):  # and each epoch, perhaps twice
+        assert {event.step for event in events.Scalars(f"epoch/{tag}")} == set(range(1, EPOCHS + 1)), tag
     assert sorted(file.name for file in (parts / "module").glob("*[!k]")) == ["run.last.pth", "run.pth"]

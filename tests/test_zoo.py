@@ -47,10 +47,9 @@ def pair(name: str, classes: int) -> tuple[nn.Module, nn.Module]:
         ours = MODELS[name](num_classes=classes)
     theirs = filled(theirs)
     ours.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()}, assign=True)
-    for network in (theirs, ours):
-        for module in network.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+    for module in (*theirs.modules(), *ours.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     return theirs, ours
 
 
@@ -60,8 +59,7 @@ def test_same_weights_give_the_same_logits(name):
     x = torch.randn(2, 3, 65, 96)
     with torch.inference_mode():
         expected, found = theirs.eval()(x), ours.eval()(x)
-        size = expected.abs().max()
-        assert size > 0.01
+        assert (size := expected.abs().max()) > 0.01
         assert (expected - found).abs().max() <= 1e-5 * max(1.0, size)
         features = ours.forward_features(x)
         assert features.ndim == 4 and features.min() >= 0  # the last map, after its activation
@@ -87,7 +85,7 @@ def test_one_training_step_has_the_same_gradients(name):
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_fresh_weights_neither_fade_nor_explode_and_images_may_be_small_or_are_refused(name):
+def test_fresh_weights_neither_fade_nor_explode_small_images_are_refused_and_the_table_counts_like_pytorch(name):
     torch.manual_seed(0)
     network = MODELS[name](num_classes=10).eval()
     smallest = getattr(network, "smallest", 1)
@@ -98,19 +96,6 @@ def test_fresh_weights_neither_fade_nor_explode_and_images_may_be_small_or_are_r
         if smallest > 1:
             with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels; these have 96 x"):
                 network(torch.zeros(1, 3, smallest - 1, 96))
-
-
-def test_a_resnet_without_its_top_and_one_of_ones_own():
-    network = resnet50(include_top=False).eval()
-    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 2048, 2, 3)
-    assert not any(key.startswith("fc") for key in network.state_dict())
-    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2)
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
-
-
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_table_counts_what_pytorch_counts(name):
-    network = MODELS[name](num_classes=10).eval()
     rows = layer_table(network, 96)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 96, 96))
@@ -119,16 +104,17 @@ def test_table_counts_what_pytorch_counts(name):
     assert sum(row.parameters for row in rows) == sum(used)
 
 
-def test_receptive_fields_by_hand():
-    rows = {row.name: row for row in layer_table(MODELS["vgg16"](), 224)}
+def test_a_resnet_without_its_top_and_one_of_ones_own():
+    network = resnet50(include_top=False).eval()
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 2048, 2, 3) and not hasattr(network, "fc")
+    assert ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2)(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
+
+
+def test_receptive_fields_by_hand_and_the_command_line():
+    rows = {row.name: row.receptive_field for row in layer_table(MODELS["vgg16"](), 224)}
     # thirteen 3 x 3 convolutions and five poolings: 1 + 2 * (2 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16) + 1 + 2 + 4 + 8 + 16
-    assert rows["features.30"].receptive_field == rows["avgpool"].receptive_field == 212  # 7 x 7 pooled to 7 x 7
-    assert rows["classifier.0"].receptive_field == 212 + 6 * 32  # a linear layer sees all of them
-    rows = {row.name: row for row in layer_table(MODELS["alexnet"](), 224)}
-    assert [rows[f"features.{i}"].receptive_field for i in (0, 2, 3, 5, 12)] == [11, 19, 51, 67, 195]
-
-
-def test_the_command_line():
+    assert rows["features.30"] == rows["avgpool"] == 212  # 7 x 7 pooled to 7 x 7
+    assert rows["classifier.0"] == 212 + 6 * 32  # a linear layer sees all of them
     for model, size, status, said in (("vgg16", "64", 0, "138,357,544"), ("alexnet", "62", 2, "at least 63 pixels")):
         command = [sys.executable, "-m", "zoo", model, "--size", size]
         done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
