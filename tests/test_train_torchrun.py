@@ -57,16 +57,10 @@ def together(folder: Path, *arguments: object, fault: str = "none", at: int = 0,
 
 
 @pytest.fixture(scope="module")
-def one(bars, tmp_path_factory):
-    """A run in one process."""
-    return alone(tmp_path_factory.mktemp("one"), "--data", bars, *QUICK)
-
-
-@pytest.fixture(scope="module")
-def two(bars, tmp_path_factory):
-    """The same in two: (folder, what was printed)."""
-    folder = tmp_path_factory.mktemp("two")
-    return folder, together(folder, "--data", bars, *QUICK)
+def runs(bars, tmp_path_factory):
+    """A run in one process and the same in two: (folder, folder, what the second printed)."""
+    one, two = alone(tmp_path_factory.mktemp("one"), "--data", bars, *QUICK), tmp_path_factory.mktemp("two")
+    return one, two, together(two, "--data", bars, *QUICK)
 
 
 def same_run(found: Path, expected: Path) -> None:
@@ -79,16 +73,16 @@ def same_run(found: Path, expected: Path) -> None:
         torch.testing.assert_close(state(found).state_dict[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_two_processes_train_like_one(one, two):
-    folder, said = two
+def test_two_processes_train_like_one(runs):
+    one, two, said = runs
     assert "each step: 2 (processes) x 1 (--accumulate) x 9 images" in said and said.count("epoch 2/2") == 1
-    assert curve(folder) == pytest.approx(curve(one), rel=0.1)  # each process normalizes by its own images
-    assert all(value.isfinite().all() for value in checkpoint.load(folder / "module" / "run.pth").state_dict.values())
+    assert curve(two) == pytest.approx(curve(one), rel=0.1)  # each process normalizes by its own images
+    assert all(value.isfinite().all() for value in checkpoint.load(two / "module" / "run.pth").state_dict.values())
 
 
-def test_without_batch_norm_processes_and_micro_batches_change_nothing(one, bars, tmp_path):
+def test_without_batch_norm_processes_and_micro_batches_change_nothing(runs, bars, tmp_path):
     """Only the last layer learns; its gradient is the mean over micro-batches and processes. Or it is fitted."""
-    fitted = ("--weights", one / "module" / "run.pth", "--freeze", "--data", bars, *QUICK)
+    fitted = ("--weights", runs[0] / "module" / "run.pth", "--freeze", "--data", bars, *QUICK)
     command = (*fitted, "--augment", "on")
     alone(tmp_path / "one", *command)
     same_run(alone(tmp_path / "parts", *command, "--accumulate", 4), tmp_path / "one")
@@ -99,9 +93,9 @@ def test_without_batch_norm_processes_and_micro_batches_change_nothing(one, bars
     torch.testing.assert_close(found.state_dict["fc.weight"], expected.state_dict["fc.weight"], rtol=0.05, atol=1e-3)
 
 
-def test_a_killed_process_costs_no_more_than_the_last_save(two, bars, tmp_path):
+def test_a_killed_process_costs_no_more_than_the_last_save(runs, bars, tmp_path):
     assert "resuming after step 5 of 8" in together(tmp_path, "--data", bars, *QUICK, fault="SIGKILL", at=6, restarts=1)
-    assert same(state(two[0]).state_dict, state(tmp_path).state_dict) and curve(tmp_path) == curve(two[0])
+    assert same(state(runs[1]).state_dict, state(tmp_path).state_dict) and curve(tmp_path) == curve(runs[1])
 
 
 def test_a_signal_stops_all_after_the_same_step(bars, tmp_path):
