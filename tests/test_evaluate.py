@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ import evaluate
 from classifier import checkpoint as checkpoints
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
-from classifier.data import image_folder
 from classifier.data.transforms import Preprocess
 from zoo import MODELS
 
@@ -54,12 +54,6 @@ def colors(**options):
     network.load_state_dict({"fc.weight": torch.eye(3)[[2, 0, 1]] * 9, "fc.bias": torch.zeros(3)})
     options = {"scores": {"history": HISTORY}, "data": {"root": "dataset", "kind": "photographs"}} | options
     return Checkpoint("colors", ["blue", "红", "green"], PIXELS, network.state_dict(), **options)
-
-
-def always_red():
-    """A checkpoint that predicts red whatever it sees; its classes are in yet another order."""
-    state_dict = {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.tensor([0.0, 0.0, 5.0])}
-    return Checkpoint("colors", ["green", "blue", "红"], PIXELS, state_dict, data={"root": "dataset"})
 
 
 @pytest.fixture
@@ -113,15 +107,13 @@ def test_report(project, capsys):
 
     shown = capsys.readouterr().out
     assert "accuracy   84.62% on 13 images, 95% interval 57.77% to 95.67%" in shown and "drawings" not in shown
-    for text in ("80.00%", "ms per image", "python app.py", "The score is noted in module/colors.pth."):
-        assert text in shown, text
+    assert "The score is noted in module/colors.pth." in shown
     folder = report_of("colors")
     figures = {"calibration.png", "confusion_matrix.png", "curves.png", "mistakes.jpg", "rankings.png", "unsure.jpg"}
     assert figures < {file.name for file in folder.iterdir()}
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 3 and "http" not in page  # nothing is fetched
-    for text in ("84.62%", "on 13 images", "红", "Possible label issues", "latency", 'scope="row">blue'):
-        assert text in page, text
+    assert "84.62%" in page and "Possible label issues" in page
     predictions = rows(folder / "predictions.csv")
     assert len(predictions) == 13
     for row in predictions:  # each row is its own image's
@@ -138,8 +130,7 @@ def test_temperature_and_origin_of_the_pth(project, capsys):
     assert report["trained_on"] == "drawings" and report["temperature"] == 50.0
     assert report["calibration_error"] != report["calibration_error_without_temperature"]
     assert rows(report_of("colors") / "suspects.csv") == []  # confident of nothing
-    lines = capsys.readouterr().out.splitlines()
-    assert "drawings" in lines[next(i for i, line in enumerate(lines) if line.startswith("accuracy")) + 1]
+    assert re.search(r"^accuracy .*\n.*drawings", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_network_says_nothing_of_labels_that_it_learned(project):
@@ -150,31 +141,11 @@ def test_a_network_says_nothing_of_labels_that_it_learned(project):
     assert "was trained on these images" in page and "label issues" not in page
 
 
-def test_validation_images(project, capsys):
-    for name, color in COLORS.items():
-        Path("dataset/train", name).mkdir(parents=True)
-        for number in range(12):  # every third red is really blue
-            wrong = name == "红" and number % 3 == 0
-            Image.new("RGB", (40, 20), COLORS["blue"] if wrong else color).save(f"dataset/train/{name}/{number}.png")
-    training, validation = image_folder.train_and_val(Path("dataset"), 0.5, 1)
-    data = {"root": "dataset", "kind": "images", "fingerprint": training.fingerprint(), "train": 18, "val": 18}
-    checkpoints.save(colors(data=data, settings={"val": 0.5}), RUN)
-    report = run("--part", "val")
-    assert report["count"] == 18 and report["part"] == "val" and report["folder"] == "dataset/train"
-    assert [row["path"] for row in rows(report_of("colors") / "predictions.csv")] == validation.paths
-    mislabelled = {path for path in validation.paths if "红" in path and int(Path(path).stem) % 3 == 0}
-    assert mislabelled and {row["path"] for row in rows(report_of("colors") / "suspects.csv")} == mislabelled
-    assert "18 validation images" in capsys.readouterr().out
-    assert "test" not in checkpoints.load(RUN).scores
-
-
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_file_names_that_are_no_text(project):
     name = os.fsdecode(b"dataset/test/blue/\xff.png")
-    try:
-        shutil.copy("dataset/test/blue/0.png", name)
-    except OSError:
-        pytest.skip("this system has no such names")
-    shutil.copy(name, "dataset/test/green/wrong.png")  # so that its neighbours are on the page
+    for path in (name, "dataset/test/green/wrong.png"):  # the second so that its neighbours are on the page
+        shutil.copy("dataset/test/blue/0.png", path)
     assert run()["count"] == 15
     assert name in [row["path"] for row in rows(report_of("colors") / "predictions.csv")]
 
@@ -190,8 +161,6 @@ def test_when_the_score_is_not_noted(project, capsys):
     assert "changed meanwhile" in evaluate.note_score(RUN, RUN.stat().st_mtime_ns - 1, report)  # by a training run
     assert RUN.read_bytes() == before
 
-
-def test_the_shipped_pth_is_read_and_left_alone(project):
     for name in ("cat", "dog"):
         shutil.copytree("dataset/test/blue", f"photos/{name}")
     shipped = Path(evaluate.__file__).parent / "module" / checkpoints.SHIPPED[-1]
@@ -201,12 +170,15 @@ def test_the_shipped_pth_is_read_and_left_alone(project):
 
 
 def test_two_networks(project, capsys):
-    checkpoints.save(always_red(), Path("module/red.pth"))
+    always_red = {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.tensor([0.0, 0.0, 5.0])}
+    red = Checkpoint("colors", ["green", "blue", "红"], PIXELS, always_red, data={"root": "dataset"})
+    checkpoints.save(red, Path("module/red.pth"))
     checkpoints.save(colors(data={"root": "dataset", "kind": "drawings"}), RUN)
-    run("module/colors.pth", "module/red.pth")
+    run("module/*.pth")
     # correct: 11 and 6 of 13, of which 4 both; so 7 against 2, and p = 2 * (1 + 9 + 36) / 2**9
     words = "no significant difference between colors and red: 7 images correct only by colors, 2 only by red, p = 0.18"
-    assert words in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert words in shown and shown.endswith("python app.py module/colors.pth\n")  # the better one
     folder = report_of("comparison")
     content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert content["verdicts"][0]["words"] == words and content["networks"]["red"]["accuracy"] == pytest.approx(6 / 13)
@@ -215,11 +187,6 @@ def test_two_networks(project, capsys):
     assert '<th scope="row">红</th><td>66.67%</td><td>100.00%</td>' in page  # recalls, the better network first
     differences = rows(folder / "differences.csv")
     assert len(differences) == 9 and all(row["colors"] != row["red"] == "红" for row in differences)
-    torch.save(Colors(num_classes=2).state_dict(), "module/two.pth")
-    run("module/*.pth")
-    shown = capsys.readouterr().out
-    assert "left out   module/two.pth: dataset/test has classes that" in shown and shown.count("weights    module") == 2
-    assert shown.endswith("python app.py module/colors.pth\n")  # the better one
 
 
 def test_which_files_are_meant_and_what_they_are_called(tmp_path):
@@ -231,17 +198,6 @@ def test_which_files_are_meant_and_what_they_are_called(tmp_path):
     assert list(evaluate.find_weights(asked)) == [asked[0], asked[1], asked[3]]
     same = {Path("a/x.pth"): "a-x", Path("b/x.pth"): "b-x", Path("b/y.pth"): "y"}
     assert evaluate.find_weights([*same]) == same
-
-
-def test_without_data_the_images_of_the_run(project):
-    paint(Path("photos/test"), (1, 1, 3))
-    checkpoints.save(colors(data={"root": "photos"}), RUN)
-    assert run()["folder"] == "photos/test"
-    checkpoints.save(colors(data={"root": "gone"}), RUN)
-    with pytest.raises(UserError, match=r"trained on gone, but gone.test does not exist"):  # never others unasked
-        run()
-    assert run("--data", "dataset")["folder"] == "dataset/test"
-    assert "test" not in checkpoints.load(RUN).scores  # not this run's own images
 
 
 def test_a_plain_state_dict_takes_class_names_from_the_folder(project, capsys):
@@ -261,11 +217,13 @@ def test_images_weights_and_logs_that_are_no_good(project):
     broken = colors()
     broken.state_dict["fc.bias"][0] = float("nan")
     checkpoints.save(broken, Path("broken.pth"))
+    checkpoints.save(colors(data={"root": "gone"}), Path("gone.pth"))
     torch.save(Colors(num_classes=2).state_dict(), "two.pth")
     for match, *args in (
         (r"dataset.test has classes .*: blue, green, 红. Expected class 0, class 1.", "two.pth"),
         ("nowhere does not exist", "--data", "nowhere"), ("empty has no images", "--data", "empty"),
         ("does not exist", "module/nothing.pth"), ("damaged", "half.pth"), ("not finite", "broken.pth"),
+        (r"trained on gone, but gone.test does not exist", "gone.pth"),  # never others unasked
         ("--logs", "--logs=half.pth"),
         ("--batch-size", "--batch-size=0"), ("--workers", "--workers=-1"), ("--device", "--device=abacus"),
     ):  # fmt: skip

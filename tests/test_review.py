@@ -17,7 +17,7 @@ from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
 from classifier.inference.predictor import Prediction
 from tests.conftest import make_images
-from tests.running_page import list_issues
+from tests.running_page import ROTATED, list_issues
 from webui.i18n import Translator, macros
 from webui.models import Loaded
 from webui.review import Review, label_issues
@@ -81,9 +81,7 @@ def test_the_most_confident_answer_comes_first_and_all_come_to_an_end(project):
         shown, message = click(asked(shown, action))
         assert files(shown) == expected
     assert "All decided: 3" in html(shown)
-    folder = image_folder.read_folder(Path("dataset/test"))
-    assert folder.counts() == {ANT: 3, "cat": 3, "dog": 5}
-    assert folder.corrected == "corrections.csv: 1 relabelled, 1 left out"
+    assert image_folder.read_folder(Path("dataset/test")).counts() == {ANT: 3, "cat": 3, "dog": 5}
 
 
 def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(project):
@@ -98,7 +96,7 @@ def test_a_second_reviewer_and_a_double_key_press_decide_nothing_unseen(project)
     assert "decided elsewhere" in click(asked(mine, "undone"))[1]
 
 
-def test_an_image_that_changed_since_it_was_shown_is_shown_again(project):
+def test_images_that_changed_are_shown_again_and_those_that_are_gone_or_damaged_counted(project):
     before = click()[0]
     shutil.copy("dataset/test/dog/0.png", before.issue.path)
     again, message = click(asked(before, "keep"))
@@ -107,15 +105,11 @@ def test_an_image_that_changed_since_it_was_shown_is_shown_again(project):
     assert not message and after.done == 1
     shutil.copy("dataset/test/dog/1.png", again.issue.path)
     assert click()[0].done == 0  # what is decided was another image
-
-
-def test_images_that_are_gone_or_damaged_are_counted_not_shown(project):
-    Path("dataset/test/cat/1.png").unlink()
+    Path(again.issue.path).unlink()
     Path(f"dataset/test/{ANT}/2.png").write_bytes(b"no image")
     shown = click()[0]
     assert files(shown) == ("test/cat/0.png", 0, 1) and "cannot be opened: 2" in html(shown)
-    shown = click(asked(shown, "keep"))[0]
-    assert files(shown) == (None, 1, 1) and "All decided: 1" in html(shown)
+    assert files(click(asked(shown, "keep"))[0]) == (None, 1, 1)
 
 
 def test_what_no_button_asks_for_is_not_done(project):
@@ -142,8 +136,7 @@ def test_the_newest_list_of_these_weights_is_taken(project):
 
 def test_without_a_list_it_says_which_command_makes_one_and_which_report_cannot_be_read(project):
     loaded = network(project / "new one.pth")
-    card = html(click(loaded=loaded)[0])
-    assert "python evaluate.py &#34;" in card and "new one.pth" in card
+    assert re.search("python evaluate.py &#34;.*new one.pth", html(click(loaded=loaded)[0]))
     folder = list_issues(project, "dataset", {}, weights="new one.pth")
     assert "There are no label issues." in html(click(loaded=loaded)[0])
     for name, content in (("suspects.csv", "path,sure\nx"), ("report.json", '{"folder": 1, "weights": "w.pth"}')):
@@ -154,9 +147,7 @@ def test_without_a_list_it_says_which_command_makes_one_and_which_report_cannot_
 
 def test_the_image_is_part_of_the_page_small_and_everything_foreign_is_escaped(project):
     path = project / "dataset" / "test" / ANT / ("&lt;.jpg" if os.name == "nt" else '"><img src=x>.jpg')
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (2400, 1200), "teal").save(path, exif=exif)
+    Image.new("RGB", (2400, 1200), "teal").save(path, exif=ROTATED)
     list_issues(project, "dataset", {f"{ANT}/{path.name}": 0.99}, "20260301-100000")
     shown = click()[0]
     card = html(shown, "<b>message</b>")
