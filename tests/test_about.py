@@ -1,6 +1,5 @@
 """The model card: all that the .pth holds, nothing that it does not, and no name as HTML."""
 
-import base64
 import html
 import re
 from dataclasses import replace
@@ -46,8 +45,6 @@ def test_all_that_the_file_holds(full):
     said = text(full)
     for words in (
         "pets.pth, trained on 2026-11-22",
-        "resnet18, 11.2 million parameters",
-        "Classes 2: cat, dog",
         "18,995 images in dataset",
         "Pretrained on earlier.pth",
         "Taught by b0.pth, r.pth",
@@ -73,7 +70,6 @@ def test_what_is_not_known_is_left_out_and_what_is_known_limits_the_answers(full
         (replace(full, scores={"val": full.scores["val"]}), "on the 500 validation images that chose the epoch", ()),
         (replace(full, data=full.data | {"kind": "drawings"}), "answer to a photograph is a guess", ()),
         (full, "the whole image, resized to 192 × 192 pixels", ("guess",)),
-        (replace(full, preprocess=Preprocess(192, "pad")), "in its proportions, with bars up to a square of 192", ()),
         (replace(full, preprocess=Preprocess(192, "crop")), "What is outside the largest square", ()),
     ):
         said = text(checkpoint)
@@ -86,10 +82,3 @@ def test_names_are_never_html(full):
     shown = card(replace(full, classes=[evil, "dog"], path=Path("<b>.pth"), **told))
     assert not {"b", "i", "u"} & set(re.findall(r"<(\w+)", shown)) and "&lt;img src=x onerror=" in shown
     assert len(re.findall(r"<img", shown)) == 1  # the curves
-
-
-def test_the_curves_say_what_they_show(full):
-    [(source, alt)] = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)"', card(full, "zh"))
-    svg = base64.b64decode(source).decode()
-    assert alt and all(word in svg for word in ("损失", "准确率", "轮次", "虚线：训练")) and "training" not in svg
-    assert re.search(r'fill: ?#fff|style="fill: white', svg)  # a card of its own, in the dark as well

@@ -58,7 +58,7 @@ def refused(path, *words):
     return message
 
 
-def test_what_is_saved_is_loaded_and_plain_data_with_the_keys_that_it_always_had(original, saved):
+def test_what_is_saved_is_loaded_and_has_the_keys_that_it_always_had(original, saved):
     loaded = checkpoints.load(saved)
     assert loaded.path == saved and loaded.created and loaded.versions == checkpoints.versions()
     for name in set(vars(original)) - {"state_dict", "path", "created", "versions"}:
@@ -69,10 +69,6 @@ def test_what_is_saved_is_loaded_and_plain_data_with_the_keys_that_it_always_had
     content = torch.load(saved, weights_only=True)
     assert content["format"] == 1 and content["preprocess"]["mean"] == [0.5, 0.5, 0.5]
     assert content["novelty"] == {"threshold": 2.0}
-    waiting = [content]
-    for value in waiting:
-        assert type(value) in (dict, OrderedDict, list, str, int, float, bool, torch.Tensor), type(value)
-        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 @pytest.mark.parametrize("name", checkpoints.SHIPPED)
@@ -101,10 +97,7 @@ def test_newest(saved):
         os.utime(folder / name, (age, age))
     for name in checkpoints.SHIPPED:
         shutil.copy(folder / "run.pth", folder / name)  # newer, but not the user's
-    assert checkpoints.newest(folder).name == "run.pth"
-    for name in ("run.pth", "old.pth", "last.pth"):
-        (folder / name).unlink()
-    for name in checkpoints.SHIPPED:  # the best first
+    for name in ("run.pth", "old.pth", "last.pth", *checkpoints.SHIPPED):  # of these the best first
         assert checkpoints.newest(folder).name == name
         (folder / name).unlink()
     for empty in (folder / "nowhere", folder):
@@ -125,8 +118,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(original, saved, tm
 
 
 def test_missing_files_get_a_suggestion(saved):
-    misspelt = saved.with_name("rnu.pth")
-    for path, near in ((misspelt, saved.name), (saved.parent / "x" / "y.pth", "no .pth"), (saved.parent, saved.name)):
+    folder = saved.parent
+    for path, near in ((folder / "rnu.pth", saved.name), (folder / "x" / "y.pth", "no .pth"), (folder, saved.name)):
         refused(path, "does not exist or is a folder", f"Near it: {near}")
 
 
@@ -137,6 +130,11 @@ def test_files_of_another_kind_or_cut_short(saved):
     for content in (*starts, b"P", b"PK", b"PK\x03\x04", text, b"\x80\x02", b"\x89PNG\r\n\x1a\n", b"\0" * 99):
         saved.write_bytes(content)
         assert "code" not in refused(saved, "damaged", "is not a .pth")
+    ones = torch.ones(3)
+    of_names = {"a": 1}, {1: ones}, {"fc.bias": torch.ones(())}, {"fc.bias": ones}, {"model": {"fc.bias": ones}}
+    for content in (ones, [ones], {}, "text", *of_names):  # which are not a network's
+        torch.save(content, saved)
+        refused(saved)
 
 
 def test_a_flipped_bit_in_a_weight_is_noticed(saved, original):
@@ -217,7 +215,6 @@ def nested(kind, depth, width=1):
         (lambda: nested(list, 200), "deeper"),
         (lambda: {nested(tuple, 200): 1}, "deeper"),
     ],
-    ids=["bytearray", "copies", "doubled", "expanded", "lists", "keys"],
 )
 def test_what_is_larger_than_it_looks_is_refused(saved, make, words, in_zip):
     content = torch.load(saved, weights_only=True)
@@ -272,11 +269,3 @@ def test_files_changed_at_random_are_refused_soon_or_read_as_they_were(saved, or
             loaded = checkpoints.load(saved)
             assert right_checksums or (loaded.classes, loaded.scores) == (original.classes, original.scores)
             assert right_checksums or same(loaded.state_dict, original.state_dict)
-
-
-def test_tensors_that_are_not_a_networks(tmp_path):
-    ones = torch.ones(3)
-    of_names = {"a": 1}, {1: ones}, {"fc.bias": torch.ones(())}, {"fc.bias": ones}, {"model": {"fc.bias": ones}}
-    for content in (ones, [ones], {}, "text", *of_names):
-        torch.save(content, tmp_path / "x.pth")
-        refused(tmp_path / "x.pth")

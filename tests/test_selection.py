@@ -10,7 +10,6 @@ from classifier.checkpoint import SHIPPED, Checkpoint
 from classifier.cli import UserError
 from classifier.data import corrections, image_folder
 from classifier.data.transforms import Preprocess
-from classifier.evaluation import selection
 from classifier.evaluation.selection import remarks, select_images
 from tests.conftest import make_images
 
@@ -103,12 +102,3 @@ def test_a_network_that_began_with_anothers_weights_may_know_the_validation_imag
     for weights, said in (("", False), ("imagenet", False), ("module/older.pth", True)):
         found = remarks(trained(root, weights=weights), folder, "val")
         assert any("Training started from module/older.pth" in text for text in found) is said
-
-
-def test_data_may_be_split_or_not(tmp_path):
-    for name in ("split/train/cat", "split/test/cat", "unfinished/train/cat", "flat/cat", "flat/test"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "1.png").touch()
-    expected = {"split": "split/test", "split/test": "split/test", "unfinished": "unfinished/test"}
-    for data, images in (expected | {"flat": "flat"}).items():  # flat has a class named test
-        assert selection.test_folder(tmp_path / data) == tmp_path / images
