@@ -25,14 +25,28 @@ def _close():
 
 def found(source, tmp_path, **options):
     scratch = tmp_path / "scratch"
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(exist_ok=True, parents=True)
     result = sources.read_source(source, scratch, **options)
     sources.settle_split(result, with_val=True)
     return result
 
 
+def found_by_list(folder, files, text, encoding="utf-8", **options):
+    """What is read of a list beside these files."""
+    make_folder(folder, dict.fromkeys(files, JPEG) | {"清单.csv": text.encode(encoding)})
+    return found(folder / "清单.csv", folder, **options)
+
+
 def triples(source):
     return {(entry.name, entry.label, entry.split) for entry in source.images}
+
+
+def patched(path, offset, form, value):
+    """Change a field of the last entry in the central directory."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, content.rindex(b"PK\x01\x02") + offset, value)
+    path.write_bytes(content)
+    return path
 
 
 LAYOUTS = {  # file = class @ split
@@ -60,13 +74,11 @@ LAYOUTS = {  # file = class @ split
     "a second copy inside": """chest_xray/train/x/1.jpg=x@train chest_xray/train/y/1.jpg=y@train
         chest_xray/test/x/2.jpg=x@test chest_xray/chest_xray/train/x/1.jpg=x@train
         chest_xray/chest_xray/train/y/1.jpg=y@train chest_xray/chest_xray/test/x/2.jpg=x@test""",
-    "a second copy inside, without parts": """cell_images/x/1.jpg=x cell_images/y/2.jpg=y
-        cell_images/cell_images/x/1.jpg=x cell_images/cell_images/y/2.jpg=y""",
+    "a second copy, without parts": "cells/x/1.jpg=x cells/y/2.jpg=y cells/cells/x/1.jpg=x cells/cells/y/2.jpg=y",
     "other images beside": "d/train/x/1.jpg=x@train d/train/y/1.jpg=y@train d/test/x/2.jpg=x@test figures/1.png",
     "wrappers in one part": "train/all/x/1.jpg=x@train train/all/y/1.jpg=y@train test/y/2.jpg=y@test",
     "tiny-imagenet": "t/train/n1/images/1.jpg=n1 t/train/n2/images/1.jpg=n2 t/val/images/v1.jpg t/test/images/t1.jpg",
-    "numbered parts": """train_1/x/1.jpg=x@train train_1/y/1.jpg=y@train
-        train_2/x/3.jpg=x@train test1/y/2.jpg=y@test""",
+    "numbered parts": "train_1/x/1.jpg=x@train train_1/y/1.jpg=y@train train_2/x/3.jpg=x@train test1/y/2.jpg=y@test",
     "classes named like parts": "valid/1.jpg=valid invalid/1.jpg=invalid",
 }
 ASKS = {
@@ -91,15 +103,20 @@ def test_layouts(layout, make, tmp_path):
     assert len(result.ignored) == len(JUNK) - (0 if make is make_zip else 2)  # in hidden folders, which are not opened
 
 
-def test_kaggles_outer_zip(tmp_path):
+def test_kaggles_outer_zip_and_a_bomb_in_it(tmp_path, monkeypatch):
     inner = make_zip(tmp_path / "train.zip", {f"train/{label}.{i}.jpg": image(i) for i in range(2) for label in "ab"})
     unlabelled = make_zip(tmp_path / "test1.zip", {"test1/1.jpg": JPEG})
-    members = {"train.zip": inner.read_bytes(), "test1.zip": unlabelled.read_bytes(), "sampleSubmission.csv": b"id"}
+    members = {"test1.zip": unlabelled.read_bytes(), "sampleSubmission.csv": b"id", "train.zip": inner.read_bytes()}
     outer = make_zip(tmp_path / "dogs-vs-cats.zip", members)
     result = found(outer, tmp_path)
     assert {entry.label for entry in result.images} == {"a", "b"} and len(result.images) == 4
     assert sources.read_bytes(result.images[0]) in (image(0), image(1))
     assert "train.zip in dogs-vs-cats.zip" in result.notes[0]
+    bomb = patched(make_zip(tmp_path / "bomb.zip", members), 24, "<I", 4_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000_000))
+    with pytest.raises(UserError, match="GB are free"):
+        found(bomb, tmp_path / "other")
+    assert not list((tmp_path / "other" / "scratch").iterdir())
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-8", "cp437"])
@@ -121,18 +138,14 @@ def test_unclear_layouts_are_not_guessed(layout, message, tmp_path):
     assert {entry.label for entry in answers} == {name.split("/")[outer] for name in layout.split()}
 
 
-def test_inner_folders_are_the_classes_if_one_says_so(tmp_path):
+def test_inner_folders_are_the_classes_if_one_says_so_and_backslashes_are_separators(tmp_path):
     names = ["x/train/cam1/cat/1.jpg", "x/train/cam1/dog/2.jpg", "x/train/cam2/cat/3.jpg", "x/test/cam1/cat/4.jpg"]
-    result = found(make_folder(tmp_path / "x", dict.fromkeys(names, JPEG)), tmp_path, classes="inner")
+    members = {name.replace("/", "\\"): JPEG for name in names} | {"x\\empty\\": b""}
+    result = found(make_zip(tmp_path / "a.zip", members), tmp_path, classes="inner")
     assert triples(result) == {(name, name.split("/")[3], name.split("/")[1]) for name in names}
 
 
-def test_backslashes_in_zip_names(tmp_path):
-    source = make_zip(tmp_path / "a.zip", {"set\\cats\\1.jpg": JPEG, "set\\dogs\\1.jpg": JPEG, "set\\empty\\": b""})
-    assert triples(found(source, tmp_path)) == {("set/cats/1.jpg", "cats", None), ("set/dogs/1.jpg", "dogs", None)}
-
-
-LISTS = {  # 猫 in GBK is a valid è in UTF-8
+LISTS = {  # the list, the classes of the files that it means, other files; 猫 in GBK is a valid è in UTF-8
     "spaces": ("a b.jpg 猫\n\nc.jpg\tdog\n".replace("\t", "   "), {"a b.jpg": "猫", "c.jpg": "dog"}),
     "tabs": ("# made by hand\na b.jpg\tbig cat\nc.jpg\tdog\n", {"a b.jpg": "big cat", "c.jpg": "dog"}),
     "commas": ('path,label\r\n"d,e.jpg",猫\r\na b.jpg, small dog\r\n', {"d,e.jpg": "猫", "a b.jpg": "small dog"}),
@@ -141,37 +154,22 @@ LISTS = {  # 猫 in GBK is a valid è in UTF-8
     "windows": ("sub\\子.jpg 0\nc.jpg 1\n", {"sub/子.jpg": "0", "c.jpg": "1"}),
     "class first": ("猫,c.jpg\ndog,a b.jpg\n", {"a b.jpg": "dog", "c.jpg": "猫"}),
     "more columns": (",file,Label,size\n0,c.jpg,猫,7\n1,a b.jpg,dog,7\n", {"c.jpg": "猫", "a b.jpg": "dog"}),
-    "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "./c.jpg": "dog"}),
+    "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "c.jpg": "dog"}),
+    # files that have to be searched for
+    "dog breeds": ("id,breed\n1,猫\n2,dog\n", {"train/1.jpg": "猫", "train/2.png": "dog"}, "test/3.jpg"),
+    "an ending": ("image;diagnosis\n1.jpg;猫\n2.png;dog\n", {"a/train/1.jpg": "猫", "b/2.png": "dog"}, "b/2.txt"),
+    "another folder": ("dir,id,label\nx,1,猫\ny,1,dog\n", {"all/x/1.jpg": "猫", "all/y/1.png": "dog"}, "all/z/1.png"),
+    "folders in the id": ("x/1 猫\ny/1 dog\n", {"all/x/1.jpg": "猫", "all/y/1.png": "dog"}, "all/z/1.png"),
 }
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
 @pytest.mark.parametrize("kind", LISTS)
 def test_lists(kind, encoding, tmp_path):
-    text, expected = LISTS[kind]
-    make_folder(tmp_path / "my set", dict.fromkeys(["a b.jpg", "c.jpg", "d,e.jpg", "sub/子.jpg"], JPEG))
-    source = tmp_path / "my set" / "清单.txt"
-    source.write_bytes(text.encode(encoding))
-    result = found(source, tmp_path)
-    assert triples(result) == {(name, label, None) for name, label in expected.items()}
-    assert all(sources.read_bytes(entry) == JPEG for entry in result.images)
-
-
-SEARCHED = {
-    "dog breeds": ("id,breed\n1,cat\n2,dog\n", ["train/1.jpg", "train/2.png", "test/3.jpg"]),
-    "an ending, deeper": ("image;diagnosis\n1.jpg;cat\n2.png;dog\n", ["a/images/train/1.jpg", "b/2.png", "b/2.txt"]),
-    "a folder column": ("dir,id,label\nx,1,cat\ny,1,dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
-    "folders in the id": ("x/1 cat\ny/1 dog\n", ["images/x/1.jpg", "images/y/1.png", "images/z/1.png"]),
-}
-
-
-@pytest.mark.parametrize(("text", "files"), SEARCHED.values(), ids=SEARCHED)
-def test_files_of_a_list_are_searched_for(text, files, tmp_path):
-    make_folder(tmp_path, dict.fromkeys(files, JPEG))
-    (tmp_path / "labels.csv").write_text(text)
-    result = found(tmp_path / "labels.csv", tmp_path)
-    listed = [(image.file.relative_to(tmp_path).as_posix(), image.label, image.problem) for image in result.images]
-    assert listed == [(files[0], "cat", ""), (files[1], "dog", "")]
+    text, expected, *others = LISTS[kind]
+    result = found_by_list(tmp_path / "my set", ["a b.jpg", "c.jpg", *expected, *others], text, encoding)
+    listed = {entry.file.relative_to(tmp_path / "my set").as_posix(): entry.label for entry in result.images}
+    assert listed == expected and all(sources.read_bytes(entry) == JPEG for entry in result.images)
 
 
 SPLIT_COLUMNS = {  # heading, a line, --columns, the cells of the column, the parts that they mean
@@ -186,41 +184,35 @@ SPLIT_COLUMNS = {  # heading, a line, --columns, the cells of the column, the pa
 
 @pytest.mark.parametrize(("heading", "line", "columns", "cells", "parts"), SPLIT_COLUMNS.values(), ids=SPLIT_COLUMNS)
 def test_a_column_of_a_list_gives_the_split(heading, line, columns, cells, parts, tmp_path):
-    make_folder(tmp_path, {f"{i}.jpg": JPEG for i in range(3)})
     lines = [line.format(i=i, label="aab"[i], part=part) for i, part in enumerate(cells.split())]
-    (tmp_path / "a.csv").write_text("\n".join([heading, *lines]))
-    result = found(tmp_path / "a.csv", tmp_path, columns=columns)
+    files = ["0.jpg", "1.jpg", "2.jpg"]
+    result = found_by_list(tmp_path, files, "\n".join([heading, *lines]), columns=columns)
     assert [image.split for image in result.images] == (parts.split() if parts else [None] * 3)
     assert ["column" in note for note in result.notes] == ([True] if parts else [])
 
 
 @pytest.mark.parametrize("columns", ["image_id,dx", "dir/image_id,dx", "2,4", "Image_ID , DX"])
 def test_columns_by_name_or_number(columns, tmp_path):
-    make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(4)})
     lines = [f"all,{i},{'0' if i else 'x'},{'nv' if i % 2 else 'mel'}" for i in range(4)]
-    (tmp_path / "a.csv").write_text("\n".join(["dir,image_id,lesion,dx", *lines]))
-    result = found(tmp_path / "a.csv", tmp_path, columns=columns)
-    assert [image.label for image in result.images] == ["mel", "nv", "mel", "nv"]
+    given = (tmp_path, [f"all/{i}.jpg" for i in range(4)], "\n".join(["dir,image_id,lesion,dx", *lines]))
+    assert [image.label for image in found_by_list(*given, columns=columns).images] == ["mel", "nv", "mel", "nv"]
     with pytest.raises(UserError, match=r"which columns hold path and class.*dir, image_id, lesion, dx"):
-        found(tmp_path / "a.csv", tmp_path)
+        found_by_list(*given)
     with pytest.raises(UserError, match="Its columns: dir, image_id, lesion, dx"):
-        found(tmp_path / "a.csv", tmp_path, columns="image_id,breed")
+        found_by_list(*given, columns="image_id,breed")
 
 
 def test_numbers_of_classes_are_not_taken_for_files(tmp_path):
-    make_folder(tmp_path, {f"all/{i}.jpg": JPEG for i in range(6)})
-    (tmp_path / "a.csv").write_text("label,id\n" + "".join(f"{i % 2},{i}\n" for i in range(6)))
-    assert [image.label for image in found(tmp_path / "a.csv", tmp_path).images] == ["0", "1"] * 3
-    (tmp_path / "a.csv").write_text(",id,label\n" + "".join(f"{i},{5 - i},{i % 2}\n" for i in range(6)))
+    files, text = [f"all/{i}.jpg" for i in range(6)], "label,id\n" + "".join(f"{i % 2},{i}\n" for i in range(6))
+    assert [image.label for image in found_by_list(tmp_path, files, text).images] == ["0", "1"] * 3
     with pytest.raises(UserError, match="which columns hold path and class"):
-        found(tmp_path / "a.csv", tmp_path)
+        found_by_list(tmp_path, files, ",id,label\n" + "".join(f"{i},{5 - i},{i % 2}\n" for i in range(6)))
 
 
 def test_lines_that_cannot_be_used(tmp_path):
-    make_folder(tmp_path, dict.fromkeys(["x/1.jpg", "y/1.jpg", "x/2.jpg", "y/3.jpg"], JPEG))
     lines = ["id,label,split", "1,cat,train", "2,cat,train", "3,dog,test", "2,dog,", "3,cat,extra", "gone/4,dog,train"]
-    (tmp_path / "a.csv").write_text("\n".join([*lines, "x" * 300 + ",dog,test"]))
-    result = found(tmp_path / "a.csv", tmp_path)
+    text = "\n".join([*lines, "x" * 300 + ",dog,test"])
+    result = found_by_list(tmp_path, ["x/1.jpg", "y/1.jpg", "x/2.jpg", "y/3.jpg"], text)
     of_no_part, missing = ["is of no part: see the column 'split'"] * 2, ["is missing"] * 2
     assert [image.problem for image in result.images] == ["may be x/1.jpg or y/1.jpg", "", "", *of_no_part, *missing]
     assert result.notes[1:] == ["5 lines of the list cannot be used: 1 may be x/1.jpg or y/1.jpg"]
@@ -233,7 +225,6 @@ def test_lines_that_cannot_be_used(tmp_path):
         ({"1.jpg": JPEG, "2.jpg": JPEG}, "", r"2 images without.*a folder per class"),
         ({"cat.1.jpg": JPEG, "cat.2.jpg": JPEG}, "", "of 1 class cat"),
         ({"a.zip": b"<!DOCTYPE html>"}, "a.zip", "neither a zip nor a text list"),
-        ({"a.zip": b""}, "a.zip", "neither a zip nor a text list"),
         ({"a.tar.gz": b"\x1f\x8b\x08"}, "a.tar.gz", "unpack other archives"),
         ({"list": b"hello world\n"}, "list", "Expected lines like"),
         ({"a.jpg": JPEG, "list": b"a.jpg\nb.jpg\n"}, "list", r"found 'a\.jpg'"),
@@ -253,14 +244,6 @@ def test_nothing_that_can_be_used(files, source, message, tmp_path):
 # ---- dangers ------------------------------------------------------------------------------------------------------
 
 OUTSIDE = ["../e.jpg", "x/../../e.jpg", "/etc/e.jpg", "C:\\e.jpg", "c:e.jpg", "..\\e.jpg", "\\\\host\\x.jpg"]
-
-
-def patched(path, offset, form, value):
-    """Change a field of the last entry in the central directory."""
-    content = bytearray(path.read_bytes())
-    struct.pack_into(form, content, content.rindex(b"PK\x01\x02") + offset, value)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -284,15 +267,6 @@ def test_bomb_that_lies_about_its_size(tmp_path):
     result = found(patched(source, 24, "<I", 1000), tmp_path)
     with pytest.raises(UserError, match="damaged"):
         sources.read_bytes(result.images[1])
-
-
-def test_bomb_inside_a_zip(tmp_path, monkeypatch):
-    inner = make_zip(tmp_path / "train.zip", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
-    outer = make_zip(tmp_path / "outer.zip", {"train.zip": inner.read_bytes()})
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000_000))
-    with pytest.raises(UserError, match="GB are free"):
-        found(patched(outer, 24, "<I", 4_000_000_000), tmp_path)
-    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_truncated_or_damaged_in_the_middle(tmp_path):
