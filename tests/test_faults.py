@@ -192,10 +192,11 @@ def test_killed_with_workers_it_resumes_at_once(calm, bars, tmp_path):
     assert same(calm.state_dict, last().state_dict)
 
 
-def test_a_second_run_in_the_same_place_is_refused_before_the_work(run, capsys):
+def test_a_second_run_in_the_same_place_is_refused_before_the_work(run, capsys, monkeypatch):
+    monkeypatch.setattr(file_lock.__wrapped__, "__defaults__", (0.5,))  # seconds until it gives up
     run("--epochs", 1)
     before = tree(Path("module"))
     with file_lock(Path("module/run"), ""):
-        said = fails(run, capsys, *RESUME, "--epochs", 2)  # after some seconds
+        said = fails(run, capsys, *RESUME, "--epochs", 2)
         assert "Another train.py is writing module/run.last.pth" in said and "epoch" not in said
         assert tree(Path("module")) == before
