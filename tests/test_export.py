@@ -1,9 +1,7 @@
 """export.py as people run it: the ONNX answers as the network does, for any image, and replaces nothing by itself."""
 
-import csv
 import hashlib
 import json
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -20,6 +18,8 @@ from classifier.cli import UserError
 from classifier.data.transforms import RESIZES, Preprocess
 from classifier.inference.predictor import Prediction, build_predictor
 from tests.conftest import REPOSITORY, run_code, run_script
+from tests.test_evaluate import rows
+from tests.test_images import whole_images
 from tests.test_predictor import CPU, built
 from tests.test_zoo import filled
 from zoo import MODELS
@@ -30,7 +30,6 @@ pytest.importorskip("onnxscript")
 
 import export  # noqa: E402
 
-CASES = REPOSITORY.parent / "shared" / "cases" / "images"  # where they are
 CLASSES = ["blue", "红", "a \"b\""]  # fmt: skip
 SIZE = 24
 BUILDERS = dict(MODELS)  # before tests put others there
@@ -51,16 +50,14 @@ class Places(nn.Module):
 class Unfaithful(Places):
     """Mixes up images, or classes, once it is exported."""
 
-    dim = 0
-
     def forward(self, x):
         logits = super().forward(x)
         return logits.flip(self.dim) if torch.compiler.is_exporting() else logits
 
 
-def places(preprocess: Preprocess, **options) -> Checkpoint:
+def places(preprocess: Preprocess) -> Checkpoint:
     torch.manual_seed(0)
-    return Checkpoint("places", CLASSES, preprocess, Places().state_dict(), **options)
+    return Checkpoint("places", CLASSES, preprocess, Places().state_dict())
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -130,34 +127,21 @@ def test_a_network_of_each_family(project, monkeypatch, name, capfd):
     shown = capfd.readouterr()
     assert shown.err == "" and shown.out.startswith("weights ")  # no word of the exporter
 
-    weights = sum(value.numel() for key, value in network.named_parameters() if not key.startswith("aux"))
-    assert Path(f"module/{name}.onnx").stat().st_size < 4 * weights + 200_000  # not what only training uses
-
 
 def test_the_file_describes_itself(project):
-    preprocess = Preprocess(SIZE, "squash")
-    session = exported(places(preprocess, temperature=3.0))
+    session = exported(places(Preprocess(SIZE, "squash")))
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["classes"]) == CLASSES and "红" in notes["classes"]
     assert (notes["model"], notes["size"], notes["resize"]) == ("places", str(SIZE), "squash")
     assert notes["sha256"] == hashlib.sha256(Path("module/places.pth").read_bytes()).hexdigest()
     assert str(REPOSITORY).encode() not in Path("module/places.onnx").read_bytes()
 
-    (image,), (probabilities, *others) = session.get_inputs(), session.get_outputs()
-    assert [output.name for output in others] == ["logits", "features"]
-    assert (image.name, image.type) == ("picture", "tensor(uint8)")
-    assert image.shape == ["pictures", "height", "width", 3]
-    assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
-    assert probabilities.shape == ["pictures", 3]
-
-    images = [photograph(50, 40)]
-    plain = own(places(preprocess), images).probabilities.numpy()
-    softer = plain ** (1 / 3) / (plain ** (1 / 3)).sum()
-    np.testing.assert_allclose(answers(session, images), softer, atol=1e-5)
-    assert np.abs(softer - plain).max() > 0.02
+    assert [output.name for output in session.get_outputs()] == ["probabilities", "logits", "features"]
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[3]) == ("picture", "tensor(uint8)", 3)
 
 
-def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, capsys):
+def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project):
     target = Path("module/places.onnx")
     target.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"places\.onnx exists already.*--overwrite"):
@@ -166,8 +150,6 @@ def test_without_a_name_the_newest_weights_and_an_existing_file_stays(project, c
     export.main(["--overwrite"])
     assert target.stat().st_size > 4 * 3 * 3 * SIZE * SIZE
     assert sorted(path.name for path in Path("module").iterdir()) == ["places.onnx", "places.pth"]
-    shown = capsys.readouterr().out
-    assert str(target) in shown and "on 16 generated images and 7 files of different kinds" in shown
 
 
 @pytest.mark.parametrize("fault", ["images", "classes", "NaN"])
@@ -193,48 +175,25 @@ def test_files_that_cannot_be_read_or_written_and_packages_that_are_missing(proj
         with pytest.raises(UserError, match=words):
             export.main(args)
     for name in ("onnxscript", "onnxruntime"):
-        with (
-            monkeypatch.context() as without,
-            pytest.raises(UserError, match=rf"{name}.*pip install -r requirements-export\.txt"),
-        ):
+        with monkeypatch.context() as without, pytest.raises(UserError, match=rf"{name}.*requirements-export\.txt"):
             without.setitem(sys.modules, name, None)
             export.main([])
     assert Path("module/places.pth").read_bytes() == before
 
 
 def write_kinds(folder: Path) -> None:
-    """Write images of the kinds that decoders treat differently; those of the cases as well, where they are."""
-    rgba, turned = photograph(60, 40).convert("RGBA"), Image.Exif()
-    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
-    grey = Image.fromarray(np.asarray(rgba.convert("L")).astype(np.uint16) * 257)
-    turned[0x0112] = 6
-    for name, image, options in (
-        ("photo.jpg", rgba.convert("RGB"), {"quality": 95}),
-        ("large.jpg", photograph(900, 700), {}),
-        ("turned.jpg", rgba.convert("RGB"), {"exif": turned}),
-        ("turned.webp", rgba, {"exif": turned, "lossless": True}),
-        ("cmyk.jpg", rgba.convert("CMYK"), {}),
-        ("printer.jpg", rgba.convert("CMYK"), {"icc_profile": b"profile" * 40}),
-        ("deep.png", grey, {}),
-        ("deep transparent.png", grey, {"transparency": grey.getpixel((0, 0))}),
-        ("grey transparent.png", rgba.convert("L"), {"transparency": rgba.convert("L").getpixel((0, 0))}),
-        ("grey with alpha.png", rgba.convert("LA"), {}),
-        ("alpha.png", rgba, {}),
-        ("palette.png", rgba.convert("P"), {"transparency": 3}),
-        ("palette.gif", rgba.convert("P"), {"transparency": 3}),
-        ("bits.png", rgba.convert("1"), {}),
-    ):
-        image.save(folder / name, **options)
-    for name in [
-        "i16.png",
-        "rgba.png",
-        "la.png",
-        "hopper_orientation_6.webp",
-        "xmp_tags_orientation.png",
-        "i_trns.png",
-    ]:
-        if (CASES / name).exists():
-            shutil.copy(CASES / name, folder)
+    """Write images of the kinds that decoders treat differently."""
+    folder.mkdir()
+    for name, content in whole_images(("JPEG", "PNG", "GIF", "WEBP")):
+        if name.endswith(("0 turned 1", "0 turned 6")):
+            (folder / f"{name}.{name.split()[0].lower()}").write_bytes(content)
+    photo = photograph(900, 700)
+    photo.save(folder / "large.jpg")
+    photo.convert("CMYK").save(folder / "printer.jpg", icc_profile=b"profile" * 40)
+    grey = photo.convert("L")
+    grey.save(folder / "grey transparent.png", transparency=grey.getpixel((0, 0)))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    deep.save(folder / "deep transparent.png", transparency=deep.getpixel((0, 0)))
 
 
 def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
@@ -242,18 +201,13 @@ def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     checkpoints.save(checkpoint, tmp_path / "module" / "run.pth")
     done = run_script("export.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    heading, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
-    words = [line.split()[0] for line in heading.splitlines() if line]
-    assert words == ["weights", "network", "assumed", "written", "checked", "To"]
-
-    (tmp_path / "images").mkdir()
+    _, snippet = done.stdout.split("(pip install onnxruntime pillow):\n")
     write_kinds(tmp_path / "images")
     labelled = run_script("predict.py", "images", "--device", "cpu", "--precision", "fp32", cwd=tmp_path)
     assert labelled.returncode == 0, labelled.stderr
-    with (tmp_path / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    files = [tmp_path / row["path"] for row in rows]
-    assert len(files) >= 14
+    labels = rows(tmp_path / "predictions.csv")
+    files = [tmp_path / row["path"] for row in labels]
+    assert len(files) > 20
     code = textwrap.dedent(snippet)
     prepared, asked = code[: code.index("(probabilities,)")], code[code.index("(probabilities,)") :]
     loop = (
@@ -263,7 +217,7 @@ def test_as_a_process_and_what_it_prints_answers_as_predict_py(tmp_path):
     )
     used = run_code(prepared + loop, cwd=tmp_path)
     assert used.returncode == 0 and used.stderr == "", used.stderr
-    for row, line in zip(rows, used.stdout.splitlines(), strict=True):
+    for row, line in zip(labels, used.stdout.splitlines(), strict=True):
         if line == "refused":  # rather than another answer
             assert row["path"] == "images/printer.jpg"
             continue

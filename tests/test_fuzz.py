@@ -19,6 +19,7 @@ from classifier.data.images import ImageError, load_image
 from classifier.preparation import sources
 from tests.conftest import soon_and_small
 from tests.raw_images import encode, make_zip
+from tests.running_page import ROTATED
 
 TRIED = int(os.environ.get("FUZZ", "100"))
 fuzzed = settings(
@@ -30,9 +31,7 @@ fuzzed = settings(
 )
 
 RAMP = Image.fromarray(np.linspace(0, 255, 48 * 36 * 3).reshape(36, 48, 3).astype(np.uint8))
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-IMAGES = {kind: encode(RAMP, kind, exif=TURNED) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF")}
+IMAGES = {kind: encode(RAMP, kind, exif=ROTATED) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF")}
 IMAGES |= {kind: encode(RAMP, kind) for kind in ("GIF", "BMP", "PPM")}
 LIST = "".join(f"cat/{number}.jpg cat\ndog/{number}.jpg\tdog\n" for number in range(4)).encode()
 

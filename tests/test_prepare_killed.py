@@ -28,16 +28,18 @@ def start(source, output, code=None):
     )
 
 
-def wait_until(condition, process):
+def at_work(source, output):
+    """A process that has begun to check."""
+    process = start(source, output)
     deadline = time.monotonic() + 60
-    while not condition():
+    while not any(output.glob(".preparing-*/scratch/9*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
+    return process
 
 
 def test_killed_while_checking(source, tmp_path):
-    process = start(source, tmp_path / "out")
-    wait_until(lambda: any((tmp_path / "out").glob(".preparing-*/scratch/9*")), process)
+    process = at_work(source, tmp_path / "out")
     process.kill()
     process.communicate(timeout=60)  # its workers have ended too, or they would hold its pipe
     assert not set(outputs.RESULTS) & {path.name for path in (tmp_path / "out").iterdir()}
@@ -64,8 +66,7 @@ def worker_of(process):
     ids=["Ctrl-C", "worker"],
 )
 def test_stopped_while_checking(kill, status, message, source, tmp_path):
-    process = start(source, tmp_path / "out")
-    wait_until(lambda: any((tmp_path / "out").glob(".preparing-*/scratch/9*")), process)
+    process = at_work(source, tmp_path / "out")
     kill(process)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status and errors.strip().startswith(message) and errors.strip().count("\n") == 0
@@ -100,13 +101,10 @@ def test_killed_at_each_of_the_last_steps(tmp_path):
 
     results = [name for name in outputs.RESULTS if name != "groups.csv"]  # only with --group-by
     whole = call(source, make_folder(tmp_path / "whole", {"README.md": b""}))
-    started = [
-        (n, start(source, make_folder(tmp_path / str(n), {"README.md": b""}), KILLED_AT.format(n=n)))
-        for n in range(len(results) + 1)
-    ]
-    for n, process in started:
+    folders = [make_folder(tmp_path / str(n), {"README.md": b""}) for n in range(len(results) + 1)]
+    started = [start(source, output, KILLED_AT.format(n=n)) for n, output in enumerate(folders)]
+    for n, (output, process) in enumerate(zip(folders, started, strict=True)):
         process.communicate()
-        output = tmp_path / str(n)
         assert process.returncode == 9
         assert (output / ".prepared").is_dir() == (n > 0)
         assert [name for name in results if (output / name).exists()] == results[: max(0, n - 1)]

@@ -1,6 +1,5 @@
 """tools/: a learning rate, a learning curve, cross-validation."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import torch
 
 from classifier import checkpoint
 from classifier.checkpoint import Checkpoint
+from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from tests.conftest import run_script
-from tools import learning_curve
+from tests.test_evaluate import rows
+from tools import cross_validate, learning_curve
 from webui.review import label_issues
 from zoo import MODELS
 
@@ -23,12 +24,7 @@ def trunk(tmp_path):
     torch.manual_seed(0)
     saved = Checkpoint("resnet18", ["a", "b", "c"], Preprocess(32), MODELS["resnet18"](num_classes=3).state_dict())
     checkpoint.save(saved, tmp_path / "trunk.pth")
-    return "--weights", tmp_path / "trunk.pth", "--size", 32, "--workers", 0, "--device", "cpu"
-
-
-def rows_of(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+    return "--weights", str(tmp_path / "trunk.pth"), "--size", "32", "--workers", "0", "--device", "cpu"
 
 
 def test_find_lr_suggests_a_rate_and_leaves_nothing(bars, tmp_path):
@@ -58,32 +54,31 @@ def test_an_extrapolation_holds_what_comes_and_does_not_promise_more():
 def test_a_learning_curve_of_a_folder(bars, trunk, tmp_path):
     done = run_script("tools/learning_curve.py", "--data", bars, *trunk, cwd=tmp_path)
     assert done.returncode == 0 and "accuracy on 24 test images of a frozen resnet18, 8 draws each" in done.stdout, done
-    rows = rows_of(tmp_path / "logs/learning-curve/curve.csv")
-    assert [int(row["images per class"]) for row in rows] == [3, 5, 10, 20, 36, 72, 144]
-    assert all(0 <= float(row["from"]) <= float(row["accuracy"]) <= float(row["to"]) <= 1 for row in rows)
+    curve = rows(tmp_path / "logs/learning-curve/curve.csv")
+    assert [int(row["images per class"]) for row in curve] == [3, 5, 10, 20, 36, 72, 144]
+    assert all(0 <= float(row["from"]) <= float(row["accuracy"]) <= float(row["to"]) <= 1 for row in curve)
     assert "72 *" in done.stdout and (tmp_path / "logs/learning-curve/curve.png").is_file()
     data = shutil.copytree(bars, tmp_path / "few")
     for file in (data / "train").glob("*/?[0-9].png"):
         file.unlink()
-    done = run_script("tools/learning_curve.py", "--data", data, *trunk, cwd=tmp_path)
-    assert done.returncode == 2 and "has 9 training images; a curve needs at least 15" in done.stderr
+    with pytest.raises(UserError, match="has 9 training images; a curve needs at least 15"):
+        learning_curve.main(["--data", str(data), *trunk])
 
 
 # ---- cross-validation
 
 
 def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     data = shutil.copytree(bars, tmp_path / "data")
     (data / "train/across/0.png").rename(data / "train/down/wrong.png")
-    done = run_script("tools/cross_validate.py", "--folds", 4, "--data", "data", *trunk, "--freeze", cwd=tmp_path)
-    assert done.returncode == 0 and "fold 4/4" in done.stdout, done.stderr
+    cross_validate.main(["--folds", "4", "--data", "data", "--freeze", *trunk])
     (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
-    predicted = [Path(row["path"]).relative_to("data") for row in rows_of(report / "predictions.csv")]
+    predicted = [Path(row["path"]).relative_to("data") for row in rows(report / "predictions.csv")]
     assert sorted(predicted) == sorted(path.relative_to(data) for path in (data / "train").glob("*/*.png"))
     assert "down/wrong.png" in (report / "suspects.csv").read_text(encoding="utf-8-sig")
     assert "predicts the fold that it has not learned from" in (report / "report.html").read_text(encoding="utf-8")
     known = Checkpoint("resnet18", ["across", "down"], Preprocess(32), {}, path=tmp_path / "any.pth")
-    monkeypatch.chdir(tmp_path)  # paths in reports are relative
     assert "train/down/wrong.png" in [issue.file for issue in label_issues(known, Path("logs"))[1]]
     known.classes = ["ant", "bee"]
     assert label_issues(known, Path("logs")) == (None, [])
@@ -96,17 +91,14 @@ def test_folds_of_whole_trainings(bars, tmp_path):
     runs = [checkpoint.load(tmp_path / f"module/fold-{number}-of-2.pth") for number in (1, 2)]
     assert [(run.settings["fold"], run.data["val"]) for run in runs] == [(1, 40), (2, 40)]
     (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
-    assert len(rows_of(report / "predictions.csv")) == 80
+    assert len(rows(report / "predictions.csv")) == 80
 
 
 def test_folds_that_cannot_be_made(bars, trunk, tmp_path):
     data = shutil.copytree(bars, tmp_path / "data")
-    for folds, images, message in (
-        (2, 40, "needs --folds 3 or more"),
-        (3, 2, "down has too few different images for 3 folds"),
-        (5, 2, "down has too few different images"),
-    ):
-        for file in [*(data / "train/down").iterdir()][images:]:
-            file.unlink()
-        done = run_script("tools/cross_validate.py", "--folds", folds, "--data", data, *trunk, "--freeze", cwd=tmp_path)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    with pytest.raises(UserError, match="needs --folds 3 or more"):
+        cross_validate.main(["--folds", "2", "--data", str(data), "--freeze", *trunk])
+    for file in [*(data / "train/down").iterdir()][2:]:
+        file.unlink()
+    with pytest.raises(UserError, match="down has too few different images for 3 folds"):
+        cross_validate.main(["--folds", "3", "--data", str(data), "--freeze", *trunk])
