@@ -31,11 +31,10 @@ def client(server) -> Client:
     return Client(server.address, verbose=False)
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("images") / "good.jpg"
-    image().save(path)
-    return path
+@pytest.fixture
+def good(tmp_path) -> Path:
+    image().save(tmp_path / "good.jpg")
+    return tmp_path / "good.jpg"
 
 
 def expected(server, path: Path) -> torch.Tensor:
@@ -82,8 +81,7 @@ def test_many_images_and_zips_with_bad_ones_among_them(client, server, good, tmp
     for number in (1, 2, 6):
         check_answer(answers[number], expected(server, good))
     assert "is incomplete" in answers[0]["error"] and "is not an image" in answers[3]["error"]
-    assert answers[4]["error"] == "notes.zip holds no images; a zip inside it has to be unpacked first"
-    assert "larger than 20 MB" in answers[7]["error"]  # it costs only itself
+    assert "notes.zip holds no images" in answers[4]["error"] and "larger than 20 MB" in answers[7]["error"]
     assert "damaged" in answers[5]["error"] and not re.search(r"[/\\](tmp|gradio|classifier-)", answers[5]["error"])
 
 
@@ -152,14 +150,13 @@ def test_only_uploads_are_opened_and_served_and_no_address_is_fetched(name, serv
 
 
 def test_neither_is_the_answer_wherever_it_is_given():
-    unlike = Answer({"dog": 0.998, "cat": 0.002}, True, None)
+    unlike, sure = (Answer({"dog": 0.998, "cat": 0.002}, is_ood, None) for is_ood in (True, False))
     told = unlike.to_json()
     assert (told["label"], told["verdict"], told["confidences"][0]["label"]) == ("neither", "neither", "dog")
     (row,) = csv.DictReader(to_csv([("a.jpg", unlike)], ["cat", "dog"]).removeprefix("\ufeff").splitlines())
     assert row["answer"] == "neither" and row["dog"] == "0.998" and "unlike the training images" in row["note"]
-    sure, unsure = Answer({"dog": 0.998, "cat": 0.002}, False, None), Answer({"dog": 0.55, "cat": 0.45}, False, None)
-    assert [one.to_json()["label"] for one in (sure, unsure)] == ["dog", "dog"]
-    assert (sure.verdict, unsure.verdict) == ("sure", "not sure")
+    unsure = Answer({"dog": 0.55, "cat": 0.45}, False, None)
+    assert [(one.to_json()["label"], one.verdict) for one in (sure, unsure)] == [("dog", "sure"), ("dog", "not sure")]
 
 
 def test_when_it_is_busy_it_says_so_and_answers_what_it_took_as_if_alone(server, tmp_path):

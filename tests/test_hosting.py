@@ -68,7 +68,6 @@ def test_the_space_starts_what_is_here():
     front = (REPOSITORY / "spaces" / "README.md").read_text(encoding="utf-8").split("---\n", 2)[1]
     settings = {name: value.strip('"') for name, value in (line.split(": ", 1) for line in front.splitlines())}
     assert settings["sdk"] == "gradio" and (REPOSITORY / settings["app_file"]).exists()
-    assert settings["python_version"] in ("3.10", "3.11", "3.12", "3.13")
     requirements = map(Requirement, re.findall(r"^[\w-]+[>=.\d]+", (REPOSITORY / "requirements.txt").read_text(), re.M))
     gradio = next(requirement for requirement in requirements if requirement.name == "gradio")
     assert gradio.specifier.contains(settings["sdk_version"])
