@@ -215,6 +215,7 @@ def nested(kind, depth, width=1):
         (lambda: nested(list, 200), "deeper"),
         (lambda: {nested(tuple, 200): 1}, "deeper"),
     ],
+    ids=["bytearray", "copies", "doubled", "expanded", "lists", "keys"],
 )
 def test_what_is_larger_than_it_looks_is_refused(saved, make, words, in_zip):
     content = torch.load(saved, weights_only=True)

@@ -5,25 +5,25 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from gradio_client import Client, handle_file
-from PIL import Image
 
+import evaluate
 import train
 import zoo
 from classifier import checkpoint
 from classifier.data import image_folder, loaders
-from classifier.data.images import ORIENTATION
 from classifier.data.transforms import RESIZES
 from classifier.device import select_compute
 from classifier.evaluation import metrics
 from classifier.inference.cam import cam_predictor
 from classifier.inference.predictor import optimize_for_inference
 from tests.conftest import make_images, run_script
-from tests.running_page import address, app_process, image
-from tests.tiny import own_signals
+from tests.raw_images import make_folder
+from tests.running_page import address, app_process
+from tests.test_images import whole_images
+from tests.tiny import Tiny, own_signals
 from webui.classify import classify
 from webui.models import Loaded
 
@@ -32,8 +32,7 @@ TRAIN = ("--size", 32, "--grow-from", 1, "--epochs", 1, "--workers", 0, "--devic
 
 def ran(name: str, *arguments: object, cwd: Path) -> str:
     done = run_script(name, *arguments, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 
@@ -54,7 +53,7 @@ def test_with_no_images_at_all_the_drawings_are_learned_and_the_page_answers_as_
             assert answer["label"] == row["answer"]
 
 
-def test_images_in_two_parts_and_a_class_without_test_images_are_named_and_validation_is_no_test(tmp_path):
+def test_images_in_two_parts_and_classes_without_any_are_named_and_validation_is_no_test(tmp_path, monkeypatch, capsys):
     data = tmp_path / "dataset"
     make_images(data / "train", {"daisy": 12, "rose": 12, "tulip": 12})
     make_images(data / "val", {"daisy": 4, "rose": 4, "tulip": 4}, seed=1)
@@ -62,20 +61,21 @@ def test_images_in_two_parts_and_a_class_without_test_images_are_named_and_valid
     shutil.copy(data / "train/rose/3.png", data / "val/rose/0.png")
     shutil.copy(data / "train/tulip/0.png", data / "test/tulip/0.png")
     shutil.copy(data / "val/tulip/1.png", data / "test/tulip/1.png")
-    in_val = "1 of 12 validation images is also a training image (for example, dataset/val/rose/0.png is the same as "
-    in_val += "dataset/train/rose/3.png)"
-    in_test = "2 of 10 test images are also training or validation images (for example, dataset/test/tulip/0.png is "
-    in_test += "the same as dataset/train/tulip/0.png)"
+    in_val = "1 of 12 validation images is also a training image (for example, dataset/val/rose/0.png is the same as"
+    in_test = "2 of 10 test images are also training or validation images (for example, dataset/test/tulip/0.png is"
     said = ran("train.py", *TRAIN, cwd=tmp_path)
     assert "rose: 12 training images, 4 for validation" in said and in_val in said and in_test in said
 
     shutil.copy(Path(checkpoint.__file__).parents[1] / "module" / checkpoint.SHIPPED[-1], tmp_path / "module")
-    evaluate = ("evaluate.py", "module/catdog-resnet18.pth", "module/run.pth", "--device", "cpu")
-    said = ran(*evaluate, "--part", "val", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["module/catdog-resnet18.pth", "module/run.pth", "--device", "cpu"]
+    evaluate.main([*arguments, "--part", "val"])
+    said = capsys.readouterr().out
     assert "dataset/val, 12 validation images of" in said and "This is no test score" in said and in_val in said
     assert "left out   module/catdog-resnet18.pth: " in said and said.endswith("python app.py module/run.pth\n")
     assert "test" not in checkpoint.load(tmp_path / "module" / "run.pth").scores
-    said = ran(*evaluate, cwd=tmp_path)
+    evaluate.main(arguments)
+    said = capsys.readouterr().out
     assert "on 10 images" in said and "There are no images of rose." in said and in_test in said
     (row,) = (line.split() for line in said.splitlines() if line.startswith("rose "))
     assert row[-1] == "0" and "-" in row
@@ -86,34 +86,19 @@ def test_images_in_two_parts_and_a_class_without_test_images_are_named_and_valid
 @pytest.mark.parametrize("resize", RESIZES)
 def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch, resize):
     root = tmp_path / "odd" / "train"
-    (root / "a").mkdir(parents=True)
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    image().save(root / "a" / "turned.jpg", exif=exif)
-    clear = image().convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
-    clear.save(root / "a" / "clear.png")
-    Image.fromarray(np.arange(0, 65536, 7, dtype=np.uint16)[:9000].reshape(90, 100)).save(root / "a" / "grey.png")
+    corpus = dict(whole_images(("JPEG", "PNG")))
+    names = {"a.jpg": "JPEG RGB 0 turned 6", "b.png": "PNG RGBA 0 turned 1", "c.png": "PNG I;16 0 turned 1"}
+    make_folder(root / "a", {name: corpus[kind] for name, kind in names.items()})
     shutil.copytree(root / "a", root / "b")
 
     seen: list[torch.Tensor] = []
 
-    class Notes(torch.nn.Module):
+    class Notes(Tiny):
         """A network that notes what it is given."""
-
-        def __init__(self, num_classes: int):
-            super().__init__()
-            self.fc = torch.nn.Linear(3, num_classes)
 
         def forward_features(self, x):
             seen.extend(x.detach().clone())
-            return x
-
-        def forward_head(self, features):
-            return self.fc(features.mean(dim=(2, 3)))
-
-        def forward(self, x):
-            return self.forward_head(self.forward_features(x))
+            return super().forward_features(x)
 
     monkeypatch.setitem(zoo.MODELS, "resnet18", Notes)
     monkeypatch.chdir(tmp_path)
@@ -138,7 +123,7 @@ def test_training_evaluation_and_page_see_the_same_pixels(tmp_path, monkeypatch,
         classify(loaded, str(path))
     for there, here in zip(evaluated, seen, strict=True):
         assert torch.equal(there, here)
-    assert len(trained) == 12  # four to train with, two to validate with, and all again for what is unlike them
+    assert len(trained) == 16  # four, also for batch norm, two to validate with, and all again for what is unlike them
     for x in trained:
         assert any(torch.equal(x, other) for other in evaluated)
     assert len({x.numpy().tobytes() for x in trained}) == 3

@@ -11,9 +11,10 @@ from classifier import checkpoint
 from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
-from tests.conftest import run_script
+from tests.conftest import TINY, run_script
 from tests.test_evaluate import rows
-from tools import cross_validate, learning_curve
+from tests.tiny import Tiny
+from tools import cross_validate, find_lr, learning_curve
 from webui.review import label_issues
 from zoo import MODELS
 
@@ -27,11 +28,13 @@ def trunk(tmp_path):
     return "--weights", str(tmp_path / "trunk.pth"), "--size", "32", "--workers", "0", "--device", "cpu"
 
 
-def test_find_lr_suggests_a_rate_and_leaves_nothing(bars, tmp_path):
-    flags = ("--data", bars, "--size", 32, "--batch-size", 16, "--workers", 0, "--device", "cpu")
-    done = run_script("tools/find_lr.py", *flags, cwd=tmp_path)
-    assert done.returncode == 0 and "smoothed loss" in done.stdout, done.stderr
-    said, _, rate = done.stdout.splitlines()[-1].partition("python train.py --lr ")
+def test_find_lr_suggests_a_rate_and_leaves_nothing(bars, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "tiny", Tiny)
+    find_lr.main([*map(str, ("--data", bars, *TINY))])
+    printed = capsys.readouterr().out
+    assert "smoothed loss" in printed
+    said, _, rate = printed.splitlines()[-1].partition("python train.py --lr ")
     assert "a tenth of the rate" in said and 1e-5 < float(rate) < 0.1
     assert not list(tmp_path.iterdir())
 
