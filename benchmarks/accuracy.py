@@ -1,11 +1,12 @@
 """Draw validation accuracy over minutes of training, of runs on one machine: docs/accuracy.png.
 
-    python -m benchmarks.accuracy module/classic.pth module/default.pth
+    python -m benchmarks.accuracy module/default.pth module/fine-tuned.pth module/frozen.pth
 
-The runs are those of
+Each curve has the name of its file. The runs are those of
 
-    python train.py --recipe classic --precision auto --epochs 4 --name classic
     python train.py --name default
+    python train.py --name fine-tuned --model efficientnet_lite0 --weights imagenet --epochs 3 --size 160
+    python train.py --name frozen --model efficientnet_lite0 --weights imagenet --freeze
 """
 
 import sys
@@ -17,8 +18,7 @@ from classifier.evaluation import plots
 
 def main() -> None:
     """Draw it."""
-    runs = [checkpoint.load(Path(name)) for name in sys.argv[1:]]
-    histories = {f"--recipe {run.settings['recipe']}": run.scores["history"] for run in runs}
+    histories = {Path(name).stem: checkpoint.load(Path(name)).scores["history"] for name in sys.argv[1:]}
     plots.curves(histories, [("accuracy", "minutes")]).savefig("docs/accuracy.png", dpi=110)
 
 
