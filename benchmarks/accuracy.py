@@ -1,12 +1,16 @@
-"""Draw validation accuracy over minutes of training, of runs on one machine: docs/accuracy.png.
+"""Draw validation accuracy over minutes of training, each curve with the name of its file.
 
-    python -m benchmarks.accuracy module/default.pth module/fine-tuned.pth module/frozen.pth
+    python -m benchmarks.accuracy docs/accuracy.png module/classic.pth module/default.pth
+    python -m benchmarks.accuracy docs/accuracy-imagenet.png module/default.pth module/frozen.pth \
+        module/catdog-efficientnet_lite0.pth
 
-Each curve has the name of its file. The runs are those of
+The runs are those of
 
+    python train.py --recipe classic --precision auto --epochs 4 --name classic
     python train.py --name default
-    python train.py --name fine-tuned --model efficientnet_lite0 --weights imagenet --epochs 3 --size 160
-    python train.py --name frozen --model efficientnet_lite0 --weights imagenet --freeze
+    python train.py --model efficientnet_lite0 --weights imagenet --freeze --name frozen
+
+and of module/README.md.
 """
 
 import sys
@@ -18,8 +22,9 @@ from classifier.evaluation import plots
 
 def main() -> None:
     """Draw it."""
-    histories = {Path(name).stem: checkpoint.load(Path(name)).scores["history"] for name in sys.argv[1:]}
-    plots.curves(histories, [("accuracy", "minutes")]).savefig("docs/accuracy.png", dpi=110)
+    target, *names = sys.argv[1:]
+    histories = {Path(name).stem: checkpoint.load(Path(name)).scores["history"] for name in names}
+    plots.curves(histories, [("accuracy", "minutes")]).savefig(target, dpi=110)
 
 
 if __name__ == "__main__":
