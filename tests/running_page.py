@@ -23,8 +23,9 @@ from zoo import MODELS
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 CLASSES = ["猫", "dog", "<i>ant"]
-ROTATED = Image.Exif()
-ROTATED[0x0112] = 6  # taken with the camera turned
+_TURNED = Image.Exif()
+_TURNED[0x0112] = 6  # taken with the camera turned
+ROTATED = _TURNED.tobytes()  # not the object, from which saving an AVIF takes the tag
 PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody is there
 
 
