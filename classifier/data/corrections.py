@@ -138,7 +138,8 @@ def _open(table: Path) -> tuple[str, csv.DictReader, list[tuple[int, dict]]]:
         raise UserError(f"{table} cannot be read: {error.strerror or error}.") from error
     text = text or ",".join(COLUMNS)
     delimiter = ";" if ";" in text.partition("\n")[0] else ","  # where the comma is for decimals, Excel's
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter, strict=True)
+    rows = io.StringIO(text.replace("\0", "\ufffd"), newline="")  # Python 3.10 reads no row with a null character
+    reader = csv.DictReader(rows, restval="", delimiter=delimiter, strict=True)
     try:
         if not {*(reader.fieldnames or ())} >= {*COLUMNS[:-1]}:
             raise csv.Error(f"it begins with {text[:80]!r}")
