@@ -1,8 +1,7 @@
 """Draw validation accuracy over minutes of training, each curve with the name of its file.
 
     python -m benchmarks.accuracy docs/accuracy.png module/classic.pth module/default.pth
-    python -m benchmarks.accuracy docs/accuracy-imagenet.png module/default.pth module/frozen.pth \
-        module/catdog-efficientnet_lite0.pth
+    python -m benchmarks.accuracy docs/accuracy-imagenet.png module/{default,frozen,catdog-efficientnet_lite0}.pth
 
 The runs are those of
 

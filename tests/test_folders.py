@@ -118,6 +118,14 @@ def test_every_image_is_held_out_in_one_fold_and_those_found_alike_together(root
         assert not alike or held_out[::2] == held_out[1::2]
 
 
+@pytest.mark.parametrize("content", ["group;file\n1;train/a.png", "group,file\n1", "group,file\n1,树.png"])
+@pytest.mark.parametrize("table", ["duplicates.csv", "groups.csv"])
+def test_a_table_that_another_program_has_changed_is_named(root, table, content):
+    (root.parent / table).write_bytes(content.encode("gb18030"))
+    with pytest.raises(UserError, match=f"{table} is not as prepare.py wrote it: expected UTF-8"):
+        split_validation(read_folder(root), 0.5)
+
+
 def test_at_least_one_image_is_held_out_and_one_left(tmp_path):
     make_images(tmp_path, {"a": 1, "b": 5})
     with pytest.raises(UserError, match=r"too few different images \(1\)"):

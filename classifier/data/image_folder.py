@@ -198,7 +198,8 @@ def split_validation(folder: ImageFolder, share: float, fold: int = 1) -> tuple[
     belong together, as prepare.py lists them in duplicates.csv and groups.csv beside `folder.root`, stay together.
 
     Raises:
-        UserError: a class has too few images, or too few that neither look alike nor belong together.
+        UserError: a class has too few images, or too few that neither look alike nor belong together; or a table of
+            these is damaged.
     """
     keys, homes = _group_keys(folder)
     members: list[list[int]] = [[] for _ in folder.classes]
@@ -232,9 +233,15 @@ def _group_keys(folder: ImageFolder) -> tuple[list[bytes], list[int]]:
     for table in ("duplicates.csv", "groups.csv"):  # of an image in both, its group holds the images that look like it
         report = folder.root.parent / table
         if report.is_file():
-            with report.open(encoding="utf-8-sig", newline="") as file:
-                for row in csv.DictReader(file):
-                    groups[unicodedata.normalize("NFC", Path(row["file"]).as_posix())] = (table, row["group"])
+            try:
+                with report.open(encoding="utf-8-sig", newline="") as file:
+                    for row in csv.DictReader(file):
+                        groups[unicodedata.normalize("NFC", Path(row["file"]).as_posix())] = (table, row["group"])
+            except (csv.Error, KeyError, TypeError, UnicodeDecodeError):  # edited by a person or another program
+                raise UserError(
+                    f"{report} is not as prepare.py wrote it: expected UTF-8 and the columns group and file, separated "
+                    "by commas. Restore it, or remove it if no images look alike or belong together."
+                ) from None
     members = [groups.get(f"{folder.root.name}/{name}", ("", name)) for name in names]
     smallest = dict(sorted(zip(members, keys, strict=True), reverse=True))  # of equal members the last one counts
     counts, homes = Counter(folder.labels), {}
