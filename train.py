@@ -94,7 +94,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
     ddp_model = distributed.data_parallel(torch.compile(model) if cfg.compile else model)
 
     # ---- saving, logging, signals
-    report.print_start(cfg, run, model, found, compute)
+    report.print_start(cfg, run, model, found, origin, compute)
     settings = vars(cfg) | {"name": run.name, "resume": "", "batch_size": found.batch_size}
     meta = Checkpoint(cfg.model, classes, data.preprocess, {}, data=found.summary(), settings=settings)
     parts = {"network": model, "optimizer": optimizer, "scaler": scaler}

@@ -68,6 +68,15 @@ def test_a_run_takes_weights_and_preprocessing(tune, weights):
     assert (seen.size, seen.resize, seen.mean) == (32, "squash", (0.5, 0.5, 0.5))
 
 
+def test_weights_that_know_the_validation_images_are_mentioned(run, capsys):
+    tiny = ("--batch-size", 18, "--epochs", 1)
+    run(*tiny)
+    known, knows = ("--weights", "module/run.pth", *tiny), "It knows some of the validation images"
+    for name, flags in (("same", ()), ("more", ("--val", 0.2)), ("others", ("--fold", 2))):
+        run(*known, "--name", name, *flags)
+        assert (knows in capsys.readouterr().out) == (name != "same")
+
+
 def test_frozen_only_the_last_layer_is_fitted_to_features_or_with_augmentation_learns_in_steps(tune, capsys):
     new, old, best = tune("--freeze")
     said = capsys.readouterr().out

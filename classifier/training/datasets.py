@@ -102,12 +102,23 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
     return found
 
 
-def leaks(found: TrainingSet) -> list[str]:
-    """Return a sentence each if test or validation images are training images, too; nothing of shards."""
-    if found.is_sharded:
-        return []
-    images = {"test": ImageFolder(Path(found.root, "test"), found.training.classes), "validation": found.validation}
-    remarks = (image_folder.leak_remark(part, images[part], found.training, found.validation) for part in images)
+def leaks(found: TrainingSet, weights: Checkpoint | None) -> list[str]:
+    """Return a sentence each if test or validation images are training images, too, or were those of `weights`.
+
+    Images in shards are not compared with each other.
+    """
+    remarks = []
+    if weights and weights.classes == found.training.classes and weights.data:
+        then, now = weights.data, found.summary()
+        if then["train"] + then["val"] == now["train"] + now["val"] and then["fingerprint"] != now["fingerprint"]:
+            remarks.append(
+                f"{weights.path} learned from these images, too, but they were divided differently then (--val, --fold "
+                "or an earlier version). It knows some of the validation images, so their accuracy will be too high. "
+                "Judge by test images: python evaluate.py"
+            )
+    if not found.is_sharded:
+        images = {"test": ImageFolder(Path(found.root, "test"), found.training.classes), "validation": found.validation}
+        remarks += [image_folder.leak_remark(part, images[part], found.training, found.validation) for part in images]
     return list(filter(None, remarks))
 
 

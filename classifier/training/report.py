@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from classifier import distributed
+from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError, plural, quoted
 from classifier.data.image_folder import imbalance_warning
 from classifier.device import Compute
@@ -34,7 +36,9 @@ ADVICE = {  # by what an error's class or message contains
 }
 
 
-def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, compute: Compute) -> None:
+def print_start(
+    cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet, weights: Checkpoint | None, compute: Compute
+) -> None:
     """Print what is about to happen."""
     training = found.training
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -47,7 +51,7 @@ def print_start(cfg: TrainConfig, run: Run, model: nn.Module, found: TrainingSet
     if warning := imbalance_warning(training):
         weighted = "small classes count more in the loss"
         print(f"{warning}; {weighted if cfg.balance == 'weights' else '--balance weights offsets that'}")
-    for sentence in leaks(found) if distributed.IS_MAIN else ():
+    for sentence in leaks(found, weights) if distributed.IS_MAIN else ():
         print(sentence)
     if cfg.fits_last_layer:
         print(f"features of every image once, {cfg.size} pixels wide")
@@ -222,7 +226,7 @@ def explain_errors(run: Run) -> Iterator[None]:
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if not run.last_path.exists() or distributed.peer_lost(error):
             raise
-        said = str(error) if isinstance(error, UserError) else str(error).split("\n")[0]
+        said = str(error) if isinstance(error, UserError) else re.split(r"\n| GPU \d+ has ", str(error))[0]
         advice = next((text for sign, text in ADVICE.items() if sign in f"{type(error).__name__} {said}"), "")
         resume = f"To resume from the last save: {run.resume_command}"
         if isinstance(error, RuntimeError) and not advice:
