@@ -14,13 +14,14 @@ Expected: on 18,995 photographs of cats and dogs, two cores (AMD EPYC, bfloat16)
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from classifier import checkpoint, cli, distributed
 from classifier.checkpoint import Checkpoint
@@ -77,7 +78,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
         frozen.freeze(model)
     model = model.to(compute.device, memory_format=compute.memory_format)
-    ema = AveragedModel(model)  # its weights are validated and saved
+    ema = copy.deepcopy(model)  # the moving average of the weights, which is validated and saved
     model = distributed.synchronize_batch_norm(model) if cfg.sync_bn else model
 
     # ---- batches
@@ -113,7 +114,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             image_size = image_size_at(epoch, cfg)
             train_mode(model, cfg)
             if cfg.fits_last_layer:
-                state.add_step(*frozen.fit_last_layer(model, ema.module, data, compute, class_weights))
+                state.add_step(*frozen.fit_last_layer(model, ema, data, compute, class_weights))
             data.start_epoch(epoch, state.step - epoch * steps_per_epoch)
             batches = loaders.on_device(data.train, compute.device)
             bar = report.progress_bar(f"epoch {epoch + 1}/{cfg.epochs}", state, len(found.training))
@@ -145,8 +146,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
-                ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay_at(step, cfg))
-                ema.update_parameters(model)
+                average = get_ema_multi_avg_fn(ema_decay_at(step, cfg))  # AveragedModel would wait for the GPU
+                average([*ema.parameters()], [*model.parameters()], None)
 
                 state.add_step(loss_sum, correct, batch_size, time.perf_counter() - start)
                 board.add_step(state.step, loss_sum / batch_size, correct / batch_size, lr)
@@ -158,9 +159,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
             bar.close()
 
             # ---- validate the averaged weights, keep the best
-            datasets.update_batch_norm(ema.module, cfg, data, compute)
+            datasets.update_batch_norm(ema, cfg, data, compute)
             val_batches = loaders.on_device(data.val, compute.device)
-            own = metrics.infer(optimize_for_inference(ema.module, compute), val_batches, data.preprocess)
+            own = metrics.infer(optimize_for_inference(ema, compute), val_batches, data.preprocess)
             logits, labels = (distributed.gather_strided(part, len(found.validation)) for part in own)
             if not logits.isfinite().all():
                 raise UserError(f"The weights became infinite in epoch {epoch + 1}. Try a smaller --lr in a new run.")

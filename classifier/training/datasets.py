@@ -235,8 +235,8 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
 def update_batch_norm(model: nn.Module, cfg: TrainConfig, data: Loaders, compute: Compute) -> None:
     """Estimate batch norm's statistics anew, from some training images as the network sees them in validation.
 
-    Those that training leaves belong to other weights (the average runs behind, and batch norm's own behind that), to
-    crops, and to smaller images while they grow. Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018.
+    The moving average has none of its own, and training's belong to other weights, to crops, and to smaller images
+    while they grow. Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018.
     With --freeze and --freeze-bn it keeps those that it has.
     """
     if cfg.freeze or cfg.freeze_bn:

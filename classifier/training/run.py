@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from classifier import checkpoint, distributed
 from classifier.checkpoint import LAST, Checkpoint, CheckpointError
@@ -182,7 +181,7 @@ class Saver:
 
     run: Run
     meta: Checkpoint  # what both files say besides tensors
-    ema: AveragedModel
+    ema: nn.Module  # the moving average of the weights
     parts: dict  # "network", "optimizer", "scaler": what has a state_dict
     flush: Callable[[], None]  # brings TensorBoard's curves to the disk
     minutes: float  # between saves within an epoch; 0: after every step; infinity: never
@@ -194,7 +193,7 @@ class Saver:
         """Take the averaged weights for the best epoch's, with its validation logits; the next save writes them."""
         history = list(self.run.state.history)
         scores = {"val": history[-1]["val"] | {"epoch": len(history), "count": len(labels)}, "history": history}
-        weights, temperature = checkpoint.in_half(self.ema.module.state_dict()), fit_temperature(logits, labels)
+        weights, temperature = checkpoint.in_half(self.ema.state_dict()), fit_temperature(logits, labels)
         self.pending = replace(self.meta, state_dict=weights, scores=scores, temperature=temperature)
 
     def save(self) -> None:
@@ -210,7 +209,7 @@ class Saver:
             checkpoint.save(self.pending, self.run.best_path)
             self.pending = None
         resume = asdict(state) | tensors
-        checkpoint.save(replace(self.meta, state_dict=self.ema.module.state_dict(), resume=resume), self.run.last_path)
+        checkpoint.save(replace(self.meta, state_dict=self.ema.state_dict(), resume=resume), self.run.last_path)
         self.last_save = time.monotonic()
         self.save_seconds = self.last_save - start
 
@@ -238,5 +237,4 @@ class Saver:
                         values[name] = torch.empty_like(parameter).copy_(value)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{saved.path} is damaged ({error}). Start a new run.") from None
-        self.ema.module.load_state_dict(saved.state_dict)
-        self.ema.n_averaged.fill_(saved.resume["step"])
+        self.ema.load_state_dict(saved.state_dict)
