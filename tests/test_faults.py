@@ -42,9 +42,9 @@ def fails(run, capsys, *arguments, **options) -> str:
 
 
 def steps() -> list[int]:
-    """The steps whose loss TensorBoard shows."""
+    """The steps whose loss TensorBoard shows; files of the same second are read in any order."""
     events = EventAccumulator(str(Path(last().resume["logs"]) / "train"), {"scalars": 0}).Reload()
-    return [event.step for event in events.Scalars("step/loss")]
+    return sorted(event.step for event in events.Scalars("step/loss"))
 
 
 @pytest.fixture
