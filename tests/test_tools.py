@@ -75,7 +75,10 @@ def test_each_image_is_predicted_once_and_a_wrong_label_found(bars, trunk, tmp_p
     monkeypatch.chdir(tmp_path)
     data = shutil.copytree(bars, tmp_path / "data")
     (data / "train/across/0.png").rename(data / "train/down/wrong.png")
+    shutil.copytree(data / "test", data / "val")  # has no part in it
     cross_validate.main(["--folds", "4", "--data", "data", "--freeze", *trunk])
+    with pytest.raises(UserError, match="val holds the validation images"):  # whole trainings would choose by them
+        cross_validate.main(["--folds", "4", "--data", "data", "--epochs", "1"])
     (report,) = (tmp_path / "logs/evaluate/cross-validation").iterdir()
     predicted = [Path(row["path"]).relative_to("data") for row in rows(report / "predictions.csv")]
     assert sorted(predicted) == sorted(path.relative_to(data) for path in (data / "train").glob("*/*.png"))

@@ -50,7 +50,7 @@ def test_prints_what_a_person_needs_and_leaves_weights_that_describe_themselves(
     best, last = (checkpoint.load(folder / "module" / name) for name in ("run.pth", "run.last.pth"))
     assert (best.model, best.classes, best.preprocess.size) == ("resnet18", ["across", "down"], 32)
     data = {"root": str(bars), "kind": "images", "train": 72, "val": 8}
-    assert best.data == data | {"fingerprint": best.data["fingerprint"]} == last.data
+    assert best.data == data | {key: best.data[key] for key in ("fingerprint", "val_fingerprint")} == last.data
     history = best.scores["history"]
     assert [entry["epoch"] for entry in history] == [1, 2] and history == last.resume["history"]
     chosen = metrics.best_epoch(history)
@@ -183,6 +183,12 @@ def test_moved_or_copied_folders_resume_and_others_do_not(run, bars, tmp_path, m
     whole, *others = (checkpoint.load(Path(f"module/{name}.last.pth")) for name in ("whole", "run", "copy"))
     assert all(same(whole.state_dict, other.state_dict) for other in others)
     assert others[0].resume["logs"] != others[1].resume["logs"]
+    shutil.copytree(copied / "test", copied / "val")
+    run("--data", copied, "--epochs", 1, "--batch-size", 1, "--name", "val")
+    shutil.copy(copied / "train/down/0.png", copied / "val/down/0.png")
+    with pytest.raises(UserError, match="copied has changed since"):
+        run("--resume", "module/val.last.pth", "--epochs", 2)
+    shutil.rmtree(copied / "val")
     next((copied / "train" / "down").iterdir()).unlink()
     with pytest.raises(UserError, match=r"copied has changed since .*: 1 image fewer than then.*--weights module"):
         run("--resume", LAST, "--epochs", 3)
@@ -210,7 +216,7 @@ def test_errors_before_the_first_batch(finished, bars, run, monkeypatch):
     monkeypatch.chdir(finished[0])
     for arguments, message in (
         (["--accumulate", "10"], r"in batches of 18 cannot be .* x 10 \(--accumulate\).*Use --batch-size 24 or"),
-        (["--accumulate", "40"], "72 training images in batches of 18 cannot be .* or fewer micro-batches"),
+        (["--accumulate", "40"], "72 training images in batches of 18 cannot be .* Use fewer micro-batches"),
         (["--epochs", "0"], "--epochs is 0; expected 1 to"),
         (["--fold", "20"], "--fold is 20, but with --val 0.1 there are 10 folds"),
         (["--name", "run.last"], "run can"),
@@ -230,16 +236,17 @@ def test_images_in_the_wrong_place_and_test_images_of_further_classes(tmp_path, 
     make_images(tmp_path / "pets" / "test", {"Cat": 1, "dog": 1})
     with pytest.raises(UserError, match=r"has classes that .* Cat"):
         run("--data", "pets")
-    for place in ("cat/1.jpg", "train/cat.0.jpg"):
+    for place in ("cat/1.jpg", "train/cat.0.jpg", "1.jpg"):
         make_folder(tmp_path / "dataset", {place: b""})
-        with pytest.raises(UserError, match=r"images in \w+, but they belong in dataset.train/<class>/"):
+        with pytest.raises(UserError, match=r"images in (cat|train|1.jpg), but they belong in dataset/train/<class>/"):
             run("--data", "dataset")
         shutil.rmtree("dataset")
 
 
 def test_a_wrong_command_line_ends_with_status_2_before_anything_is_begun(tmp_path):
-    done = run_script("train.py", "--epoch", 3, cwd=tmp_path)
-    assert done.returncode == 2 and "--epochs" in done.stderr and "Traceback" not in done.stderr
+    for arguments, named in ((("--epoch", 3), "--epochs"), (("--resume",), "--resume")):
+        done = run_script("train.py", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and named in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -53,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = Path(cfg.data)
     images = image_folder.read_folder(root / "train")
     position = {path: i for i, path in enumerate(images.paths)}
+    if is_whole:
+        image_folder.train_and_val(root, 1 / own.folds, fold=2)  # refused where there is a val/, as train.py would do
     folds = []
     for number in range(1, own.folds + 1):
-        _, held_out = image_folder.train_and_val(root, 1 / own.folds, number)
+        _, held_out = image_folder.split_validation(images, 1 / own.folds, number)
         folds.append(torch.tensor([position[path] for path in held_out.paths]))
 
     predict = whole_trainings if is_whole else frozen_features

@@ -1,5 +1,6 @@
 """The page: title, language, model and tabs."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import gradio as gr
 import jinja2
 from gradio.routes import templates
 
+from classifier.cli import UserError
 from webui import about, api, review, tabs
 from webui.i18n import LANGUAGES, Translator, macros, preferred_language
 from webui.site import QUIET, Site, translated
@@ -59,7 +61,10 @@ def _follow(site: Site, blocks: gr.Blocks, heading: gr.HTML, weights: gr.Dropdow
     def begin(request: gr.Request) -> tuple[str, dict]:
         wishes = request.query_params.get("lang", ""), site.language, request.headers.get("accept-language", "")
         chosen = preferred_language(*wishes)
-        return chosen, gr.update(choices=site.models.titles(Translator(chosen)), value=site.models.best())
+        best = None  # of none: their files went while the page was served
+        with contextlib.suppress(UserError):
+            best = site.models.best()
+        return chosen, gr.update(choices=site.models.titles(Translator(chosen)), value=best)
 
     def translate(name: str, language: str) -> list[dict | str]:
         texts = [gr.update(**translated(texts, Translator(language))) for _component, texts in site.texts]

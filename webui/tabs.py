@@ -142,8 +142,10 @@ def compare(site: Site, language: gr.Radio, tab: gr.Tab, image: ImageUpload) -> 
         if path is None:
             return macros("answer", language).only_this_model() if len(site.models.found()) == 1 else ""
         rows: list[Row] = []
-        for name in names[:MAX_LOADED]:  # more would be loaded again each time
+        for i, name in enumerate(names):
             try:
+                if i >= MAX_LOADED:  # more would be loaded again each time
+                    raise UserError("left out: at most {count} models at a time", count=MAX_LOADED)
                 rows.append((name, classify(site.models.get(name), path, FIGURE)))
             except ImageError as error:
                 return failed(error, language)

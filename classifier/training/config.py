@@ -150,7 +150,7 @@ def peek(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags = {"--recipe": "default", "--resume": "", "--model": "", "--weights": "", "--teacher": ""}
     for flag, default in flags.items():
-        parser.add_argument(flag, nargs="?", default=default)
+        parser.add_argument(flag, nargs="?", default=default, const=default)
     parser.add_argument("--freeze", action="store_true")
     return parser.parse_known_args(argv)[0]
 

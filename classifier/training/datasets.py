@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from classifier import distributed
 from classifier.checkpoint import Checkpoint
-from classifier.cli import UserError, plural
+from classifier.cli import UserError, plural, shorten
 from classifier.data import image_folder, loaders
 from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
@@ -50,7 +50,8 @@ class TrainingSet:
     def summary(self) -> dict:
         """Return what a .pth says of them."""
         counts = {"train": len(self.training), "val": len(self.validation)}
-        return {"root": self.root, "kind": self.kind, **counts, "fingerprint": self.training.fingerprint()}
+        fingerprints = {"fingerprint": self.training.fingerprint(), "val_fingerprint": self.validation.fingerprint()}
+        return {"root": self.root, "kind": self.kind, **counts, **fingerprints}
 
 
 def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
@@ -89,11 +90,12 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             "The processes do not see the same images. Compare the folders, corrections.csv and duplicates.csv of all "
             "machines."
         )
-    if saved and saved.data["fingerprint"] != training.fingerprint():
-        then, now = saved.data["train"] + saved.data["val"], len(training) + len(validation)
+    now = found.summary()
+    if saved and any(saved.data.get(key, value) != value for key, value in now.items() if "fingerprint" in key):
+        more = now["train"] + now["val"] - saved.data["train"] - saved.data["val"]
         change = "images were replaced or renamed, or labels changed (corrections.csv counts)"
-        if then != now:
-            change = f"{plural(abs(now - then), 'image')} {'more' if now > then else 'fewer'} than then"
+        if more:
+            change = f"{plural(abs(more), 'image')} {'more' if more > 0 else 'fewer'} than then"
         raise UserError(
             f"{found.root} has changed since {saved.path} was written: {change}. A resumed run needs the same images. "
             f"If they are in another folder, name it with --data DIR. To train on the images of {found.root}, start a "
@@ -126,11 +128,11 @@ def _check_steps(found: TrainingSet, cfg: TrainConfig) -> None:
     """Raise a UserError where a step has too few images for all micro-batches."""
     images, parts = len(found.training), distributed.WORLD_SIZE * cfg.accumulate
     if images // found.steps < 2 * parts:
-        least = math.ceil(images / max(1, images // (2 * parts)))
+        larger = f"--batch-size {math.ceil(images / (images // (2 * parts)))} or " if images >= 2 * parts else ""
         raise UserError(
             f"{plural(images, 'training image')} in batches of {found.batch_size} cannot be divided into "
             f"{distributed.WORLD_SIZE} (processes) x {cfg.accumulate} (--accumulate) micro-batches of at least 2 "
-            f"images. Use --batch-size {least} or fewer micro-batches."
+            f"images. Use {larger}fewer micro-batches."
         )
 
 
@@ -139,10 +141,10 @@ def _find_images(data: str) -> tuple[Path, str]:
     root = Path(data)
     if data != TrainConfig.data or image_folder.has_images(root / "train"):
         return root, "drawings" if root.resolve() == SAMPLE.resolve() else "images"
-    folders = [path for path in root.glob("[!.]*") if path.is_dir() and path != SAMPLE]
-    if misplaced := sorted(path.name for path in folders if any(map(is_image, path.rglob("*")))):
+    entries = [path for path in root.glob("[!.]*") if path != SAMPLE]
+    if misplaced := sorted(path.name for path in entries if any(map(is_image, (path, *path.rglob("*"))))):
         raise UserError(
-            f"{root} has images in {', '.join(misplaced)}, but they belong in {root / 'train'}/<class>/.\n"
+            f"{root} has images in {shorten(', '.join(misplaced), 160)}, but they belong in {root}/train/<class>/.\n"
             f"Move them elsewhere and let python prepare.py FOLDER sort them into {root}."
         )
     print(
@@ -223,7 +225,7 @@ def build_loaders(found: TrainingSet, origin: Checkpoint | None, cfg: TrainConfi
         preprocess,
         training_input,
         loaders.loader(training, workers=cfg.workers, batches=sampler),
-        loaders.loader(training, found.batch_size, cfg.workers, own_training),
+        loaders.loader(training, max(2, found.batch_size), cfg.workers, own_training),  # batch norm needs two
         loaders.loader(validation, found.batch_size, cfg.workers, own),
         shown,
         loaders.images_of(validation, [own[i] for i in shown]),
