@@ -121,7 +121,7 @@ def prepare(source: Path, settings: Settings) -> None:
     options |= {name: getattr(settings, name) for name in ("group_by", "columns", "class_folder")}
     options = {name: value for name, value in options.items() if value not in (0, "", "auto")}
     mark = {"fingerprint": sources.fingerprint(source), "settings": options}
-    if outputs.is_prepared(output, mark):
+    if outputs.is_prepared(output, mark, here.name):
         print(f"{output} is prepared already, from this source with these settings. Nothing was changed.")
         print_next(output)
         return

@@ -67,10 +67,11 @@ def staged(output: Path) -> Iterator[tuple[Path, Path]]:
     _publish(output)
 
 
-def is_prepared(output: Path, mark: Mapping[str, object]) -> bool:
+def is_prepared(output: Path, mark: Mapping[str, object], source: str = "") -> bool:
     """Whether `output` holds the results whose prepared.json has these values; False where it holds none.
 
-    Raises UserError where it holds other ones: two sources or two splits are never mixed.
+    Raises UserError where it holds other ones: two sources or two splits are never mixed. With the name of the
+    `source`, it tells where nothing but that has changed.
     """
     occupied = [name for name in RESULTS if _in_use(output / name)]
     if not occupied:
@@ -85,6 +86,9 @@ def is_prepared(output: Path, mark: Mapping[str, object]) -> bool:
         options = was["settings"].items()
         options = " ".join(f"--{name.replace('_', '-')} {str(value).removesuffix('.0')}" for name, value in options)
         origin = f"made from {was['source']} with {options}"
+        is_same = was["source"] == source and was["settings"] == mark["settings"]
+        if is_same and was["fingerprint"] != mark["fingerprint"]:
+            origin = f"made from {source}, which has changed since, or from another {source}"
     raise UserError(
         f"{output} already holds {', '.join(occupied)}, {origin}. Two sources or two splits are never mixed: choose "
         "another --output, or move these away first."
