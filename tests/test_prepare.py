@@ -346,7 +346,7 @@ def test_errors_leave_nothing_behind(run, tmp_path, monkeypatch):
     with monkeypatch.context() as full, pytest.raises(UserError, match=r"0\.0 GB are free"):
         full.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
         run("good.zip")
-    with file_size_limit(500), pytest.raises(OSError, match="File too large"):
+    with file_size_limit(500), pytest.raises(UserError, match=r"dataset cannot be filled \(File too large\)"):
         run("good.zip")
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -6,6 +6,7 @@ which the next run removes; after it, the next run completes the moves.
 """
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from classifier.preparation.sources import SourceImage
 
 RESULTS = ("train", "val", "test", "rejected.csv", "duplicates.csv", "groups.csv", "prepared.json")
 STAGING, READY, LOCK = ".preparing-", ".prepared", "preparing"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no reading fails with these
 MIN_SHARDS = 10  # so that a tenth of the images can be used for validation
 
 
@@ -54,16 +56,22 @@ def locked(output: Path) -> Iterator[None]:
 def staged(output: Path) -> Iterator[tuple[Path, Path]]:
     """Make two hidden folders in `output`, (scratch, result). What is in `result` at the end moves to `output`.
 
-    With any exception both vanish and `output` is as before.
+    With any exception both vanish and `output` is as before. Raises UserError where the disk becomes full.
     """
-    with tempfile.TemporaryDirectory(prefix=STAGING, dir=output, ignore_cleanup_errors=True) as staging:
-        scratch, result = Path(staging, "scratch"), Path(staging, "result")
-        scratch.mkdir()
-        result.mkdir()
-        yield scratch, result
-        if hasattr(os, "sync"):
-            os.sync()  # the images reach the disk before the name that says they are there
-        result.rename(output / READY)
+    try:
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=output, ignore_cleanup_errors=True) as staging:
+            scratch, result = Path(staging, "scratch"), Path(staging, "result")
+            scratch.mkdir()
+            result.mkdir()
+            yield scratch, result
+            if hasattr(os, "sync"):
+                os.sync()  # the images reach the disk before the name that says they are there
+            result.rename(output / READY)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        advice = "Make room, or choose another disk with --output."
+        raise UserError(f"{output} cannot be filled ({error.strerror}). {advice}") from None
     _publish(output)
 
 
