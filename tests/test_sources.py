@@ -119,13 +119,27 @@ def test_kaggles_outer_zip_and_a_bomb_in_it(tmp_path, monkeypatch):
     assert not list((tmp_path / "other" / "scratch").iterdir())
 
 
-@pytest.mark.parametrize("encoding", ["gbk", "utf-8", "cp437"])
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8", "cp850"])
 def test_names_without_the_utf8_flag(encoding, tmp_path):
-    classes = ("Café", "Thé") if encoding == "cp437" else ("猫", "誠実")  # 誠 ends in a backslash's byte in GBK
-    name = "{}/{}.jpg" if encoding == "cp437" else "图片/{}/照片 {}.jpg"
+    classes = ("Löwe", "Bär") if encoding == "cp850" else ("猫", "誠実")  # 誠 ends in a backslash's byte in GBK
+    name = "{}/{}.jpg" if encoding == "cp850" else "图片/{}/照片 {}.jpg"
     names = {name.format(label, i): label for label in classes for i in "12"}
     source = make_zip(tmp_path / "a.zip", dict.fromkeys(names, JPEG), encoding)
     assert triples(found(source, tmp_path)) == {(name, label, None) for name, label in names.items()}
+
+
+WESTERN = ["Löwe", "Schäferhund", "Größe", "Müßiggang", "Berger américain", "questo è un gatto", "c'è", "90°"]
+WORDS = {
+    "cp1252": WESTERN,
+    "utf-8": [*WESTERN, "α", "β"],
+    "gbk": ["猫", "狗", "龍", "狗/貓", "狮", "鹿", "T恤", "猫1.jpg"],
+}
+
+
+@pytest.mark.parametrize(("encoding", "word"), [(encoding, word) for encoding in WORDS for word in WORDS[encoding]])
+def test_the_encoding_of_a_single_word(encoding, word):
+    for text in (word, f"1.jpg,{word}\n2.jpg,dog\n"):
+        assert text.encode(encoding).decode(archives.encoding_of(text.encode(encoding), "cp1252")) == text
 
 
 @pytest.mark.parametrize(("layout", "message"), ASKS.values(), ids=ASKS)

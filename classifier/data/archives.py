@@ -75,23 +75,29 @@ def _names(infos: list[zipfile.ZipInfo]) -> list[str]:
     `orig_filename`, since on Windows `filename` has "/" for every backslash, and some GBK characters end in that byte.
     """
     names = [(info.orig_filename, bool(info.flag_bits & 0x800)) for info in infos]
-    encoding = encoding_of(b"/".join(name.encode("cp437") for name, is_utf8 in names if not is_utf8))
+    raw = b"/".join(name.encode("cp437") for name, is_utf8 in names if not is_utf8)
+    encoding = encoding_of(raw, "cp850")
     return [name if is_utf8 else name.encode("cp437").decode(encoding) for name, is_utf8 in names]
 
 
-def encoding_of(raw: bytes) -> str:
-    """Guess the encoding of file names or text: "utf-8", "gb2312" or "gb18030" (Chinese Windows), or "cp437" (DOS).
+def encoding_of(raw: bytes, otherwise: str) -> str:
+    """Guess the encoding of file names or text: "utf-8", "gb2312" or "gb18030" (Chinese Windows), or `otherwise`.
 
-    A short GBK name can be valid UTF-8, hundreds cannot. The commonest case is recognised: 猫 in GBK reads è as UTF-8,
-    so letters of two bytes that always stand alone are taken for Chinese.
+    A short GBK name can be valid UTF-8, hundreds cannot. The commonest case is recognised: 猫, 狮 and 鹿 in GBK read è,
+    ʨ and ¹ as UTF-8, so such letters that always stand alone are taken for Chinese. What is not UTF-8 is Western, and
+    in the encoding `otherwise`, where most of its runs of bytes beyond ASCII are of an odd length, as no pairs of bytes
+    can be, or a pair inside a word (Größe).
     """
-    words = re.findall(r"[A-Za-z]*[^\x00-\x7f]+[A-Za-z]*", raw.decode("utf-8", "replace"))
-    alone = bool(words) and all(len(word) == 1 and word < "\u0800" for word in words)
-    for encoding in ("gb2312", "utf-8", "gb18030") if alone else ("utf-8", "gb18030"):
+    text = raw.decode("utf-8", "replace")
+    words = re.findall(r"[A-Za-z] [^\x00-\x7f]+ [A-Za-z]|[A-Za-z']?[^\x00-\x7f]+[A-Za-z]?", text)
+    alone = bool(words) and all(re.fullmatch("[¹À-\u036f]", word) for word in words)
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    western = sum(len(run) % 2 for run in runs) + len(re.findall(rb"[A-Za-z][\x80-\xff]{2}(?=[A-Za-z])", raw))
+    for encoding in ("gb2312",) * alone + ("utf-8",) + ("gb18030",) * (2 * western <= len(runs)):
         with contextlib.suppress(UnicodeDecodeError):
             raw.decode(encoding)
             return encoding
-    return "cp437"
+    return otherwise
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
         UserError: none of the files exists, a line has no class, or it is unclear which columns these are.
     """
     raw = path.read_bytes()
-    encoding = "utf-16" if raw.startswith(UTF_16) else archives.encoding_of(raw)
+    encoding = "utf-16" if raw.startswith(UTF_16) else archives.encoding_of(raw, "cp1252")
     lines = [line.strip("\r ") for line in raw.decode(encoding, "replace").removeprefix("\ufeff").split("\n")]
     lines = [line for line in lines if line.strip() and not line.startswith("#")] or ["nothing"]
     expected = "Expected lines like 'images/1.jpg cat', with a path from the folder of the list, then a class"
