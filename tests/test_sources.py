@@ -294,6 +294,18 @@ def test_truncated_or_damaged_in_the_middle(tmp_path):
         [sources.read_bytes(entry) for entry in found(tmp_path / "b.zip", tmp_path).images]
 
 
+def test_a_link_that_leads_nowhere_is_listed_and_a_pipe_is_not(tmp_path):
+    source = make_folder(tmp_path / "set", {"x/1.jpg": JPEG, "y/1.jpg": JPEG})
+    before = sources.fingerprint(source)
+    (source / "x" / "2.jpg").symlink_to("gone.jpg")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(source / "x" / "3.jpg")
+    (link,) = (image for image in found(source, tmp_path).images if "1" not in image.name)
+    with pytest.raises(sources.ImageError, match=r"cannot be read \(No such file or directory\)"):
+        sources.read_bytes(link)
+    assert sources.fingerprint(source) != before
+
+
 def test_an_image_file_beyond_the_limit(tmp_path):
     source = make_folder(tmp_path / "set", {"x/1.jpg": b"", "y/1.jpg": JPEG})
     os.truncate(source / "x" / "1.jpg", archives.MAX_BYTES + 1)  # takes no room on the disk

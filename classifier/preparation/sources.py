@@ -4,6 +4,7 @@ Nothing is written here except a zip found inside a zip, which goes into a scrat
 """
 
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_source(source: Path, scratch: Path, classes: ClassFolder = "auto", colu
     if source.is_dir():
         files = _files(source)
         found = _labelled(
-            [(file.relative_to(source).parts, is_image(file), file, None, file.stat().st_size) for file in files],
+            [(file.relative_to(source).parts, is_image(file), file, None, of.st_size) for file, of in files],
             classes,
         )
     else:
@@ -101,7 +102,7 @@ def fingerprint(source: Path) -> str:
     if not source.is_dir() and _is_zip(source):
         lines = [f"{of.orig_filename}|{of.file_size}|{of.CRC}" for of in archives.open_zip(source).infolist()]
     else:  # of a list, the files in it do not count
-        files = ((file, file.stat()) for file in (_files(source) if source.is_dir() else [source]))
+        files = _files(source) if source.is_dir() else [(source, source.stat())]
         lines = [f"{file.relative_to(source).as_posix()}|{of.st_size}|{of.st_mtime_ns}" for file, of in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -177,9 +178,10 @@ def _labelled(files: list[tuple[tuple[str, ...], bool, Path, int | None, int]], 
     return Source(images, ["/".join(parts) for parts, is_used, *_ in files if not is_used], len(inside) - len(images))
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """Return the files with their status, and links that lead nowhere with that of the link: nothing can read them."""
     found = (Path(here, name) for here, names in walk(folder) for name in names)
-    return [file for file in found if file.is_file()]
+    return [(file, file.stat(follow_symlinks=file.exists())) for file in found if file.is_file() or not file.exists()]
 
 
 # ---- text list
