@@ -112,6 +112,7 @@ def test_kaggles_outer_zip_and_a_bomb_in_it(tmp_path, monkeypatch):
     assert {entry.label for entry in result.images} == {"a", "b"} and len(result.images) == 4
     assert sources.read_bytes(result.images[0]) in (image(0), image(1))
     assert "train.zip in dogs-vs-cats.zip" in result.notes[0]
+    assert "1 other zip is not used, such as test1.zip: to use all, unpack" in result.notes[1]
     bomb = patched(make_zip(tmp_path / "bomb.zip", members), 24, "<I", 4_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000_000))
     with pytest.raises(UserError, match="GB are free"):

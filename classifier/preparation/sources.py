@@ -152,7 +152,8 @@ def _read_zip(path: Path, scratch: Path, classes: ClassFolder) -> Source:
     members, infos = archives.members(path), archives.open_zip(path).infolist()
     files = [(parts, is_used, path, number, infos[number].file_size) for parts, number, is_used in members]
     found = _labelled(files, classes)
-    zips = {parts[-1].lower(): number for parts, number, _ in members if parts[-1].lower().endswith(".zip")}
+    names = {parts[-1].lower(): number for parts, number, _ in members}
+    zips = {name: number for name, number in names.items() if name.endswith(".zip") and not name.startswith(".")}
     inner = zips.get("train.zip", next(iter(zips.values())) if len(zips) == 1 else None)
     if found.images or inner is None or path.parent == scratch:
         return found
@@ -163,6 +164,10 @@ def _read_zip(path: Path, scratch: Path, classes: ClassFolder) -> Source:
         shutil.copyfileobj(member, file, 1 << 20)
     found = _read_zip(target, scratch, classes)
     found.notes.insert(0, f"the images are those of {name} in {path.name}")
+    if others := [other for other, number in zips.items() if number != inner]:
+        count = plural(len(others), "other zip is", "other zips are")
+        advice = "to use all, unpack each zip into a folder of its own, and give the folder that holds these"
+        found.notes.insert(1, f"{count} not used, such as {others[0]}: {advice}")
     return found
 
 
