@@ -172,6 +172,8 @@ LISTS = {  # the list, the classes of the files that it means, other files; 猫 
     "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "c.jpg": "dog"}),
     # files that have to be searched for
     "dog breeds": ("id,breed\n1,猫\n2,dog\n", {"train/1.jpg": "猫", "train/2.png": "dog"}, "test/3.jpg"),
+    "outputs": ("1 猫\n2 dog\n", {"a/1.jpg": "猫", "a/2.png": "dog"}, "old/prepared.json", "old/train/猫/1.jpg"),
+    "only an output": ("1 猫\n2 dog\n", {"old/x/1.jpg": "猫", "old/x/2.png": "dog"}, "old/prepared.json"),
     "an ending": ("image;diagnosis\n1.jpg;猫\n2.png;dog\n", {"a/train/1.jpg": "猫", "b/2.png": "dog"}, "b/2.txt"),
     "another folder": ("dir,id,label\nx,1,猫\ny,1,dog\n", {"all/x/1.jpg": "猫", "all/y/1.png": "dog"}, "all/z/1.png"),
     "folders in the id": ("x/1 猫\ny/1 dog\n", {"all/x/1.jpg": "猫", "all/y/1.png": "dog"}, "all/z/1.png"),

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,8 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
 
     Args:
         path: the list. A tab, comma, semicolon or white space separates its columns. Paths are relative to its folder;
-            where none of them exists, files in all folders below are searched for, by name with or without ending.
+            where none of them exists, files in all folders below are searched for, by name with or without ending;
+            in outputs of prepare.py only where there are none elsewhere.
         columns: "PATH,CLASS", names or numbers of columns; PATH may be "folder/file". "": found by what is in them.
 
     Raises:
@@ -44,7 +46,7 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     rows = [_cells(line, separator) for line in lines]
     heading, (split, parts) = rows[0], _split_column(rows)
     choices = list(_columns(heading, columns, split))
-    for make in (_as_given, _anywhere_below):
+    for make in (_as_given, _anywhere_below, functools.partial(_anywhere_below, in_outputs=True)):
         find = make(path.resolve().parent)
         sample = rows[:: len(rows) // SAMPLE + 1]
         hits = [len({*filter(find, (_path(row, at) for row in sample))}) for at, _ in choices]
@@ -126,9 +128,13 @@ def _as_given(folder: Path) -> Find:
     return lambda name: [folder / name] if os.path.isfile(folder / name) else []  # noqa: PTH113 (also of long names)
 
 
-def _anywhere_below(folder: Path) -> Find:
-    files = defaultdict(list)
+def _anywhere_below(folder: Path, in_outputs: bool = False) -> Find:
+    files, outputs = defaultdict(list), set()
     for here, names in walk(folder):
+        is_output = Path(here) != folder and ("prepared.json" in names or Path(here).parent in outputs)
+        if is_output and not in_outputs:
+            outputs.add(Path(here))
+            continue
         for name in names:
             files[name].append(Path(here, name))
             if has_image_extension(name):
