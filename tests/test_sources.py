@@ -170,6 +170,10 @@ LISTS = {  # the list, the classes of the files that it means, other files; 猫 
     "class first": ("猫,c.jpg\ndog,a b.jpg\n", {"a b.jpg": "dog", "c.jpg": "猫"}),
     "more columns": (",file,Label,size\n0,c.jpg,猫,7\n1,a b.jpg,dog,7\n", {"c.jpg": "猫", "a b.jpg": "dog"}),
     "a folder column": ("folder,file,label\nsub,子.jpg,猫\n.,c.jpg,dog\n", {"sub/子.jpg": "猫", "c.jpg": "dog"}),
+    "number signs": ("#1.jpg 猫\n# c.jpg dog\nc.jpg dog\n", {"#1.jpg": "猫", "c.jpg": "dog"}),
+    "only number signs": ("# mine\n#1.jpg 猫\n#2.jpg dog\n", {"#1.jpg": "猫", "#2.jpg": "dog"}),
+    "line breaks": ('path,x,label\nc.jpg,"a\n""b"",\n",猫\na b.jpg,-,dog\n', {"c.jpg": "猫", "a b.jpg": "dog"}),
+    "a quote left open": ('c.jpg,"猫\na b.jpg,dog\n', {"c.jpg": "猫", "a b.jpg": "dog"}),
     # files that have to be searched for
     "dog breeds": ("id,breed\n1,猫\n2,dog\n", {"train/1.jpg": "猫", "train/2.png": "dog"}, "test/3.jpg"),
     "outputs": ("1 猫\n2 dog\n", {"a/1.jpg": "猫", "a/2.png": "dog"}, "old/prepared.json", "old/train/猫/1.jpg"),

@@ -1,8 +1,11 @@
 """Read lists of images: text or CSV files whose lines name a file and its class, and perhaps its part of a split."""
 
 import codecs
+import contextlib
 import csv
 import functools
+import io
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +29,8 @@ Find = Callable[[str], list[Path]]  # the files that a path in the list may mean
 def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str | None, list[Path]]], str]:
     """Return (path, class, part or None, files with that path) of each line, and the column that says the parts, or "".
 
-    Left out are the heading, empty lines and `#` comments. A part is "train", "val" or "test".
+    Left out are the heading, empty lines and `#` comments, unless their `#` begins the path of a file. A part is
+    "train", "val" or "test".
 
     Args:
         path: the list. A tab, comma, semicolon or white space separates its columns. Paths are relative to its folder;
@@ -39,33 +43,32 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
     """
     raw = path.read_bytes()
     encoding = "utf-16" if raw.startswith(UTF_16) else archives.encoding_of(raw, "cp1252")
-    lines = [line.strip("\r ") for line in raw.decode(encoding, "replace").removeprefix("\ufeff").split("\n")]
-    lines = [line for line in lines if line.strip() and not line.startswith("#")] or ["nothing"]
+    rows, comments = _read_rows(raw.decode(encoding, "replace").removeprefix("\ufeff"))
+    shown = rows or comments or [["nothing"]]
     expected = "Expected lines like 'images/1.jpg cat', with a path from the folder of the list, then a class"
-    separator = next((mark for mark in "\t;," if sum(mark in line for line in lines) > len(lines) / 2), None)
-    rows = [_cells(line, separator) for line in lines]
-    heading, (split, parts) = rows[0], _split_column(rows)
+    heading, (split, parts) = shown[0], _split_column(shown)
     choices = list(_columns(heading, columns, split))
     for make in (_as_given, _anywhere_below, functools.partial(_anywhere_below, in_outputs=True)):
         find = make(path.resolve().parent)
-        sample = rows[:: len(rows) // SAMPLE + 1]
+        sample = shown[:: len(shown) // SAMPLE + 1]
         hits = [len({*filter(find, (_path(row, at) for row in sample))}) for at, _ in choices]
         if any(hits):
             break
     else:
         expected = f"Its columns: {', '.join(heading)}" if columns else f"{expected}, or --columns PATH,CLASS"
         problem = "none of its files exists" if choices else f"no such columns: {columns}"
-        raise UserError(f"{path}: {problem} (found '{lines[0][:80]}'). {expected}.")
+        raise UserError(f"{path}: {problem} (found '{' '.join(heading)[:80]}'). {expected}.")
     at, label = choices[hits.index(max(hits))]  # ids are many, numbers of classes are few
     paths = {choice[-1] for (choice, _), count in zip(choices, hits, strict=True) if count == max(hits)}
     if len(heading) > len(at) and (label is None or len(paths) > 1):
         names = ", ".join(heading)
         raise UserError(f"{path}: which columns hold path and class is unclear. Say --columns PATH,CLASS of {names}.")
 
-    below = {(column, cell) for row in rows[1:] for column, cell in enumerate(row)}
+    below = {(column, cell) for row in shown[1:] for column, cell in enumerate(row)}
     names_image = find(_path(heading, at)) or has_image_extension(_path(heading, at))
     if split is not None or not (names_image or below.intersection(enumerate(heading))):  # or something comes again
         rows = rows[1:]
+    rows += [row for row in comments if 0 in at and find(_path(row, at))]
     for row in rows:
         if label is None or len(row) <= max(*at, label) or not row[label] or not _path(row, at):
             raise UserError(f"{path}: found '{' '.join(row)[:80]}'. {expected}.")
@@ -75,6 +78,26 @@ def read_list(path: Path, columns: str = "") -> tuple[list[tuple[str, str, str |
         name, has_part = _path(row, at), split is not None and split < len(row)
         listed.append((name, row[label], parts.get(row[split]) if has_part else None, find(name)))
     return listed, "" if split is None else heading[split]
+
+
+def _read_rows(text: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the cells of all lines that are not empty, and of those that begin with "#", which may be comments.
+
+    A line goes on after a line break between quotes, unless there are quotes in the text that do not fit together.
+    """
+    for separator in (*"\t;,", None):
+        lines = text.split("\n")
+        if separator:
+            with contextlib.suppress(csv.Error):
+                reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
+                ends = [0, *(reader.line_num for _ in reader)]
+                lines = ["\n".join(lines[begin:end]) for begin, end in itertools.pairwise(ends)]
+        lines = [line.strip("\r ") for line in lines if line.strip()]
+        comments = [line for line in lines if line.startswith("#")]
+        others = [line for line in lines if not line.startswith("#")]
+        if separator is None or sum(separator in line for line in others or lines) > len(others or lines) / 2:
+            break
+    return [_cells(line, separator) for line in others], [_cells(line, separator) for line in comments]
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
