@@ -33,7 +33,7 @@ from tyro import conf
 from classifier import checkpoint as checkpoints
 from classifier import cli, distributed
 from classifier.checkpoint import Checkpoint, Stated
-from classifier.cli import UserError, plural
+from classifier.cli import UserError, plural, quoted
 from classifier.data import archives
 from classifier.device import Precision
 from classifier.files import class_folders
@@ -42,6 +42,8 @@ from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
 from classifier.prediction.sources import UnlabelledImage
 from classifier.prediction.table import Table
+
+OF_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")  # endings
 
 
 @dataclass
@@ -97,6 +99,9 @@ def command_line(args: Sequence[str] | None) -> Settings:
     settings = cli.parse(Settings, __doc__.split("\n")[0], args, least, config=(conf.FlagCreatePairsOff,))
     if not settings.paths:
         raise UserError("Name images, folders or zips to label: python predict.py IMAGES; --help shows the options.")
+    for path in settings.paths:
+        if path.lower().endswith(OF_WEIGHTS) and Path(path).is_file():
+            raise UserError(f"{path} holds weights, not images: name them with --weights {quoted(path)}")
     if settings.output.suffix.lower() != ".csv":
         raise UserError(f"--output {settings.output}: the table's name must end in .csv")
     if target := settings.sort_into:
@@ -139,6 +144,9 @@ def predict(settings: Settings) -> None:
     if settings.sort_into:
         written.append(outputs.copy_by_class(rows, folders, settings.sort_into))
     print("written    " + "\n           ".join(map(str, written)))
+    if new and not any(row[1] for _, row in rows):
+        raise UserError(f"Nothing is labelled: no image could be read; {table.path} notes why. Name other images.")
+
 
 
 def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, UnlabelledImage], int, Table]:

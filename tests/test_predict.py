@@ -119,9 +119,11 @@ def test_each_row_is_its_images_own(run):
         assert [float(row["P(cat)"]), float(row["P(dog)"])] == pytest.approx(expected, rel=1e-4)
         assert row["class"] == ("cat", "dog")[expected[1] > expected[0]] and row["note"] == ""
     assert Path("predictions.csv").read_bytes().startswith(HEADING)
-    run("mixed/04.png", "--output", "nothing.csv")
-    assert "labelled   0 images\nnew        1 image (1 unreadable) in" in run.shown
+    with pytest.raises(UserError, match=r"no image could be read; nothing\.csv notes why"):
+        run("mixed/04.png", "--output", "nothing.csv")
     assert Path("nothing.csv").exists() and not Path("nothing.png").exists()
+    run("mixed/04.png", "--output", "nothing.csv")  # has a row already
+    assert "labelled   0 images\nnew        0 images in" in run.shown
 
 
 def test_out_of_distribution(run):
@@ -413,6 +415,7 @@ def test_what_is_refused_leaves_nothing_behind(project, monkeypatch):
     for arguments, message in (
         ("", "Name images"),
         ("photos nowhere.jpg", "nowhere.jpg does not exist"),
+        ("module/colors.pth photos", "holds weights, not images: name them with --weights module/colors.pth"),
         ("other", r"no images to label, only 1 other file\."),
         ("photos text.zip", "text.zip is damaged"),
         ("inner.zip", "holds no images; a zip inside it"),
