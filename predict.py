@@ -15,6 +15,7 @@ stay. Your files are neither changed nor moved.
 Expected: two cores (AMD EPYC, bfloat16) label 242 photographs per second; start and contact sheet take five seconds.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -36,7 +37,7 @@ from classifier.checkpoint import Checkpoint, Stated
 from classifier.cli import UserError, plural, quoted
 from classifier.data import archives
 from classifier.device import Precision
-from classifier.files import class_folders
+from classifier.files import class_folders, file_lock
 from classifier.inference import onnx_file
 from classifier.inference.predictor import Prediction, build_predictor
 from classifier.prediction import outputs, sources
@@ -76,10 +77,10 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Label the images that the command line names."""
-    with distributed.process_group():
+    with distributed.process_group(), contextlib.ExitStack() as stack:
         settings = distributed.run_on_main_and_broadcast(lambda: command_line(args))
         try:
-            predict(settings)
+            predict(settings, stack)
         except KeyboardInterrupt:
             if distributed.IS_MAIN:
                 print(f"\nThe same command continues after the rows in {settings.output}.", file=sys.stderr)
@@ -113,11 +114,14 @@ def command_line(args: Sequence[str] | None) -> Settings:
     return dataclasses.replace(settings, weights=settings.weights or checkpoints.newest(Path("module")))
 
 
-def predict(settings: Settings) -> None:
-    """Label the images that have no row yet, then make the other files from the table."""
+def predict(settings: Settings, stack: contextlib.ExitStack) -> None:
+    """Label the images that have no row yet, then make the other files from the table, whose lock `stack` holds.
+
+    Raises UserError where no image could be read.
+    """
     checkpoint = onnx_file.load(settings.weights, stated=settings.stated)
     folders = class_folders([*checkpoint.classes, neither(checkpoint.classes)]) if settings.sort_into else {}
-    images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint))
+    images, others, table = distributed.run_on_main_and_broadcast(lambda: find(settings, checkpoint, stack))
     new = [image for name, image in images.items() if name not in table.rows]
     compute = onnx_file.select_compute(checkpoint, settings.device, settings.precision)
     outputs.print_header(checkpoint, compute)
@@ -148,9 +152,13 @@ def predict(settings: Settings) -> None:
         raise UserError(f"Nothing is labelled: no image could be read; {table.path} notes why. Name other images.")
 
 
+def find(
+    settings: Settings, checkpoint: Checkpoint, stack: contextlib.ExitStack
+) -> tuple[dict[str, UnlabelledImage], int, Table]:
+    """Return all images by their `key`, the number of other files, and the table with the rows of an earlier run.
 
-def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, UnlabelledImage], int, Table]:
-    """Return all images by their `key`, the number of other files, and the table with the rows of an earlier run."""
+    The table is locked until `stack` closes. Raises UserError where another predict.py writes it.
+    """
     table = Table(settings.output, checkpoint)
     exclude = filter(None, (table.sheet, settings.sort_into))
     images, others = sources.find_images(settings.paths, frozenset(map(os.path.realpath, exclude)))
@@ -159,6 +167,8 @@ def find(settings: Settings, checkpoint: Checkpoint) -> tuple[dict[str, Unlabell
         raise UserError(f"There are no images to label{found}. Name images, folders with images, or zips.")
     if settings.kaggle:
         outputs.kaggle_ids(checkpoint.classes, (image.name for image in images.values()))
+    message = f"{table.path} is being written by another predict.py. Choose another --output, or wait for it."
+    stack.enter_context(file_lock(table.path, message, timeout=1))
     table.resume(images, settings.restart)
     return images, others, table
 

@@ -21,6 +21,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.cli import UserError
 from classifier.data.transforms import Preprocess
 from classifier.device import select_compute
+from classifier.files import file_lock
 from classifier.inference.predictor import build_predictor
 from tests.conftest import ENVIRONMENT, REPOSITORY, file_size_limit, run_script
 from tests.raw_images import encode, make_folder, make_zip
@@ -237,6 +238,8 @@ def test_files_of_others_are_never_overwritten_and_rows_of_other_weights_are_ref
             run("photos", "--restart")
         assert Path(name).read_text() == "mine"
         Path(name).unlink()
+    with file_lock(Path("predictions.csv"), ""), pytest.raises(UserError, match=r"another predict\.py.*wait"):
+        run("photos")
     run("photos")
     before = Path("predictions.csv").read_bytes()
     checkpoints.save(weights(scale=4.0), Path("module/other.pth"))
