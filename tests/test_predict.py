@@ -143,6 +143,7 @@ def test_out_of_distribution(run):
 
 def test_folders_in_order_with_what_is_in_them(run):
     fill("tree", {"b/2": 0, "b/10": 0, "a": 255, "c": 255, ".hidden/1": 0, "b/.secret": 0})
+    fill("tree", {"b/@eaDir/2": 0, "#recycle/2": 0})
     make_folder(Path("tree"), dict.fromkeys(("Thumbs.db", "b/notes.txt", "b/._2.png"), b"other"))
     rows = run("tree", "tree/c.png", "./tree/a.png", "tree//a.png")  # each once
     assert list(rows) == ["tree/a.png", "tree/c.png", "tree/b/10.png", "tree/b/2.png"]
@@ -387,6 +388,8 @@ def test_copies_and_sheet_in_the_folder_itself_are_not_labelled(run, monkeypatch
     for _ in range(2):
         assert len(run(".", "*.png", "--sort-into", "sorted")) == 10
     assert len(copies()) == 10
+    run(".", "--output", "other.csv", "--sort-into", "sorted")
+    assert len(table("other.csv")) == 10
 
 
 def test_copies_out_of_a_zip_and_to_classes_whose_names_are_no_folder_names(run):

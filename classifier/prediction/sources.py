@@ -123,10 +123,11 @@ def _in_folder(folder: str, exclude: frozenset[str]) -> Iterator[UnlabelledImage
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(filter(formats.is_visible, folders))
+        sheets = {name.removesuffix(".csv.json") + ".png" for name in files if name.endswith(".csv.json")}
         for name in sorted(files):
             path = os.path.join(parent, name)
-            is_used = formats.is_image(path) and os.path.join(real, name) not in exclude
+            is_used = name not in sheets and formats.is_image(path) and os.path.join(real, name) not in exclude
             yield UnlabelledImage(path, path) if is_used else path
 
 
