@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from classifier.cli import UserError, plural
+from classifier.cli import UserError, plural, shorten
 from classifier.distributed import LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE, broadcast_object
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -130,7 +130,7 @@ def select_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         names = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *["mps"] * available["mps"]]
-        reason = str(error).splitlines()[0]
+        reason = shorten(str(error).splitlines()[0].split(". ")[0], 100)  # PyTorch may list all of its backends
         raise UserError(f"--device {name} cannot be used ({reason}). This machine has: {', '.join(names)}.") from None
     return device
 

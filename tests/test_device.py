@@ -56,7 +56,7 @@ def test_all_processes_compute_in_the_format_of_the_main_one_and_have_no_common_
 def test_the_fastest_that_is_there_and_one_that_is_not():
     assert (select_device("auto").type == "cpu") == (not torch.cuda.is_available() and not torch.mps.is_available())
     for name in ("cuda:99", "gpu", "meta"):
-        with pytest.raises(UserError, match=rf"--device {name} cannot be used.*This machine has: cpu"):
+        with pytest.raises(UserError, match=rf"--device {name} cannot be used .{{,110}} This machine has: cpu"):
             select_device(name)
 
 
