@@ -49,7 +49,8 @@ def test_validation_images_are_part_of_the_training_images_or_in_a_folder(root):
     _, (found,) = select_images([run], "val", None)
     assert found.root == root / "val" and len(found) == 32
     (root / "val" / "cat" / "0.png").unlink()
-    refuses("does not say which images of photos", [run], "val", None)
+    refuses(r"does not say which images of photos.*: --data photos.val --part test$", [run], "val", None)
+    assert select_images([run], "test", root / "val")[1][0].paths == found.paths[1:]
 
 
 def test_a_moved_folder_is_recognised_and_a_changed_one_refused(root):

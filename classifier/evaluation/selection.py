@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from classifier.checkpoint import SHIPPED, Checkpoint
-from classifier.cli import UserError
+from classifier.cli import UserError, quoted
 from classifier.data import image_folder
 from classifier.data.formats import is_image
 from classifier.data.image_folder import ImageFolder
@@ -124,10 +124,12 @@ def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
         held_out = set(parts[1].paths)
         today = image_folder.read_folder(parts[1].root, classes=checkpoint.classes)
         return today.subset([i for i, path in enumerate(today.paths) if path in held_out])
+    val = root / "val"
+    there = f" To score it on those images: --data {quoted(val)} --part test" if image_folder.has_images(val) else ""
     raise UserError(
         f"{checkpoint.path} does not say which images of {root} were its validation images: it is from an earlier "
-        "version, or files were added, removed, replaced or relabelled since. Train again, name a copy of the images "
-        "from that time with --data DIR, or evaluate it on test images."
+        "version, was trained on others, or files were added, removed, replaced or relabelled since. Train again, name "
+        f"a copy of the images from that time with --data DIR, or evaluate it on test images.{there}"
     )
 
 
