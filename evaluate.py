@@ -129,9 +129,12 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
     """Return the files, each with what to call it: its name, with the folders where two have the same.
 
     Expands module/*.pth, which Windows leaves to us; <run>.last.pth is left out where <run>.pth is among them.
+    Raises UserError for a folder without weights.
     """
     found = [("*" in path.name and sorted(path.parent.glob(path.name))) or [path] for path in weights]
     paths = dict.fromkeys(itertools.chain(*found))
+    if folder := next((path for path in paths if path.is_dir() and not any(path.glob("*.pth"))), None):
+        raise cli.UserError(f"{folder} is a folder; expected is a file of weights. Images are --data {quoted(folder)}")
     last = {path.with_name(path.stem + checkpoints.LAST) for path in paths}
     names = {path: checkpoints.name_of(path) for path in paths if path not in last}
     long = {path: "-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in names}

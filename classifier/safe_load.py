@@ -59,9 +59,13 @@ def read(path: Path, mmap: bool = False) -> object:
     Raises CheckpointError where it is missing, damaged or hostile, or what is in it cannot be read without its code.
     """
     if not path.is_file():
-        names = [file.name for file in sorted((path if path.is_dir() else path.parent).glob("*.pth"))]
+        folder = path if path.is_dir() else path.parent
+        names = [file.name for file in sorted(folder.glob("*.pth")) if file.is_file()]
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
-        raise CheckpointError("{file} does not exist or is a folder. Near it: {near}.", file=path, near=near)
+        message = "{file} does not exist. Near it: {near}."
+        if path.is_dir():
+            message = "{file} is a folder; expected is a file of weights. In it: {near}."
+        raise CheckpointError(message, file=path, near=near)
     try:
         with path.open("rb") as file:
             head = file.read(10)

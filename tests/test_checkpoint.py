@@ -119,8 +119,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(original, saved, tm
 
 def test_missing_files_get_a_suggestion(saved):
     folder = saved.parent
-    for path, near in ((folder / "rnu.pth", saved.name), (folder / "x" / "y.pth", "no .pth"), (folder, saved.name)):
-        refused(path, "does not exist or is a folder", f"Near it: {near}")
+    with contextlib.suppress(OSError):  # links need rights on Windows
+        (folder / "rnu.pth").symlink_to("nowhere")
+    for path, near in ((folder / "rnu.pth", saved.name), (folder / "x" / "y.pth", "no .pth")):
+        refused(path, "does not exist.", f"Near it: {near}")
+    refused(folder, f"is a folder; expected is a file of weights. In it: {saved.name}")
 
 
 def test_files_of_another_kind_or_cut_short(saved):

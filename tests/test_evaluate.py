@@ -222,6 +222,7 @@ def test_images_weights_and_logs_that_are_no_good(project):
     for match, *args in (
         (r"dataset.test has classes .*: blue, green, 红. Expected class 0, class 1.", "two.pth"),
         ("nowhere does not exist", "--data", "nowhere"), ("empty has no images", "--data", "empty"),
+        ("empty is a folder; expected .* --data empty", "empty"),
         ("does not exist", "module/nothing.pth"), ("damaged", "half.pth"), ("not finite", "broken.pth"),
         (r"trained on gone, but gone.test does not exist", "gone.pth"),  # never others unasked
         ("--logs", "--logs=half.pth"),

@@ -30,6 +30,10 @@ def load(path: Path, stated: Stated = UNSTATED) -> Checkpoint:
     """
     if path.suffix.lower() != ".onnx" or not path.is_file():
         return checkpoints.load(path, stated=stated)
+    try:
+        path.open("rb").close()  # onnxruntime does not say why it cannot
+    except OSError as error:
+        raise CheckpointError("{file} cannot be read: {reason}.", file=path, reason=error.strerror) from error
     return from_session(path, path, stated)
 
 
