@@ -19,6 +19,7 @@ import os
 import stat
 import time
 import timeit
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -126,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
-    """Return the files, each with what to call it: its name, with the folders where two have the same.
+    """Return the files, each with a name of its own: the file's, and where two are equal its ending or folders, too.
 
     Expands module/*.pth, which Windows leaves to us; <run>.last.pth is left out where <run>.pth is among them.
     Raises UserError for a folder without weights.
@@ -137,8 +138,18 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
         raise cli.UserError(f"{folder} is a folder; expected is a file of weights. Images are --data {quoted(folder)}")
     last = {path.with_name(path.stem + checkpoints.LAST) for path in paths}
     names = {path: checkpoints.name_of(path) for path in paths if path not in last}
-    long = {path: "-".join(path.relative_to(path.anchor).with_suffix("").parts) for path in names}
-    return {path: name if list(names.values()).count(name) == 1 else long[path] for path, name in names.items()}
+    inner = {path: path.relative_to(path.anchor) for path in names}
+    for longer in (  # until all differ, also from what --tta flip calls them
+        {path: path.name for path in names},
+        {path: "-".join(inner[path].with_suffix("").parts) for path in names},
+        {path: "-".join(inner[path].parts) for path in names},
+        {path: f"{number}-{path.name}" for number, path in enumerate(names, 1)},
+    ):
+        taken = Counter(itertools.chain(*([name, f"{name}-flip"] for name in names.values())))
+        names = {
+            path: longer[path] if max(taken[name], taken[f"{name}-flip"]) > 1 else name for path, name in names.items()
+        }
+    return names
 
 
 def evaluate(

@@ -196,8 +196,12 @@ def test_which_files_are_meant_and_what_they_are_called(tmp_path):
     assert found == {tmp_path / f"{name}.pth": name for name in ("[c]", "a", "b.last")}
     asked = [tmp_path / name for name in ("a.last.pth", "[c].pth", "a.last.pth", "none*.pth")]  # the last is not there
     assert list(evaluate.find_weights(asked)) == [asked[0], asked[1], asked[3]]
-    same = {Path("a/x.pth"): "a-x", Path("b/x.pth"): "b-x", Path("b/y.pth"): "y"}
-    assert evaluate.find_weights([*same]) == same
+    for same in (
+        {"a/x.pth": "a-x", "b/x.pth": "b-x", "b/y.pth": "y"}, {"x.pth": "x.pth", "x.safetensors": "x.safetensors"},
+        {"a.pth": "a.pth", "a-flip.pth": "a-flip.pth"},  # by --tta flip the first has the name of the second
+        {"a/b.pth": "1-b.pth", "c/b.pth": "c-b", "a-b.pth": "3-a-b.pth"},
+    ):  # fmt: skip
+        assert evaluate.find_weights([*map(Path, same)]) == {Path(path): name for path, name in same.items()}
 
 
 def test_a_plain_state_dict_takes_class_names_from_the_folder(project, capsys):
