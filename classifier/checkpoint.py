@@ -23,10 +23,10 @@ from tyro import conf
 
 from classifier import safe_load
 from classifier.cli import shorten
-from classifier.data.transforms import NORMALIZATIONS, RESIZES, Preprocess
+from classifier.data.transforms import MAX_SIZE, NORMALIZATIONS, RESIZES, Preprocess
 from classifier.files import atomic_write
 from classifier.safe_load import CheckpointError
-from zoo import MODELS, class_dependent, shapes, shapes_of
+from zoo import MODELS, class_dependent, shapes, shapes_of, smallest_size
 
 FORMAT = 1
 OURS = {"format", "preprocess"}  # keys that no other program's file has together
@@ -74,6 +74,12 @@ class Stated:
         """
         keys = {"image_size": "size", "resize": "resize", "mean": "mean", "std": "std"}
         given = {keys[name]: value for name, value in self.given().items() if name in keys}
+        if not 1 <= given.get("size", 1) <= MAX_SIZE:
+            message = "--image-size is {size}; expected is 1 to {largest}."
+            raise CheckpointError(message, size=given["size"], largest=MAX_SIZE)
+        if wrong := [v for key in ("mean", "std") for v in given.get(key, ()) if not 0 <= v <= 1]:
+            message = "--mean or --std: found {values}, expected values in 0..1: divide by 255."
+            raise CheckpointError(message, values=", ".join(map(str, wrong)))
         try:
             preprocess = dataclasses.replace(usual, **given)
         except ValueError as error:
@@ -273,6 +279,9 @@ def plain(path: Path | str, content: Mapping, stated: Stated = UNSTATED, trunk: 
         raise CheckpointError(message, file=path, named=len(names), count=classes)
     usual = usual_preprocess(found.model) if classes == 1000 else TUTORIAL
     preprocess, flags = stated.preprocess(usual)
+    if stated.image_size and preprocess.size < (smallest := smallest_size(found.model)):
+        message = "--image-size is {size}; {network} needs at least {smallest} pixels."
+        raise CheckpointError(message, size=preprocess.size, network=found.model, smallest=smallest)
     assumed = [flags] if flags else []
     if not names:
         assumed.append("names of the classes: --classes")

@@ -61,6 +61,12 @@ def class_dependent(model: str) -> list[str]:
     return [name for name, shape in shapes_of(model, UNLIKELY).items() if shape[:1] == (UNLIKELY,)]
 
 
+def smallest_size(model: str) -> int:
+    """Return the side in pixels of the smallest image that a network takes."""
+    with torch.device("meta"):
+        return getattr(MODELS[model](num_classes=2), "smallest", 1)
+
+
 class Network(nn.Module):
     """What all networks but ResNet share: a check of the image's size, the way from image to logits."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 RESIZES = ("crop", "squash", "pad")
 MIXES = {"off": (), "mixup": ("MixUp",), "cutmix": ("CutMix",), "both": ("MixUp", "CutMix")}  # names in v2
+MAX_SIZE = 4096  # pixels
 CROP_MARGIN = 1.25  # side of the images that crops are cut from / side of the result, which is then about as sharp
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,7 +40,7 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        if self.resize not in RESIZES or self.interpolation != "bilinear" or not 1 <= self.size <= 4096:
+        if self.resize not in RESIZES or self.interpolation != "bilinear" or not 1 <= self.size <= MAX_SIZE:
             raise ValueError(f"unknown preprocessing: {self}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values each, those of std above 0: {self}")
