@@ -21,7 +21,6 @@ NEEDS = {
         "tests/test_onnx_file.py::test_8_bits_of_photographs",
         "tests/test_prepare.py::test_the_split_of_kaggles_photographs_never_changes",
         "tests/test_pretrained.py::test_ants_and_bees_frozen",
-        "tests/test_pretrained.py::test_imagenets_dogs_and_cats",
     ],
     "an address and mounts": [
         "tests/test_app.py::test_it_listens_on_this_machine_only",
