@@ -101,8 +101,8 @@ def command_line(args: Sequence[str] | None) -> Settings:
     if not settings.paths:
         raise UserError("Name images, folders or zips to label: python predict.py IMAGES; --help shows the options.")
     for path in settings.paths:
-        if path.lower().endswith(OF_WEIGHTS) and Path(path).is_file():
-            raise UserError(f"{path} holds weights, not images: name them with --weights {quoted(path)}")
+        if path.lower().endswith(OF_WEIGHTS) and Path(path).is_file() and not settings.weights:
+            raise UserError(f"{path} holds weights, not images. To use them: --weights {quoted(path)}")
     if settings.output.suffix.lower() != ".csv":
         raise UserError(f"--output {settings.output}: the table's name must end in .csv")
     if target := settings.sort_into:

@@ -78,7 +78,7 @@ class Stated:
             message = "--image-size is {size}; expected is 1 to {largest}."
             raise CheckpointError(message, size=given["size"], largest=MAX_SIZE)
         if wrong := [v for key in ("mean", "std") for v in given.get(key, ()) if not 0 <= v <= 1]:
-            message = "--mean or --std: found {values}, expected values in 0..1: divide by 255."
+            message = "--mean or --std: found {values}, expected values in 0..1; those in 0..255, divided by 255."
             raise CheckpointError(message, values=", ".join(map(str, wrong)))
         try:
             preprocess = dataclasses.replace(usual, **given)

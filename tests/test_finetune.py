@@ -71,7 +71,7 @@ def test_a_run_takes_weights_and_preprocessing(tune, weights):
 def test_weights_that_know_the_validation_images_are_mentioned(run, capsys):
     tiny = ("--batch-size", 18, "--epochs", 1)
     run(*tiny)
-    known, knows = ("--weights", "module/run.pth", *tiny), "It knows some of the validation images"
+    known, knows = ("--weights", "module/run.pth", *tiny), "it knows some of the validation images"
     for name, flags in (("same", ()), ("more", ("--val", 0.2)), ("others", ("--fold", 2))):
         run(*known, "--name", name, *flags)
         assert (knows in capsys.readouterr().out) == (name != "same")

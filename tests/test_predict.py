@@ -421,7 +421,7 @@ def test_what_is_refused_leaves_nothing_behind(project, monkeypatch):
     for arguments, message in (
         ("", "Name images"),
         ("photos nowhere.jpg", "nowhere.jpg does not exist"),
-        ("module/colors.pth photos", "holds weights, not images: name them with --weights module/colors.pth"),
+        ("module/colors.pth photos", "holds weights, not images. To use them: --weights module/colors.pth"),
         ("other", r"no images to label, only 1 other file\."),
         ("photos text.zip", "text.zip is damaged"),
         ("inner.zip", "holds no images; a zip inside it"),

@@ -133,7 +133,7 @@ WESTERN = ["Löwe", "Schäferhund", "Größe", "Müßiggang", "Berger américain
 WORDS = {
     "cp1252": WESTERN,
     "utf-8": [*WESTERN, "α", "β"],
-    "gbk": ["猫", "狗", "龍", "狗/貓", "狮", "鹿", "T恤", "猫1.jpg"],
+    "gbk": ["猫", "狗", "龍", "狗/貓", "狮", "鹿", "鸭", "驴", "猫,鞋", "T恤", "a狗a", "猫1.jpg"],
 }
 
 

@@ -117,6 +117,7 @@ def test_stopped_at_any_step_and_resumed_nothing_differs(run, bars, tmp_path):
     uneven = ("--epochs", 2, "--data", bars)  # steps of 17 or 18 images
     run(*uneven, "--name", "whole")
     stopped(run, *uneven, after=1)
+    assert checkpoint.load(LAST).state_dict["bn1.running_mean"].any()  # not those of fresh weights
     for after in (1, 2, 3, 1):  # in the first epoch, its last step, the second, its last step
         stopped(run, "--resume", LAST, after=after)
     assert checkpoint.load(LAST).resume["step"] == 8 and len(checkpoint.load(LAST).resume["history"]) == 1

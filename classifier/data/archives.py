@@ -17,6 +17,8 @@ from classifier.data import formats
 MAX_BYTES = 200_000_000  # of one image; the largest that opens (50 million pixels) has 150 MB uncompressed
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+# bytes of two letters in cp1252 or cp850 inside a word, such as öß; few common characters in GBK have two such
+INSIDE_A_WORD = re.compile(rb"[A-Za-z](?:[\xc0-\xff]{2}|[\x80-\xa0][\x80-\xff])(?=[A-Za-z])")
 MAX_REASON = 200  # columns: zipfile quotes the bytes that it found
 READING = threading.Lock()  # zipfile promises nothing about threads that read members of one archive
 
@@ -86,13 +88,14 @@ def encoding_of(raw: bytes, otherwise: str) -> str:
     A short GBK name can be valid UTF-8, hundreds cannot. The commonest case is recognised: 猫, 狮 and 鹿 in GBK read è,
     ʨ and ¹ as UTF-8, so such letters that always stand alone are taken for Chinese. What is not UTF-8 is Western, and
     in the encoding `otherwise`, where most of its runs of bytes beyond ASCII are of an odd length, as no pairs of bytes
-    can be, or a pair inside a word (Größe).
+    can be, or two letters inside a word (Größe).
     """
     text = raw.decode("utf-8", "replace")
     words = re.findall(r"[A-Za-z] [^\x00-\x7f]+ [A-Za-z]|[A-Za-z']?[^\x00-\x7f]+[A-Za-z]?", text)
-    alone = bool(words) and all(re.fullmatch("[¹À-\u036f]", word) for word in words)
+    alone = any(re.fullmatch("[¹¿À-\u036f\u0460-\u07ff]", word) for word in words)
+    alone = alone and all(len(word) == 1 and word < "\u0800" for word in words)
     runs = re.findall(rb"[\x80-\xff]+", raw)
-    western = sum(len(run) % 2 for run in runs) + len(re.findall(rb"[A-Za-z][\x80-\xff]{2}(?=[A-Za-z])", raw))
+    western = sum(len(run) % 2 for run in runs) + len(INSIDE_A_WORD.findall(raw))
     for encoding in ("gb2312",) * alone + ("utf-8",) + ("gb18030",) * (2 * western <= len(runs)):
         with contextlib.suppress(UnicodeDecodeError):
             raw.decode(encoding)

@@ -125,7 +125,7 @@ def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
         today = image_folder.read_folder(parts[1].root, classes=checkpoint.classes)
         return today.subset([i for i, path in enumerate(today.paths) if path in held_out])
     val = root / "val"
-    there = f" To score it on those images: --data {quoted(val)} --part test" if image_folder.has_images(val) else ""
+    there = f" To score it on those of {val}: --data {quoted(val)} --part test" if image_folder.has_images(val) else ""
     raise UserError(
         f"{checkpoint.path} does not say which images of {root} were its validation images: it is from an earlier "
         "version, was trained on others, or files were added, removed, replaced or relabelled since. Train again, name "

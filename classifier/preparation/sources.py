@@ -3,15 +3,17 @@
 Nothing is written here except a zip found inside a zip, which goes into a scratch folder. The source is never changed.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISLNK, S_ISREG
 
 from classifier.cli import UserError, plural
 from classifier.data import archives
-from classifier.data.formats import ImageError, is_image
+from classifier.data.formats import ImageError, has_image_extension, is_image
 from classifier.data.images import walk
 from classifier.preparation.layout import ClassFolder, class_name, read_layout
 from classifier.preparation.lists import UTF_16, read_list
@@ -184,9 +186,14 @@ def _labelled(files: list[tuple[tuple[str, ...], bool, Path, int | None, int]], 
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Return the files with their status, and links that lead nowhere with that of the link: nothing can read them."""
-    found = (Path(here, name) for here, names in walk(folder) for name in names)
-    return [(file, file.stat(follow_symlinks=file.exists())) for file in found if file.is_file() or not file.exists()]
+    """Return the files with their status, and images that are links to nothing with that of the link."""
+    found = []
+    for file in (Path(here, name) for here, names in walk(folder) for name in names):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            of = file.stat() if file.exists() else file.lstat()
+            if S_ISREG(of.st_mode) or (S_ISLNK(of.st_mode) and has_image_extension(file.name)):
+                found.append((file, of))
+    return found
 
 
 # ---- text list

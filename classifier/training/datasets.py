@@ -114,9 +114,9 @@ def leaks(found: TrainingSet, weights: Checkpoint | None) -> list[str]:
         then, now = weights.data, found.summary()
         if then["train"] + then["val"] == now["train"] + now["val"] and then["fingerprint"] != now["fingerprint"]:
             remarks.append(
-                f"{weights.path} learned from these images, too, but they were divided differently then (--val, --fold "
-                "or an earlier version). It knows some of the validation images, so their accuracy will be too high. "
-                "Judge by test images: python evaluate.py"
+                f"{weights.path} learned from as many images of these classes. If they are these, divided differently "
+                "(--val, --fold or an earlier version), it knows some of the validation images, whose accuracy will be "
+                "too high: judge by test images, python evaluate.py"
             )
     if not found.is_sharded:
         images = {"test": ImageFolder(Path(found.root, "test"), found.training.classes), "validation": found.validation}

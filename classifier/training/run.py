@@ -202,6 +202,8 @@ class Saver:
             return
         start, state = time.monotonic(), self.run.state
         self.flush()
+        if state.images:  # within an epoch, when batch norm's statistics are not estimated yet: those of training
+            torch._foreach_copy_([*self.ema.buffers()], [*self.parts["network"].buffers()])
         tensors = {name: part.state_dict() for name, part in self.parts.items()}
         if not checkpoint.finite(tensors["network"]):
             raise UserError(f"The weights became infinite by step {state.step}. A smaller --lr may help.")
