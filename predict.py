@@ -85,6 +85,8 @@ def main(args: Sequence[str] | None = None) -> None:
             if distributed.IS_MAIN:
                 print(f"\nThe same command continues after the rows in {settings.output}.", file=sys.stderr)
             raise
+        except BrokenPipeError:  # the reader of the output has ended
+            raise
         except OSError as error:
             raise UserError(
                 f"The results cannot be written ({error}). Free some disk space, close programs that have the files "

@@ -5,6 +5,7 @@ misspelt flag and the choices for a wrong value come with it.
 """
 
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -114,7 +115,7 @@ def no_formula(text: str) -> str:
 
 def quoted(word: object) -> str:
     """Return a path or another word as it is written in a command, on Windows as elsewhere."""
-    return f'"{word}"' if " " in str(word) else str(word)
+    return f'"{word}"' if re.search(r"[\s&'();<>|*?\[]", str(word)) else str(word)
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:

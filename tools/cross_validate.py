@@ -122,7 +122,9 @@ def whole_trainings(
     for number, fold in enumerate(folds, 1):
         run = [*flags, "--name", f"{name}-{number}-of-{len(folds)}", "--val", 1 / len(folds), "--fold", number]
         command = [sys.executable, TRAIN, *run, "--resume", "auto"]
-        if status := subprocess.run([str(word) for word in command]).returncode:
+        if (status := subprocess.run([str(word) for word in command]).returncode) == 2:
+            sys.exit(2)  # train.py has said why
+        if status:
             raise UserError(f"train.py ended with status {status} in fold {number}. The same command resumes it.")
         trained = checkpoint.load(Path("module", f"{name}-{number}-of-{len(folds)}.pth"))
         dataset = loaders.ImageDataset(images.subset(fold.tolist()), trained.preprocess)

@@ -6,6 +6,7 @@ python tools/find_lr.py [flags of train.py]         a hundred steps; nothing is 
 import itertools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project, when this is started as a script
@@ -19,6 +20,7 @@ from classifier.device import select_compute
 from classifier.training import datasets, frozen, pretrained
 from classifier.training.config import parse_config
 from classifier.training.optim import param_groups, set_lr, train_mode, training_loss
+from classifier.training.run import check_image_size
 from zoo import MODELS
 
 RATES = torch.logspace(-6, 0, 100).tolist()
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     classes = found.training.classes
     torch.manual_seed(cfg.seed)
     model = MODELS[cfg.model](num_classes=len(classes))
+    check_image_size(model, replace(cfg, grow_from=1.0))
     origin = pretrained.load(model, cfg, classes) if cfg.weights else None
     if cfg.freeze:
         frozen.freeze(model)

@@ -120,6 +120,8 @@ def _test_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
 
 def _validation_images(root: Path, checkpoint: Checkpoint) -> ImageFolder:
     """Return DATA/val, or the same split of DATA/train as in training, checked by the fingerprint in the .pth."""
+    if image_folder.is_shards(str(root)):
+        raise UserError(f"{root} holds shards. Expected images in folders: {root}/test/<class>/, or --data DIR.")
     if parts := _parts_of_run(root, checkpoint):
         held_out = set(parts[1].paths)
         today = image_folder.read_folder(parts[1].root, classes=checkpoint.classes)

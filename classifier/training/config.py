@@ -185,11 +185,10 @@ def batch_size_for(images: int, cfg: TrainConfig) -> int:
 
 
 def same_run(cfg: TrainConfig, saved: Checkpoint) -> bool:
-    """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and an empty name."""
+    """Whether the settings in a .last.pth are those of `cfg`, but for how it computes and the name."""
     settings, names = EARLIER | saved.settings, vars(cfg).keys() - HOW_IT_COMPUTES - {"name"}
     cfg = replace(cfg, batch_size=batch_size_for(saved.data.get("train", 0), cfg))
-    same = settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
-    return same and cfg.name in ("", settings["name"])
+    return settings.keys() == vars(cfg).keys() and all(settings[name] == getattr(cfg, name) for name in names)
 
 
 def _recipe(chosen: argparse.Namespace) -> TrainConfig:

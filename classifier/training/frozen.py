@@ -21,6 +21,7 @@ from classifier.inference.predictor import optimize_for_inference
 from classifier.training import pretrained
 from classifier.training.config import IMAGENET, LARGEST_BATCH, TrainConfig, parse_config, peek
 from classifier.training.datasets import Loaders
+from classifier.training.run import check_image_size
 from zoo import MODELS
 
 # The inverse of the L2 penalty, scikit-learn's C, to choose from. Small ones first: each fit begins at the one before.
@@ -99,6 +100,7 @@ def fit(x: Tensor, labels: Tensor, strengths: Iterable[float], class_weights: Te
     for regression.C in strengths:
         with warnings.catch_warnings():  # with little penalty, classes that can be told apart have no optimum
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", "The number of unique classes")  # two images of each are allowed
             regression.fit((x / scale).numpy(), labels.numpy(), weights)
         weight, bias = (torch.from_numpy(values).float() for values in (regression.coef_, regression.intercept_))
         if len(weight) == 1:  # of two classes scikit-learn gives the difference
@@ -125,6 +127,7 @@ def features_of(cfg: TrainConfig, folders: Sequence[ImageFolder]) -> list[tuple[
     """Return the features (N, D) of the images of each folder, and their labels (N,). Raises ImageError."""
     compute, classes = select_compute(cfg.device, cfg.precision), folders[0].classes
     model = MODELS[cfg.model](num_classes=len(classes))
+    check_image_size(model, cfg)
     known = pretrained.load(model, cfg, classes).preprocess
     model = model.to(compute.device, memory_format=compute.memory_format)
     preprocess = replace(NORMALIZATIONS.get(cfg.normalize, known), size=cfg.size, resize=cfg.resize)

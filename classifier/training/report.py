@@ -224,7 +224,7 @@ def explain_errors(run: Run) -> Iterator[None]:
     try:
         yield
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        if not run.last_path.exists() or distributed.peer_lost(error):
+        if not run.last_path.exists() or distributed.peer_lost(error) or isinstance(error, BrokenPipeError):
             raise
         said = str(error) if isinstance(error, UserError) else re.split(r"\n| GPU \d+ has ", str(error))[0]
         advice = next((text for sign, text in ADVICE.items() if sign in f"{type(error).__name__} {said}"), "")

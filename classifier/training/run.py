@@ -19,7 +19,7 @@ from classifier.cli import UserError, plural, quoted
 from classifier.evaluation import metrics
 from classifier.files import file_lock, remove_leftovers
 from classifier.inference.calibration import fit_temperature
-from classifier.training import config
+from classifier.training import config, datasets
 from classifier.training.config import TrainConfig
 from classifier.training.optim import image_size_at
 
@@ -146,8 +146,13 @@ def _lock_and_load(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 
 def _find_unfinished(cfg: TrainConfig, stack: contextlib.ExitStack) -> Checkpoint | None:
-    """Return the newest unfinished run with these settings, or None; exit if the run of that --name has finished."""
+    """Return the newest unfinished run with these settings, or None; exit if the run of that --name has finished.
+
+    Raises UserError where it has, but with other images.
+    """
     for path in sorted(MODULE.glob(f"*{LAST}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if cfg.name and path.name != cfg.name + LAST:
+            continue
         try:
             saved = checkpoint.load(path, mmap=True)
         except CheckpointError as error:
@@ -157,6 +162,8 @@ def _find_unfinished(cfg: TrainConfig, stack: contextlib.ExitStack) -> Checkpoin
             if not saved.resume.get("done", True):
                 return _lock_and_load(path, stack)
             if cfg.name:
+                if distributed.WORLD_SIZE == 1:  # this is asked in the main process only
+                    datasets.read(cfg, saved)  # refused where the images are others now
                 print(f"The run {cfg.name} has finished: {path}. Nothing is left to do.")
                 sys.exit(0)
     return None
