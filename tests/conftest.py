@@ -24,6 +24,7 @@ ENVIRONMENT = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
 # train.py's flags for a run of some seconds
 TINY = ("--model", "tiny", "--size", 32, "--batch-size", 18, "--workers", 0, "--name", "run", "--device", "cpu")
+torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = True  # it raises anywhere, inside of locks, too
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes would ignore Ctrl-C
 
 
