@@ -135,7 +135,7 @@ def find_weights(weights: Sequence[Path]) -> dict[Path, str]:
     found = [("*" in path.name and sorted(path.parent.glob(path.name))) or [path] for path in weights]
     paths = dict.fromkeys(itertools.chain(*found))
     if folder := next((path for path in paths if path.is_dir() and not any(path.glob("*.pth"))), None):
-        raise cli.UserError(f"{folder} is a folder; expected is a file of weights. Images are --data {quoted(folder)}")
+        raise cli.UserError(f"{folder} is a folder; expected a file of weights. Images are --data {quoted(folder)}")
     last = {path.with_name(path.stem + checkpoints.LAST) for path in paths}
     names = {path: checkpoints.name_of(path) for path in paths if path not in last}
     inner = {path: path.relative_to(path.anchor) for path in names}

@@ -75,7 +75,7 @@ class Stated:
         keys = {"image_size": "size", "resize": "resize", "mean": "mean", "std": "std"}
         given = {keys[name]: value for name, value in self.given().items() if name in keys}
         if not 1 <= given.get("size", 1) <= MAX_SIZE:
-            message = "--image-size is {size}; expected is 1 to {largest}."
+            message = "--image-size is {size}; expected 1 to {largest}."
             raise CheckpointError(message, size=given["size"], largest=MAX_SIZE)
         if wrong := [v for key in ("mean", "std") for v in given.get(key, ()) if not 0 <= v <= 1]:
             message = "--mean or --std: found {values}, expected values in 0..1; those in 0..255, divided by 255."

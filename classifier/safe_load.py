@@ -64,7 +64,7 @@ def read(path: Path, mmap: bool = False) -> object:
         near = ", ".join(difflib.get_close_matches(path.name, names, n=1) or names) or "no .pth files"
         message = "{file} does not exist. Near it: {near}."
         if path.is_dir():
-            message = "{file} is a folder; expected is a file of weights. In it: {near}."
+            message = "{file} is a folder; expected a file of weights. In it: {near}."
         raise CheckpointError(message, file=path, near=near)
     try:
         with path.open("rb") as file:

@@ -123,7 +123,7 @@ def test_missing_files_get_a_suggestion(saved):
         (folder / "rnu.pth").symlink_to("nowhere")
     for path, near in ((folder / "rnu.pth", saved.name), (folder / "x" / "y.pth", "no .pth")):
         refused(path, "does not exist.", f"Near it: {near}")
-    refused(folder, f"is a folder; expected is a file of weights. In it: {saved.name}")
+    refused(folder, f"is a folder; expected a file of weights. In it: {saved.name}")
 
 
 def test_files_of_another_kind_or_cut_short(saved):

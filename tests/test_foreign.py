@@ -183,7 +183,7 @@ def test_what_the_flags_say_is_assumed_no_more_or_refused(load, network, tmp_pat
     for words, stated in (
         ("2 names, but .* 3 classes", {"classes": "a,b"}), ("differ", {"classes": "a,b,a"}),
         ("folders", {"classes": "a,b/c,d"}), ("--image-size", {"image_size": -1}), ("above 0", {"std": (1, 0, 1)}),
-        ("4097; expected is 1 to 4096", {"image_size": 4097}), ("divided by 255", {"mean": (0.5, 123.675, 0)}),
+        ("4097; expected 1 to 4096", {"image_size": 4097}), ("divided by 255", {"mean": (0.5, 123.675, 0)}),
         ("found 58.395, expected", {"std": (58.395, 1, 1)}), ("0..1", {"mean": (0, 0, -0.1)}),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=words):

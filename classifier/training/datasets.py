@@ -90,7 +90,7 @@ def read(cfg: TrainConfig, saved: Checkpoint | None = None) -> TrainingSet:
             "The processes do not see the same images. Compare the folders, corrections.csv and duplicates.csv of all "
             "machines."
         )
-    now = found.summary()
+    now = found.summary() if saved else {}
     if saved and any(saved.data.get(key, value) != value for key, value in now.items() if "fingerprint" in key):
         more = now["train"] + now["val"] - saved.data["train"] - saved.data["val"]
         change = "images were replaced or renamed, or labels changed (corrections.csv counts)"
@@ -110,9 +110,12 @@ def leaks(found: TrainingSet, weights: Checkpoint | None) -> list[str]:
     Images in shards are not compared with each other.
     """
     remarks = []
-    if weights and weights.classes == found.training.classes and weights.data:
-        then, now = weights.data, found.summary()
-        if then["train"] + then["val"] == now["train"] + now["val"] and then["fingerprint"] != now["fingerprint"]:
+    if weights and weights.classes == found.training.classes:
+        then, count = weights.data, len(found.training) + len(found.validation)
+        if (
+            then.get("train", 0) + then.get("val", 0) == count
+            and then.get("fingerprint") != found.training.fingerprint()
+        ):
             remarks.append(
                 f"{weights.path} learned from as many images of these classes. If they are these, divided differently "
                 "(--val, --fold or an earlier version), it knows some of the validation images, whose accuracy will be "
